@@ -1,0 +1,48 @@
+# Everything happens in .venv with the exact versions of constraints.txt; nothing else is needed but
+# git, make and Python 3.11 or newer (with its venv module).
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+RUN_DIR ?= runs/reproduce
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+.PHONY: help reproduce test lint types unit format lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+
+reproduce: $(READY)  ## fetch CIFAR-10, train ResNet-20, show its test error beside the paper's
+	$(BIN)/deepres fetch
+	$(BIN)/deepres train resnet20 --recipe fast --seed 0 --run-dir $(RUN_DIR)
+
+test: lint types unit  ## lint, types and the whole test suite
+
+lint: $(READY)  ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## check types
+	$(BIN)/mypy
+
+unit: $(READY)  ## the tests alone
+	$(BIN)/pytest -n 2
+
+format: $(READY)  ## put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(READY)  ## write the installed versions to constraints.txt
+	{ echo '# Exact versions of everything that the Makefile installs; written by `make lock`.'; \
+	  $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
+
+clean:  ## remove the virtual environment and caches; runs and data stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	@test -n '$(PYTHON)' || { echo 'deepres needs Python 3.11 or newer with its venv module (Debian: apt install python3-venv)'; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

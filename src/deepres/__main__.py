@@ -1,0 +1,5 @@
+"""`python -m deepres`."""
+
+from deepres.cli import main
+
+main()

@@ -1,0 +1,211 @@
+"""The command line: parsing, and nothing else. Modules that need torch are imported where they are used."""
+
+import os
+import shlex
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+import deepres
+from deepres.console import ConsoleReporter, confusion_table, err, out, result_table
+from deepres.errors import UserError
+
+DATA_DIR = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Folder that holds, or will hold, cifar-10-batches-bin/. Default: $DEEPRES_DATA, or the user cache.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(deepres.__version__, message="deepres %(version)s")
+def cli() -> None:
+    """Deep residual learning on CIFAR-10, reproduced."""
+
+
+@cli.command()
+@DATA_DIR
+@click.option("--source", type=click.Choice(["auto", "official", "mirror"]), default="auto", show_default=True)
+def fetch(data_dir: Path | None, source: str) -> None:
+    """Download CIFAR-10 and verify it; nothing is downloaded twice."""
+    from deepres.data.fetch import fetch_cifar10
+
+    out.print(f"CIFAR-10 is in {fetch_cifar10(data_dir, source, console=err)}", soft_wrap=True)
+
+
+@cli.command()
+def models() -> None:
+    """List the nets."""
+    from deepres.models import MODELS, build_model, count_parameters
+    from deepres.report.published import PUBLISHED
+
+    table = Table()
+    for heading in ("model", "layers", "parameters", "paper: test error %"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for name in MODELS:
+        model = build_model(name)
+        paper = PUBLISHED[name].paper if name in PUBLISHED else None
+        table.add_row(name, str(model.depth), f"{count_parameters(model):,}", "" if paper is None else f"{paper:g}")
+    out.print(table)
+
+
+@cli.command()
+def recipes() -> None:
+    """List the training recipes."""
+    from deepres.recipes import RECIPES, Recipe
+
+    made = [make() for make in RECIPES.values()]
+    table = Table("setting", *(recipe.name for recipe in made))
+    for field in fields(Recipe):
+        if field.name != "name":
+            values = [getattr(recipe, field.name) for recipe in made]
+            table.add_row(field.name, *(_cell(value) for value in values))
+    out.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--recipe", "recipe_name", default="fast", show_default=True, help="See `deepres recipes`.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--option", default="A", show_default=True, help="Kind of shortcut: A, B or C.")
+@click.option("--split", help="50k: train on everything; 45k: hold out 5,000 images as val. Default: the recipe's.")
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/NAME-RECIPE-seedN.")
+@DATA_DIR
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option("--compile/--no-compile", "compiled", default=None, help="Use torch.compile. Default: where it pays.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it goes on.")
+@click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
+def train(
+    name: str,
+    recipe_name: str,
+    seed: int,
+    option: str,
+    split: str | None,
+    run_dir: Path | None,
+    data_dir: Path | None,
+    device: str,
+    precision: str,
+    compiled: bool | None,
+    max_steps: int | None,
+    checkpoint_minutes: float,
+) -> None:
+    """Train the net NAME, or go on with its interrupted run."""
+    from deepres.models import build_model, count_parameters
+    from deepres.recipes import get_recipe
+
+    recipe = get_recipe(recipe_name)
+    if split is not None:
+        recipe = replace(recipe, split=split)
+    parameters = count_parameters(build_model(name, option=option))
+    if run_dir is None:
+        variants = [f"option{option}"] * (option != "A") + [f"split{recipe.split}"] * (recipe.split != "50k")
+        run_dir = Path("runs") / "-".join([name, recipe.name, *variants, f"seed{seed}"])
+
+    from deepres.data.cifar10 import load_cifar10
+    from deepres.training.device import describe_device, resolve_device, resolve_precision
+    from deepres.training.run import InterruptedRun, RunConfig
+    from deepres.training.run import train as train_net
+
+    chosen = resolve_device(device)
+    resolve_precision(precision, chosen)  # a wrong one ends here
+    config = RunConfig(name, recipe, seed=seed, option=option, precision=precision, compiled=compiled)
+    data = load_cifar10(data_dir)
+    err.print(
+        f"deepres: {name} ({parameters:,} parameters), recipe {recipe.name}, seed {seed}, "
+        f"on {describe_device(chosen)}, in {run_dir}",
+        markup=False,
+        soft_wrap=True,
+    )
+    try:
+        with ConsoleReporter(name, recipe.total_epochs(len(data.train.labels))) as reporter:
+            result = train_net(
+                config,
+                data,
+                run_dir,
+                device=chosen,
+                max_steps=max_steps,
+                checkpoint_minutes=checkpoint_minutes,
+                reporter=reporter,
+            )
+    except InterruptedRun as interrupted:
+        again = shlex.join(["deepres", *sys.argv[1:]])
+        err.print(f"deepres: {interrupted}; resume with: {again}", markup=False, soft_wrap=True)
+        sys.exit(128 + interrupted.signal_number)
+    out.print(result_table(result))
+    out.print(f"run directory {run_dir}, curve {run_dir / 'curve.png'}", markup=False, soft_wrap=True)
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@DATA_DIR
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def evaluate(path: Path, data_dir: Path | None, device: str, as_json: bool) -> None:
+    """Evaluate a run directory or a .safetensors file on the 10,000 test images."""
+    import json
+
+    import torch
+
+    from deepres.data.cifar10 import CLASSES, load_cifar10
+    from deepres.rundir import RunDir
+    from deepres.training.checkpoint import load_weights
+    from deepres.training.device import resolve_device
+    from deepres.training.evaluate import confusion_matrix, error_percent, predict_logits
+
+    chosen = resolve_device(device)
+    weights = RunDir(path).weights if path.is_dir() else path
+    if path.is_dir() and not weights.exists():
+        raise UserError(f"{path} holds no model.safetensors: it is no run directory, or its run has not finished")
+    net = load_weights(weights)
+    test = load_cifar10(data_dir).test
+    images, labels = torch.from_numpy(test.images).to(chosen), torch.from_numpy(test.labels).to(chosen)
+    logits = predict_logits(net.model.to(chosen), images, net.normalization.to(chosen))
+    if logits.shape[1] != len(CLASSES):
+        raise UserError(f"{weights} distinguishes {logits.shape[1]} classes, CIFAR-10 has {len(CLASSES)}")
+    error = error_percent(logits, labels)
+    confusion = confusion_matrix(logits, labels).tolist()
+    if as_json:
+        click.echo(json.dumps({"test_error": error, "num_images": len(labels), "confusion": confusion}))
+        return
+    out.print(confusion_table(confusion, CLASSES))
+    out.print(f"{net.name}: test error {error:.2f}% over {len(labels):,} images")
+
+
+def main() -> None:
+    """Run the command line; every foreseen error is one line and exit code 2."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("interrupted", 130)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except UserError as error:
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # whoever read our output has gone; say nothing more, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    line = " ".join(message.split())
+    err.print(f"deepres: error: {line}", markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""How the command line shows things: progress, tables, notices."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from deepres.progress import Reporter
+from deepres.report.published import PUBLISHED
+from deepres.rundir import Row
+
+err = Console(stderr=True, highlight=False)  # progress and notices
+out = Console(highlight=False)  # results
+
+
+class ConsoleReporter(Reporter):
+    """A progress bar on a terminal; a line per epoch everywhere, so that a log file reads well too."""
+
+    def __init__(self, model: str, total_epochs: int) -> None:
+        self._model = model
+        self._total_epochs = total_epochs
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[state]}"),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._task = self._progress.add_task(model, state="compiling and loading")
+        self._batch_size = 0
+        self._target = 0
+
+    def __enter__(self) -> "ConsoleReporter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def notice(self, message: str) -> None:
+        """Print a line above the bar."""
+        err.print(f"deepres: {message}", markup=False, soft_wrap=True)
+
+    def start(self, step: int, target: int, batch_size: int) -> None:
+        """Show the bar."""
+        self._batch_size, self._target = batch_size, target
+        self._progress.update(self._task, completed=step, total=target, state="first step")
+        self._progress.start()
+
+    def step(self, step: int, epoch: int, loss: float, error: float, images_per_second: float | None) -> None:
+        """Move the bar."""
+        state = "first step"
+        if images_per_second:
+            left = (self._target - step) * self._batch_size / images_per_second
+            state = f"loss {loss:.3f}  error {error:.2f}%  {images_per_second:,.0f} images/s  {duration(left)} left"
+        description = f"{self._model} epoch {min(epoch + 1, self._total_epochs)}/{self._total_epochs}"
+        self._progress.update(self._task, completed=step, description=description, state=state)
+
+    def epoch(self, row: Row) -> None:
+        """Print the epoch's line."""
+        name = "val" if "val_error" in row else "test"
+        speed = row["images_per_second"]
+        left = (self._target - row["step"]) * self._batch_size / speed if speed else 0
+        err.print(
+            f"epoch {row['epoch']:>3}/{self._total_epochs}  step {row['step']:>6,}  "
+            f"rate {row['learning_rate']:<8.4g} train loss {row['train_loss']:.4f}  error {row['train_error']:5.2f}%  "
+            f"{name} error {row[f'{name}_error']:5.2f}%  {speed or 0:,.0f} images/s  {duration(left)} left",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as 1:02:03 or 2:03."""
+    minutes, secs = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
+
+
+def result_table(result: Mapping[str, Any]) -> Table:
+    """Return a run's errors beside the published ones."""
+    table = Table(title=f"{result['model']}: test error in percent", title_justify="left")
+    table.add_column("")
+    table.add_column("last epoch", justify="right")
+    table.add_column("best epoch", justify="right")
+    run = f"this run ({result['recipe']}, seed {result['seed']}, {result['epochs']:g} epochs)"
+    table.add_row(run, _percent(result["test_error_last"]), _percent(result["test_error_best"]), style="bold")
+    published = PUBLISHED.get(result["model"])
+    if published and result["option"] == "A":
+        table.add_row("the paper (164 epochs)", _percent(published.paper), "")
+        if published.repository_last is not None:
+            table.add_row(
+                "the public repository (164 epochs)",
+                _percent(published.repository_last),
+                _percent(published.repository_best),
+            )
+    return table
+
+
+def confusion_table(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Table:
+    """Return the table of true classes (rows) by predicted classes (columns), in images."""
+    table = Table(title="images by true class (rows) and predicted class (columns)", title_justify="left")
+    table.add_column("")
+    for name in classes:
+        table.add_column(name[:5], justify="right")
+    for i, (name, counts) in enumerate(zip(classes, confusion, strict=True)):
+        table.add_row(name, *(f"[bold]{n}[/]" if i == j else str(n) for j, n in enumerate(counts)))
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

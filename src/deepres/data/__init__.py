@@ -1,0 +1,1 @@
+"""CIFAR-10 in four visible steps: fetch, decode, augment, batch."""

@@ -1,0 +1,107 @@
+"""Normalisation and augmentation: pure functions of a whole batch, on the device where it lies."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from deepres.errors import unknown_name
+
+NORMALIZATIONS = ("pixel_mean", "channel")
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What is subtracted from, and divides, pixels / 255. It is part of a trained net and saved with its weights.
+
+    Attributes:
+        mean: float32, (3, H, W) for a mean per pixel or (3, 1, 1) for a mean per channel.
+        std: float32, same shape or (3, 1, 1).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def fit(cls, images: Tensor, kind: str) -> "Normalization":
+        """Compute the statistics of training images.
+
+        Args:
+            images: uint8 (N, 3, H, W), the training images and no others.
+            kind: "pixel_mean": the mean of each pixel, nothing divided (section 4.2); "channel": mean and
+                standard deviation of each channel over all images and pixels.
+
+        Raises:
+            UserError: another kind.
+        """
+        if kind not in NORMALIZATIONS:
+            raise unknown_name("normalization", kind, NORMALIZATIONS)
+        # Sums of integers are exact, and one channel at a time keeps the memory small.
+        channels = [images[:, c].long() for c in range(images.shape[1])]
+        if kind == "pixel_mean":
+            mean = torch.stack([c.sum(dim=0) for c in channels]).double() / len(images)  # (3, H, W)
+            return cls(mean=(mean / 255).float(), std=torch.ones(len(channels), 1, 1, device=images.device))
+        count = channels[0].numel()
+        mean = torch.stack([c.sum() for c in channels]).double() / count  # (3,)
+        square = torch.stack([(c * c).sum() for c in channels]).double() / count
+        std = (square - mean * mean).sqrt()
+        return cls(mean=(mean / 255).float().view(-1, 1, 1), std=(std / 255).float().view(-1, 1, 1))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalise uint8 images (B, 3, H, W) to float32 of the same shape, channels last in memory."""
+        pixels = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+        return pixels.sub_(self.mean).div_(self.std)
+
+    def to(self, device: torch.device) -> "Normalization":
+        """Return the same statistics on another device."""
+        return Normalization(self.mean.to(device), self.std.to(device))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The random choices for N images: where each is cropped, and whether it is flipped.
+
+    Attributes:
+        offsets: int64 (N, 2), the row and column of the crop's corner in the padded image, 0 ... 2 * pad.
+        flips: bool (N,).
+    """
+
+    offsets: Tensor
+    flips: Tensor
+
+    @classmethod
+    def draw(cls, num_images: int, pad: int, generator: Generator) -> "Augmentation":
+        """Draw uniformly among the (2 * pad + 1) squared crops, and flip with probability 1/2 (section 4.2)."""
+        offsets = torch.randint(2 * pad + 1, (num_images, 2), generator=generator)
+        flips = torch.rand(num_images, generator=generator) < 0.5
+        return cls(offsets, flips)
+
+    def to(self, device: torch.device) -> "Augmentation":
+        """Return the same choices on another device."""
+        return Augmentation(self.offsets.to(device), self.flips.to(device))
+
+    def __getitem__(self, index: slice) -> "Augmentation":
+        return Augmentation(self.offsets[index], self.flips[index])
+
+
+def crop_and_flip(images: Tensor, choices: Augmentation, pad: int) -> Tensor:
+    """Pad each image with zeros on all sides, cut out a crop of its own size, and flip it left to right or not.
+
+    Args:
+        images: (B, C, H, W), any dtype; normalise first if zero is to mean the mean.
+        choices: the crop and flip of each of the B images.
+        pad: pixels of padding on each side.
+
+    Returns:
+        (B, C, H, W), same dtype, channels last in memory.
+    """
+    batch, _, height, width = images.shape
+    device = images.device
+    padded = F.pad(images, (pad, pad, pad, pad)).permute(0, 2, 3, 1)  # (B, H + 2 pad, W + 2 pad, C)
+    rows = choices.offsets[:, :1] + torch.arange(height, device=device)  # (B, H)
+    forward = torch.arange(width, device=device)
+    columns = torch.where(choices.flips[:, None], forward.flip(0), forward)  # (B, W)
+    columns = choices.offsets[:, 1:] + columns
+    index = torch.arange(batch, device=device)[:, None, None]
+    return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # (B, C, H, W)

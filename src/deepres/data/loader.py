@@ -1,0 +1,74 @@
+"""The stream of training mini-batches."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from deepres.data.augment import Augmentation, Normalization, crop_and_flip
+from deepres.seeding import Stream, derive_generator
+
+
+class TrainStream:
+    """Endless mini-batches of augmented training images, each of exactly `batch_size`.
+
+    Epochs follow one another without a seam: an epoch is a fresh random order of all images, and a mini-batch
+    that reaches the end of one takes the rest from the next, so every image is seen equally often, none is
+    dropped and no mini-batch is short. The batch of a step depends on (seed, step) alone: there is no state, and
+    a resumed run needs only its step.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        labels: int64 (N,).
+        normalization: applied before the padding, so that the padded zeros are the mean.
+        batch_size: images per mini-batch.
+        pad: pixels of zero padding on each side before the random crop.
+        seed: the run's.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        normalization: Normalization,
+        batch_size: int,
+        pad: int,
+        seed: int,
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.normalization = normalization
+        self.batch_size = batch_size
+        self.pad = pad
+        self.seed = seed
+        self._epoch_plan = lru_cache(maxsize=2)(self._draw_epoch)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the mini-batch of a step, counted from 0: float32 (B, 3, H, W) and int64 (B,)."""
+        indices, choices = self._choose(step)
+        images = self.normalization(self.images[indices])
+        return crop_and_flip(images, choices, self.pad), self.labels[indices]
+
+    def _choose(self, step: int) -> tuple[Tensor, Augmentation]:
+        """Cut the step's piece out of the concatenated epochs: indices (B,) and the choices for them."""
+        position, end = step * self.batch_size, (step + 1) * self.batch_size
+        pieces = []
+        while position < end:
+            epoch, start = divmod(position, len(self.images))
+            order, choices = self._epoch_plan(epoch)
+            piece = slice(start, start + end - position)
+            pieces.append((order[piece], choices[piece]))
+            position += len(order[piece])
+        if len(pieces) == 1:
+            return pieces[0]
+        return torch.cat([order for order, _ in pieces]), Augmentation(
+            torch.cat([choices.offsets for _, choices in pieces]),
+            torch.cat([choices.flips for _, choices in pieces]),
+        )
+
+    def _draw_epoch(self, epoch: int) -> tuple[Tensor, Augmentation]:
+        generator = derive_generator(self.seed, Stream.BATCHES, epoch)
+        order = torch.randperm(len(self.images), generator=generator)
+        choices = Augmentation.draw(len(self.images), self.pad, generator)
+        return order.to(self.images.device), choices.to(self.images.device)

@@ -1,0 +1,21 @@
+"""The one exception that users are meant to read."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Something the user can mend: a name, a file, a setting.
+
+    The message is one line that names the thing and the mend. The command line prints it and exits with `exit_code`.
+    """
+
+    exit_code = 2
+
+
+def unknown_name(kind: str, name: object, choices: Iterable[object]) -> UserError:
+    """Return the error for a name that is none of `choices`: it lists them and points to the nearest."""
+    listed = [str(choice) for choice in choices]
+    near = get_close_matches(str(name), listed, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return UserError(f"unknown {kind} {name!r}{hint}: choose from {', '.join(listed)}")

@@ -1,0 +1,168 @@
+"""Training recipes: frozen dataclasses, made by named functions, with the source beside each number."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any
+
+from deepres.errors import UserError, unknown_name
+
+SPLITS = ("50k", "45k")
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """A constant learning rate, multiplied by `factor` at each milestone."""
+
+    milestones: tuple[int, ...]
+    """Steps after which the rate drops: at 32,000, step 32,000 (counted from 0) is the first of the lower rate."""
+    factor: float
+
+    def __str__(self) -> str:
+        return f"x {self.factor:g} at {', '.join(f'{m:,}' for m in self.milestones)} steps"
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """From zero linearly up to the learning rate, then linearly down to zero at the last step."""
+
+    warmup: float
+    """The share of all steps spent going up."""
+
+    def __str__(self) -> str:
+        return f"linear up for {self.warmup:.0%} of the steps, then linear to zero"
+
+
+@dataclass(frozen=True)
+class SlowStart:
+    """A low constant rate at the start of very deep nets, until the training error is below a bound."""
+
+    learning_rate: float
+    until_error: float
+    """Training error in percent, over the last `window` mini-batches."""
+    window: int
+    """Mini-batches; at least so many steps are taken at the low rate."""
+    min_depth: int
+    """Nets with fewer weighted layers start at the full rate."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.learning_rate:g} until the training error of {self.window} mini-batches is below "
+            f"{self.until_error:g}%, for depth {self.min_depth} and more"
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a net is trained. Complete: with a model name and a seed it determines the run."""
+
+    name: str
+    batch_size: int
+    """Images per mini-batch."""
+    normalization: str
+    """"pixel_mean" or "channel", see `deepres.data.augment.Normalization`."""
+    pad: int
+    """Pixels of zero padding on each side before the random crop."""
+    learning_rate: float
+    """The highest of the schedule."""
+    schedule: StepDecay | OneCycle
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    """L2 penalty, added to the gradient."""
+    decay_norm_and_bias: bool
+    """Whether batch normalisation's scales and shifts and the biases decay too."""
+    steps: int | None = None
+    """The length in mini-batches; either this or `epochs`."""
+    epochs: float | None = None
+    """The length in passes over the training images."""
+    slow_start: SlowStart | None = None
+    split: str = "50k"
+    """"50k": train on all training images, the test set is evaluated at every epoch. "45k": train on 45,000,
+    evaluate the other 5,000 (val) at every epoch, and the test set once, at the end."""
+    split_seed: int = 0
+    """Fixes which 5,000 images are val."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise UserError(f"recipe {self.name}: give its length either in steps or in epochs")
+        if self.split not in SPLITS:
+            raise unknown_name("split", self.split, SPLITS)
+
+    def total_steps(self, num_train: int) -> int:
+        """Return the length in mini-batches for a training set of `num_train` images."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return math.ceil(self.epochs * num_train / self.batch_size)
+
+    def total_epochs(self, num_train: int) -> int:
+        """Return the number of passes over the training images, the last one perhaps in part."""
+        return math.ceil(self.total_steps(num_train) * self.batch_size / num_train)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain data; two recipes are the same if and only if these are."""
+        fields = asdict(self)
+        fields["schedule"] = {"kind": type(self.schedule).__name__, **fields["schedule"]}
+        return fields
+
+
+def paper() -> Recipe:
+    """He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2.
+
+    64,000 mini-batches of 128: 164 epochs of the 50,000 training images. Published: ResNet-20 8.75% test error,
+    ResNet-56 6.97%. `deepres train resnet20 --recipe paper`, with `--split 45k` for the split that the schedule
+    was determined on.
+    """
+    return Recipe(
+        name="paper",
+        steps=64_000,  # "terminate training at 64k iterations"
+        batch_size=128,  # "a mini-batch size of 128 on two GPUs"
+        normalization="pixel_mean",  # "with the per-pixel mean subtracted"
+        pad=4,  # "4 pixels are padded on each side, and a 32x32 crop is randomly sampled"
+        learning_rate=0.1,  # "we start with a learning rate of 0.1"
+        schedule=StepDecay(milestones=(32_000, 48_000), factor=0.1),  # "divide it by 10 at 32k and 48k iterations"
+        momentum=0.9,  # "momentum of 0.9"
+        nesterov=False,
+        weight_decay=0.0001,  # "a weight decay of 0.0001"
+        decay_norm_and_bias=True,  # the paper exempts nothing
+        # "we use 0.01 to warm up the training until the training error is below 80% (about 400 iterations), and
+        # then go back to 0.1"; the window over which that error is taken is not stated.
+        slow_start=SlowStart(learning_rate=0.01, until_error=80.0, window=100, min_depth=110),
+    )
+
+
+def fast() -> Recipe:
+    """One cycle of SGD in 30 epochs: under a fifth of the paper's compute.
+
+    `deepres train resnet20 --recipe fast`
+    """
+    return Recipe(
+        name="fast",
+        epochs=30,
+        batch_size=128,  # as the paper
+        normalization="channel",  # one mean and deviation per channel fits images of any size
+        pad=4,  # as the paper
+        # Smith, "Super-convergence", 2018: one cycle up to a high rate and down to zero replaces the steps.
+        learning_rate=0.2,
+        schedule=OneCycle(warmup=0.15),
+        momentum=0.9,  # as the paper
+        nesterov=True,
+        weight_decay=0.0005,  # Zagoruyko, Komodakis, "Wide residual networks", 2016, section 3
+        decay_norm_and_bias=True,
+    )
+
+
+RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType({"paper": paper, "fast": fast})
+
+
+def get_recipe(name: str) -> Recipe:
+    """Make a recipe by name.
+
+    Raises:
+        UserError: an unknown name; the message lists the known ones.
+    """
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name]()

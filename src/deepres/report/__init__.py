@@ -1,0 +1,1 @@
+"""Tables and figures from run files and published numbers; nothing here needs torch."""

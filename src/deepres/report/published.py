@@ -1,0 +1,32 @@
+"""What others published for the same nets: test error on CIFAR-10 in percent."""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published test errors of one net, in percent; None where there is none."""
+
+    paper: float | None
+    """He et al., CVPR 2016, table 6; for plain nets read off figure 6."""
+    repository_best: float | None
+    """The public PyTorch reproduction that this project must match, its best epoch of one run."""
+    repository_last: float | None
+    """The same run at its last epoch."""
+
+
+PUBLISHED = MappingProxyType(
+    {
+        "plain20": Published(9.5, 9.50, 9.69),
+        "plain32": Published(10.0, 9.92, 10.04),
+        "plain44": Published(12.0, 11.35, 11.56),
+        "plain56": Published(13.5, 12.76, 13.07),
+        "resnet20": Published(8.75, 8.00, 8.04),
+        "resnet32": Published(7.51, 7.51, 7.79),
+        "resnet44": Published(7.17, 7.38, 7.51),
+        "resnet56": Published(6.97, 7.33, 7.46),
+        "resnet110": Published(6.43, None, None),  # best of 5; mean 6.61, standard deviation 0.16
+        "resnet1202": Published(7.93, None, None),
+    }
+)

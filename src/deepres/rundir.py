@@ -1,0 +1,152 @@
+"""The run directory: sole owner of the names on disk. Every write is atomic; nothing here needs torch."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from deepres.errors import UserError
+
+CHECKPOINTS_KEPT = 2  # the latest, and the one before it should the latest be damaged
+
+Row = dict[str, Any]
+
+
+class RunDir:
+    """One training run on disk.
+
+    | name | what it holds |
+    |---|---|
+    | recipe.json | what determines the run: model, recipe, seed, precision |
+    | environment.json | versions, device, commit and command of each start |
+    | metrics.jsonl | a line per epoch |
+    | tensorboard/ | the same as TensorBoard events |
+    | checkpoints/ | the last two states, from which the run resumes |
+    | model.safetensors | the trained weights with their normalisation |
+    | curve.png | errors against steps |
+    | result.json | the outcome; written last, so that its presence means finished |
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.json"
+        self.environment = self.path / "environment.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.weights = self.path / "model.safetensors"
+        self.curve = self.path / "curve.png"
+        self.result = self.path / "result.json"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Create the directory and hold it for this process alone.
+
+        Raises:
+            UserError: another process trains here, or the directory cannot be written.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"run directory {self} is in use by another process: wait for it, or give another --run-dir"
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot write run directory {self} ({error.strerror}): give another --run-dir") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def read_metrics(self) -> list[Row]:
+        """Return the rows of metrics.jsonl, one per epoch."""
+        try:
+            return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        except json.JSONDecodeError as error:
+            raise UserError(f"{self.metrics} is damaged ({error}): train again into another --run-dir") from None
+
+    def write_metrics(self, rows: Sequence[Row]) -> None:
+        """Write all rows anew. A run has a few hundred at most, so that rewriting costs nothing."""
+        write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def write_checkpoint(self, step: int, state: bytes) -> Path:
+        """Write the state after `step` mini-batches and drop the oldest. Its name carries its checksum."""
+        path = self.checkpoints / f"step-{step:08d}-{sha256(state).hexdigest()[:16]}.pt"
+        write_atomically(path, state)
+        for old in self._checkpoint_paths()[CHECKPOINTS_KEPT:]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def latest_checkpoint(self) -> tuple[Path, bytes, list[Path]] | None:
+        """Return the newest undamaged checkpoint, its content, and the newer ones found damaged.
+
+        Raises:
+            UserError: there are checkpoints, and all of them are damaged.
+        """
+        damaged: list[Path] = []
+        for path in self._checkpoint_paths():
+            state = path.read_bytes()
+            if path.stem.endswith(sha256(state).hexdigest()[:16]):
+                return path, state, damaged
+            damaged.append(path)
+        if damaged:
+            raise UserError(
+                f"every checkpoint in {self.checkpoints} is damaged: delete {self} to train from the start"
+            )
+        return None
+
+    def _checkpoint_paths(self) -> list[Path]:
+        """List the checkpoints, newest first; temporary files of a killed process are not among them."""
+        name = re.compile(r"step-\d+-[0-9a-f]{16}\.pt")
+        return sorted((p for p in self.checkpoints.glob("step-*") if name.fullmatch(p.name)), reverse=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON, atomically."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read an object.
+
+    Raises:
+        UserError: the file is missing, unreadable or no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (no JSON object)")
+    return content
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that, whatever happens, either the old or the new content is there, whole.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error.strerror}): make room or mend the permissions") from None

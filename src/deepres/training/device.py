@@ -1,0 +1,75 @@
+"""What the machine has: device, precision, compiler."""
+
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from platformdirs import user_cache_path
+
+from deepres.errors import UserError, unknown_name
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn "auto", "cpu" or "cuda" into a device; auto is a GPU if torch sees one.
+
+    Raises:
+        UserError: an unknown name, or "cuda" where torch sees no GPU.
+    """
+    if name not in DEVICES:
+        raise unknown_name("device", name, DEVICES)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda': torch sees no GPU here: use --device cpu, or install a CUDA build of torch")
+    return torch.device(name)
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Turn "auto" into "bfloat16" where the hardware computes in it natively, else "float32".
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name not in PRECISIONS:
+        raise unknown_name("precision", name, PRECISIONS)
+    if name != "auto":
+        return name
+    return "bfloat16" if has_native_bfloat16(device) else "float32"
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Tell whether the device multiplies bfloat16 matrices in hardware: AVX-512 BF16, AMX, or Ampere and later."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which the net computes; parameters stay float32 in either precision."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def find_compiler() -> str | None:
+    """Return the C++ compiler that torch.compile needs, or None."""
+    candidates = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
+    return next((path for name in candidates if name and (path := shutil.which(name))), None)
+
+
+def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile with torch.compile; compiled kernels are kept in the user's cache, where they survive a reboot."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("deepres") / "compiled"))
+    return torch.compile(function, dynamic=False)
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the name of the chip."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    capabilities = torch.cpu.get_capabilities()
+    return f"{capabilities.get('cpu_name', 'CPU')}, {torch.get_num_threads()} threads"

@@ -1,0 +1,49 @@
+"""Where and with what a run was made."""
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import deepres
+from deepres.training.device import describe_device
+
+
+def describe_environment(device: torch.device, precision: str, compiled: bool) -> dict[str, Any]:
+    """Return versions, device, commit and command, as plain data."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": ["deepres", *sys.argv[1:]],
+        "deepres": deepres.__version__,
+        "commit": find_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "platform": platform.platform(),
+        "device": device.type,
+        "device_name": describe_device(device),
+        "num_threads": torch.get_num_threads(),
+        "precision": precision,
+        "compiled": compiled,
+    }
+
+
+def find_commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, "-dirty" if changed; None if installed."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", Path(__file__).name):  # a checkout, but of the project that installed us
+            return None
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,48 @@
+"""Evaluation: the single view of every image, none dropped (section 4.2)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from deepres.data.augment import Normalization
+from deepres.training.device import autocast
+
+EVAL_BATCH = 1000  # images; divides 10,000, so that every batch has the same compiled shape
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    images: Tensor,
+    normalization: Normalization,
+    precision: str = "float32",
+) -> Tensor:
+    """Return the logits of every image, in order: uint8 (N, 3, H, W) -> float32 (N, num_classes).
+
+    The model must be in evaluation mode, on the device of the images.
+    """
+    with autocast(images.device, precision):
+        return torch.cat([model(normalization(batch)).float() for batch in torch.split(images, EVAL_BATCH)])
+
+
+def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
+    """Count images by (true class, predicted class): int64 (C, C), which sums to N.
+
+    Args:
+        logits: float (N, C).
+        labels: int64 (N,).
+    """
+    num_classes = logits.shape[1]
+    pairs = labels * num_classes + logits.argmax(dim=1)
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def error_percent(logits: Tensor, labels: Tensor) -> float:
+    """Return the share of images whose highest logit is not the label's, in percent, two decimals."""
+    return percent(int((logits.argmax(dim=1) != labels).sum()), len(labels))
+
+
+def percent(part: int, whole: int) -> float:
+    """Return `part` in percent of `whole`, two decimals."""
+    return round(100 * part / whole, 2)

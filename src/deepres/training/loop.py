@@ -1,0 +1,238 @@
+"""The training loop's state and its single step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deepres.data.loader import TrainStream
+from deepres.errors import UserError
+from deepres.models import build_model
+from deepres.recipes import Recipe
+from deepres.seeding import Stream, derive_generator
+from deepres.training.device import autocast, compile_function
+from deepres.training.evaluate import percent, predict_logits
+from deepres.training.schedule import SlowStartGate, learning_rate
+
+GPU_SYNC_STEPS = 20  # a GPU is asked for its losses only so often; asking makes it wait
+
+
+class DivergedError(UserError):
+    """The training itself went wrong: a loss or a weight is not finite."""
+
+    exit_code = 1
+
+
+@dataclass
+class RunningTotals:
+    """What has been seen since the epoch began: the running training loss and error, over augmented images."""
+
+    loss: float = 0.0
+    """Cross-entropy in nats, summed over images."""
+    wrong: int = 0
+    images: int = 0
+
+    @property
+    def mean_loss(self) -> float:
+        """Nats per image."""
+        return self.loss / self.images if self.images else float("nan")
+
+    @property
+    def error(self) -> float:
+        """Percent."""
+        return percent(self.wrong, self.images) if self.images else float("nan")
+
+
+def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """Return SGD as the recipe has it, with batch normalisation and biases exempt from decay or not."""
+    # Weights of convolutions and the linear layer have two dimensions or more, all others have one.
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return torch.optim.SGD(
+        [
+            {"params": weights, "weight_decay": recipe.weight_decay},
+            {"params": others, "weight_decay": recipe.weight_decay if recipe.decay_norm_and_bias else 0.0},
+        ],
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        fused=True,
+    )
+
+
+class Trainer:
+    """A net in training. `advance` takes one step; `state` and `load_state` are what a checkpoint holds.
+
+    Args:
+        name: the model, a key of `deepres.models.MODELS`.
+        option: its kind of shortcut.
+        recipe: how it is trained.
+        seed: gives the initial weights; the stream has its own copy.
+        stream: the mini-batches.
+        total_steps: the length of the schedule.
+        device: where to compute.
+        precision: "float32" or "bfloat16".
+        compiled: whether forward and backward go through torch.compile.
+        notice: called with a line for the user when compilation fails and the plain way is taken.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        option: str,
+        recipe: Recipe,
+        seed: int,
+        stream: TrainStream,
+        total_steps: int,
+        device: torch.device,
+        precision: str,
+        compiled: bool,
+        notice: Callable[[str], None],
+    ) -> None:
+        model = build_model(name, option=option, generator=derive_generator(seed, Stream.WEIGHTS))
+        self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = build_optimizer(recipe, self.model)
+        self.recipe = recipe
+        self.stream = stream
+        self.total_steps = total_steps
+        self.device = device
+        self.precision = precision
+        self.slow_start = SlowStartGate(recipe.slow_start, model.depth)
+        self.totals = RunningTotals()
+        self.step = 0  # steps taken
+        self.learning_rate = 0.0  # of the last step taken
+        self.last_checkpoint: str | None = None
+        self._notice = notice
+        self._unread: list[tuple[Tensor, Tensor]] = []  # losses and errors not yet asked of the device
+        self._objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._eager_objective
+        self._logits: Callable[[Tensor], Tensor] = self.model
+        self._compile_unproven = compiled
+        if compiled:
+            self._objective = compile_function(self._eager_objective)
+            self._logits = compile_function(self.model)
+
+    def _eager_objective(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss in nats and the number of wrong predictions."""
+        with autocast(self.device, self.precision):
+            logits = self.model(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        return loss, (logits.argmax(dim=1) != labels).sum()
+
+    def advance(self) -> None:
+        """Take one step."""
+        images, labels = self.stream.batch(self.step)
+        scheduled = learning_rate(self.recipe, self.step, self.total_steps)
+        self.learning_rate = self.slow_start.rate(scheduled)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+
+        self.model.train()
+        loss, wrong = self._forward_backward(images, labels)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+        self.step += 1
+        self._unread.append((loss, wrong))
+        if self.device.type == "cpu" or self.slow_start.open or len(self._unread) == GPU_SYNC_STEPS:
+            self.read_losses()
+
+    def _forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Leave the gradients in the parameters; return the mean loss and the number of wrong predictions."""
+        if not self._compile_unproven:
+            loss, wrong = self._objective(images, labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach(), wrong
+
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        self._compile_unproven = False
+        try:
+            return self._forward_backward(images, labels)
+        except Exception as error:  # whatever the compiler raises: torch documents no type
+            self._notice(f"torch.compile does not work here ({_first_line(error)}): going on without it, slower")
+            self._objective, self._logits = self._eager_objective, self.model
+            self.model.load_state_dict(buffers, strict=False)
+            self.optimizer.zero_grad(set_to_none=True)
+            return self._forward_backward(images, labels)
+
+    def read_losses(self) -> None:
+        """Bring the running totals up to date.
+
+        Raises:
+            DivergedError: a loss is not finite.
+        """
+        if not self._unread:
+            return
+        losses = torch.stack([loss for loss, _ in self._unread]).tolist()
+        wrongs = torch.stack([wrong for _, wrong in self._unread]).tolist()
+        first = self.step - len(self._unread)
+        self._unread.clear()
+        for i, (loss, wrong) in enumerate(zip(losses, wrongs, strict=True)):
+            if not torch.isfinite(torch.tensor(loss)):
+                raise self._diverged(f"the loss is {loss} at step {first + i + 1}")
+            self.totals.loss += loss * self.stream.batch_size
+            self.totals.wrong += wrong
+            self.totals.images += self.stream.batch_size
+            self.slow_start.record(wrong, self.stream.batch_size)
+
+    def _diverged(self, what: str) -> DivergedError:
+        where = f"the last good checkpoint is {self.last_checkpoint}" if self.last_checkpoint else "no checkpoint yet"
+        return DivergedError(f"training diverged: {what}, learning rate {self.learning_rate:g}; {where}")
+
+    @property
+    def epochs_done(self) -> int:
+        """Whole passes over the training images."""
+        return self.step * self.stream.batch_size // len(self.stream.images)
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """True if the last step completed a pass over the training images."""
+        before = (self.step - 1) * self.stream.batch_size // len(self.stream.images)
+        return self.step > 0 and self.epochs_done > before
+
+    def start_epoch(self) -> None:
+        """Count training loss and error from zero."""
+        self.totals = RunningTotals()
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """Return the logits of uint8 images (N, 3, H, W) in the run's own precision: float32 (N, num_classes)."""
+        self.model.eval()
+        return predict_logits(self._logits, images, self.stream.normalization, self.precision)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next step depends on.
+
+        No generator is among it: the batches depend on the seed and the step alone.
+
+        Raises:
+            DivergedError: a loss or a weight is not finite.
+        """
+        self.read_losses()
+        weights = self.model.state_dict()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+            raise self._diverged(f"a weight is not finite after step {self.step}")
+        return {
+            "step": self.step,
+            "model": weights,
+            "optimizer": self.optimizer.state_dict(),
+            "slow_start": self.slow_start.state(),
+            "totals": [self.totals.loss, self.totals.wrong, self.totals.images],
+            "learning_rate": self.learning_rate,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned; the next step is then bit for bit what it would have been (on a CPU)."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.slow_start.load_state(state["slow_start"])
+        self.totals = RunningTotals(*state["totals"])
+        self.learning_rate = state["learning_rate"]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip()
