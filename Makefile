@@ -36,7 +36,7 @@ format: $(READY)  ## put the code into its format
 
 lock: $(READY)  ## write the installed versions to constraints.txt
 	{ echo '# Exact versions of everything that the Makefile installs; written by `make lock`.'; \
-	  $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
+	  $(BIN)/pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
 
 clean:  ## remove the virtual environment and caches; runs and data stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

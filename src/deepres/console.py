@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
@@ -58,6 +59,10 @@ class ConsoleReporter(Reporter):
         description = f"{self._model} epoch {min(epoch + 1, self._total_epochs)}/{self._total_epochs}"
         self._progress.update(self._task, completed=step, description=description, state=state)
 
+    def evaluating(self) -> None:
+        """Say what takes the last seconds."""
+        self._progress.update(self._task, state="last evaluation, in float32")
+
     def epoch(self, row: Row) -> None:
         """Print the epoch's line."""
         name = "val" if "val_error" in row else "test"
@@ -101,10 +106,12 @@ def result_table(result: Mapping[str, Any]) -> Table:
 
 def confusion_table(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Table:
     """Return the table of true classes (rows) by predicted classes (columns), in images."""
-    table = Table(title="images by true class (rows) and predicted class (columns)", title_justify="left")
-    table.add_column("")
+    table = Table(
+        title="images by true class (rows) and predicted class (columns)", title_justify="left", box=box.SIMPLE
+    )
+    table.add_column("", no_wrap=True)
     for name in classes:
-        table.add_column(name[:5], justify="right")
+        table.add_column(name[:4], justify="right", no_wrap=True)
     for i, (name, counts) in enumerate(zip(classes, confusion, strict=True)):
         table.add_row(name, *(f"[bold]{n}[/]" if i == j else str(n) for j, n in enumerate(counts)))
     return table

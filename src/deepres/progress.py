@@ -15,5 +15,8 @@ class Reporter:
     def step(self, step: int, epoch: int, loss: float, error: float, images_per_second: float | None) -> None:
         """Take the state after a step: running loss in nats and error in percent."""
 
+    def evaluating(self) -> None:
+        """Training is over; the last evaluation begins."""
+
     def epoch(self, row: Row) -> None:
         """Take the row of metrics.jsonl of an epoch that ended."""

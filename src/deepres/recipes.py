@@ -99,7 +99,8 @@ class Recipe:
 
     def total_epochs(self, num_train: int) -> int:
         """Return the number of passes over the training images, the last one perhaps in part."""
-        return math.ceil(self.total_steps(num_train) * self.batch_size / num_train)
+        steps = self.total_steps(num_train)
+        return (steps - 1) * self.batch_size // num_train + 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain data; two recipes are the same if and only if these are."""

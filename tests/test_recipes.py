@@ -1,0 +1,48 @@
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from deepres.errors import UserError
+from deepres.recipes import RECIPES, Recipe, SlowStart, StepDecay, fast, get_recipe, paper
+
+
+def test_paper_to_the_letter():
+    assert paper() == Recipe(
+        name="paper",
+        steps=64_000,
+        batch_size=128,
+        normalization="pixel_mean",
+        pad=4,
+        learning_rate=0.1,
+        schedule=StepDecay(milestones=(32_000, 48_000), factor=0.1),
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=1e-4,
+        decay_norm_and_bias=True,
+        slow_start=SlowStart(learning_rate=0.01, until_error=80.0, window=100, min_depth=110),
+        split="50k",
+    )
+
+
+def test_names_lead_to_recipes_of_that_name():
+    assert list(RECIPES) == ["paper", "fast"]
+    assert all(get_recipe(name).name == name for name in RECIPES)
+    with pytest.raises(UserError, match="unknown recipe 'papr' \\(did you mean paper\\?\\): choose from paper, fast"):
+        get_recipe("papr")
+
+
+def test_recipes_are_frozen_and_checked():
+    with pytest.raises(FrozenInstanceError):
+        fast().momentum = 0.5
+    with pytest.raises(UserError, match="either in steps or in epochs"):
+        replace(fast(), steps=10)
+    with pytest.raises(UserError, match="either in steps or in epochs"):
+        replace(fast(), epochs=None)
+    with pytest.raises(UserError, match=r"unknown split '40k' .*: choose from 50k, 45k"):
+        replace(fast(), split="40k")
+
+
+def test_json_tells_recipes_apart():
+    assert paper().to_json() == paper().to_json()
+    assert paper().to_json() != replace(paper(), split="45k").to_json()
+    assert paper().to_json()["schedule"] == {"kind": "StepDecay", "milestones": (32_000, 48_000), "factor": 0.1}

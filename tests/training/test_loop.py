@@ -1,0 +1,176 @@
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from deepres.data.augment import Normalization
+from deepres.data.cifar10 import load_cifar10
+from deepres.data.loader import TrainStream
+from deepres.models import build_model
+from deepres.recipes import fast, paper
+from deepres.seeding import Stream, derive_generator
+from deepres.training.loop import DivergedError, Trainer, build_optimizer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def images_and_labels(cifar10_dir):
+    train = load_cifar10(cifar10_dir).train
+    return torch.from_numpy(train.images[:64]), torch.from_numpy(train.labels[:64])
+
+
+@pytest.fixture
+def trainer_of(images_and_labels):
+    def make(recipe, *, name="resnet20", precision="float32", compiled=False, notices=None, total_steps=20):
+        images, labels = images_and_labels
+        normalization = Normalization.fit(images, recipe.normalization)
+        stream = TrainStream(
+            images, labels, normalization=normalization, batch_size=recipe.batch_size, pad=recipe.pad, seed=3
+        )
+        return Trainer(
+            name=name,
+            option="A",
+            recipe=recipe,
+            seed=3,
+            stream=stream,
+            total_steps=total_steps,
+            device=CPU,
+            precision=precision,
+            compiled=compiled,
+            notice=(notices if notices is not None else []).append,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("make_recipe", [paper, fast])
+def test_steps_are_sgd_written_out_by_hand(trainer_of, make_recipe):
+    """Three steps against momentum, weight decay and Nesterov written out on plain tensors."""
+    recipe = replace(make_recipe(), batch_size=16)
+    trainer = trainer_of(recipe)
+    model = build_model("resnet20", generator=derive_generator(3, Stream.WEIGHTS))
+    velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    # The one cycle goes up for 3 of 20 steps: 1/4, 2/4, 3/4 of 0.2.
+    rates = [0.1, 0.1, 0.1] if recipe.name == "paper" else [0.05, 0.1, 0.15]
+    for step, rate in enumerate(rates):
+        trainer.advance()
+        assert trainer.learning_rate == pytest.approx(rate)
+        images, labels = trainer.stream.batch(step)
+        F.cross_entropy(model(images), labels).backward()
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                gradient = p.grad + recipe.weight_decay * p
+                velocity[name] = 0.9 * velocity[name] + gradient
+                p -= rate * (gradient + 0.9 * velocity[name] if recipe.nesterov else velocity[name])
+                p.grad = None
+    trained = dict(trainer.model.named_parameters())
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(trained[name], p, rtol=1e-2, atol=1e-3)
+
+
+def test_decay_may_spare_batch_norm_and_biases():
+    model = build_model("resnet20")
+    groups = build_optimizer(replace(fast(), decay_norm_and_bias=False), model).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.0005, 0.0]
+    assert len(groups[0]["params"]) == 20  # 19 convolutions and the linear layer
+    assert len(groups[0]["params"]) + len(groups[1]["params"]) == len(list(model.parameters()))
+    assert [group["weight_decay"] for group in build_optimizer(paper(), model).param_groups] == [0.0001, 0.0001]
+
+
+def test_loss_falls_and_totals_are_the_running_means(trainer_of):
+    trainer = trainer_of(replace(fast(), batch_size=32, learning_rate=0.05), total_steps=30)
+    expected = []
+    for _ in range(30):
+        before = trainer.totals.loss
+        trainer.advance()
+        expected.append((trainer.totals.loss - before) / 32)
+    assert trainer.totals.images == 30 * 32
+    assert trainer.totals.mean_loss == pytest.approx(sum(expected) / 30)
+    assert sum(expected[-5:]) < 0.7 * sum(expected[:5])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_state_restores_the_next_steps_bit_for_bit(trainer_of, precision):
+    recipe = replace(fast(), batch_size=16)
+    straight = trainer_of(recipe, precision=precision)
+    for _ in range(4):
+        straight.advance()
+    halfway = {
+        key: {k: v.clone() for k, v in value.items()} if key == "model" else value
+        for key, value in straight.state().items()
+    }
+    from deepres.training.checkpoint import decode_state, encode_state
+
+    content = encode_state(halfway)
+    for _ in range(4):
+        straight.advance()
+    resumed = trainer_of(recipe, precision=precision)
+    resumed.load_state(decode_state(content, CPU))
+    for _ in range(4):
+        resumed.advance()
+    assert resumed.totals == straight.totals
+    weights = straight.model.state_dict()
+    assert all(torch.equal(weights[key], tensor) for key, tensor in resumed.model.state_dict().items())
+
+
+def test_very_deep_nets_start_slowly(trainer_of):
+    recipe = replace(paper(), batch_size=2, slow_start=replace(paper().slow_start, window=2, until_error=101.0))
+    trainer = trainer_of(recipe, name="resnet110")
+    for rate in (0.01, 0.01, 0.1):  # the window of two is full, and below 101%, after two steps
+        trainer.advance()
+        assert trainer.learning_rate == pytest.approx(rate)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(trainer_of):
+    trainer = trainer_of(replace(paper(), batch_size=16, learning_rate=1e6))
+    trainer.last_checkpoint = "runs/x/checkpoints/step-00000000.pt"
+    message = r"diverged: the loss is \w+ at step \d+, learning rate 1e\+06; the last good checkpoint is runs/x/check"
+
+    def take_steps():
+        for _ in range(20):
+            trainer.advance()
+
+    with pytest.raises(DivergedError, match=message):
+        take_steps()
+
+
+def test_weights_that_are_not_finite_are_not_saved(trainer_of):
+    trainer = trainer_of(replace(paper(), batch_size=16))
+    trainer.advance()
+    trainer.model.fc.bias.data[0] = float("inf")
+    with pytest.raises(DivergedError, match="a weight is not finite after step 1"):
+        trainer.state()
+
+
+def test_without_a_working_compiler_training_goes_on_plainly(trainer_of, monkeypatch):
+    def broken(function):
+        def fail(*arguments):
+            function(*arguments)  # has moved the running statistics when the compiler gives up
+            raise RuntimeError("no C++ compiler\nand so on")
+
+        return fail
+
+    monkeypatch.setattr("deepres.training.loop.compile_function", broken)
+    notices = []
+    recipe = replace(fast(), batch_size=16)
+    trainer, plain = trainer_of(recipe, compiled=True, notices=notices), trainer_of(recipe)
+    for _ in range(3):
+        trainer.advance()
+        plain.advance()
+    assert notices == ["torch.compile does not work here (no C++ compiler): going on without it, slower"]
+    weights = plain.model.state_dict()
+    assert all(torch.equal(weights[key], tensor) for key, tensor in trainer.model.state_dict().items())
+
+
+def test_compiled_steps_agree_with_plain_ones(trainer_of):
+    recipe = replace(fast(), batch_size=16, learning_rate=0.01)
+    compiled, plain = trainer_of(recipe, compiled=True), trainer_of(recipe)
+    for _ in range(3):
+        compiled.advance()
+        plain.advance()
+    assert compiled.totals.mean_loss == pytest.approx(plain.totals.mean_loss, rel=1e-4)
+    weights = plain.model.state_dict()
+    for key, tensor in compiled.model.state_dict().items():
+        torch.testing.assert_close(tensor, weights[key], rtol=1e-2, atol=1e-3)

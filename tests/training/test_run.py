@@ -1,0 +1,348 @@
+"""Runs as users see them: real processes, really killed."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_run import BATCH, NUM_TRAIN, first_images, run_tiny, tiny_command, tiny_recipe
+
+from deepres.data.cifar10 import load_cifar10
+from deepres.errors import UserError
+from deepres.rundir import RunDir
+from deepres.training.run import InterruptedRun, RunConfig, train
+
+CPU = torch.device("cpu")
+TIMES = ("seconds", "images_per_second")
+STEPS = 25
+
+
+@pytest.fixture(scope="module")
+def tiny_data(cifar10_dir):
+    return first_images(load_cifar10(cifar10_dir))
+
+
+def config(seed=0, **changes):
+    return RunConfig(**{"model": "resnet20", "recipe": tiny_recipe(), "seed": seed, "precision": "float32", **changes})
+
+
+def without_times(row):
+    return {key: value for key, value in row.items() if key not in TIMES}
+
+
+def assert_same_outcome(one, other):
+    """Weights and metrics bit for bit, times apart."""
+    one, other = RunDir(one), RunDir(other)
+    weights, others = load_file(one.weights), load_file(other.weights)
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[key], others[key]) for key in weights)
+    rows, other_rows = one.read_metrics(), other.read_metrics()
+    assert list(map(without_times, rows)) == list(map(without_times, other_rows))
+    results = [without_times(json.loads(d.result.read_text())) for d in (one, other)]
+    assert results[0] == results[1]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, tiny_data):
+    path = tmp_path_factory.mktemp("uninterrupted")
+    train(config(), tiny_data, path, device=CPU)
+    return path
+
+
+def test_run_directory_holds_everything(uninterrupted):
+    run = RunDir(uninterrupted)
+    names = {path.name for path in uninterrupted.iterdir()}
+    assert names - {".lock"} == {
+        "recipe.json",
+        "environment.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "model.safetensors",
+        "curve.png",
+        "result.json",
+    }
+    result = json.loads(run.result.read_text())
+    rows = run.read_metrics()
+    # Epochs of 6.25 steps end at steps 7, 13, 19 and 25.
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 7), (2, 13), (3, 19), (4, 25)]
+    assert set(rows[0]) == {
+        "step",
+        "epoch",
+        "learning_rate",
+        "train_loss",
+        "train_error",
+        "test_error",
+        "seconds",
+        "images_per_second",
+    }
+    errors = [row["test_error"] for row in rows]
+    assert result["model"] == "resnet20"
+    assert result["recipe"] == "tiny"
+    assert result["seed"] == 0
+    assert result["num_parameters"] == 269_722
+    assert result["steps"] == result["total_steps"] == STEPS
+    assert result["epochs"] == STEPS * BATCH / NUM_TRAIN == 4
+    assert result["test_error_last"] == errors[-1]
+    assert result["test_error_best"] == min(errors)
+    assert rows[result["best_epoch"] - 1]["test_error"] == min(errors)
+    assert result["train_error"] == rows[-1]["train_error"]
+    assert result["seconds"] > 0
+    assert result["images_per_second"] > 0
+    assert result["device"] == "cpu"
+    assert result["precision"] == "float32"
+    environment = json.loads(run.environment.read_text())
+    assert environment["torch"] == torch.__version__
+    assert environment["device"] == "cpu"
+    assert environment["earlier_starts"] == []
+    assert run.curve.read_bytes().startswith(b"\x89PNG")
+    weights = load_file(run.weights)
+    assert weights["mean"].shape == weights["std"].shape == (3, 1, 1)
+
+
+def test_tensorboard_holds_the_same_numbers(uninterrupted):
+    events = EventAccumulator(str(RunDir(uninterrupted).tensorboard))
+    events.Reload()
+    rows = RunDir(uninterrupted).read_metrics()
+    for key in ("train_loss", "train_error", "learning_rate"):
+        scalars = events.Scalars(key)
+        assert [s.step for s in scalars] == [row["step"] for row in rows]
+        assert [s.value for s in scalars] == pytest.approx([row[key] for row in rows])
+
+
+def test_a_finished_run_is_not_trained_again(uninterrupted, tiny_data):
+    before = RunDir(uninterrupted).weights.stat().st_mtime_ns
+    result = train(config(), tiny_data, uninterrupted, device=CPU)
+    assert result == json.loads(RunDir(uninterrupted).result.read_text())
+    assert RunDir(uninterrupted).weights.stat().st_mtime_ns == before
+
+
+def test_another_seed_is_another_run(tmp_path, tiny_data, uninterrupted):
+    train(config(seed=1), tiny_data, tmp_path, device=CPU)
+    weights, others = load_file(RunDir(tmp_path).weights), load_file(RunDir(uninterrupted).weights)
+    assert not torch.equal(weights["fc.weight"], others["fc.weight"])
+
+
+@pytest.mark.parametrize("steps", [1, 6, 7, 20])
+def test_max_steps_stops_early_and_a_later_call_goes_on(tmp_path, tiny_data, uninterrupted, steps):
+    result = train(config(), tiny_data, tmp_path, device=CPU, max_steps=steps)
+    assert (result["steps"], result["total_steps"]) == (steps, STEPS)
+    assert RunDir(tmp_path).read_metrics()[-1]["step"] == steps
+    train(config(), tiny_data, tmp_path, device=CPU)
+    assert_same_outcome(tmp_path, uninterrupted)
+    assert len(json.loads(RunDir(tmp_path).environment.read_text())["earlier_starts"]) == 1
+
+
+TRAIN = ("train", "resnet20", "--recipe", "tiny", "--checkpoint-minutes", "0", "--device", "cpu")
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def precision_and_reference(request, tmp_path_factory, cifar10_dir):
+    path = tmp_path_factory.mktemp(request.param)
+    run_tiny(*TRAIN, "--precision", request.param, "--run-dir", path, data_dir=cifar10_dir)
+    return request.param, path
+
+
+@pytest.mark.parametrize("kill_after_step", [1, 6, 7, 18])
+def test_killed_runs_end_bit_identical(tmp_path, cifar10_dir, precision_and_reference, kill_after_step):
+    precision, reference = precision_and_reference
+    arguments = (*TRAIN, "--precision", precision, "--run-dir", tmp_path)
+    kill_when(arguments, cifar10_dir, lambda: newest_step(tmp_path) >= kill_after_step)
+    assert not RunDir(tmp_path).result.exists()
+    done = run_tiny(*arguments, data_dir=cifar10_dir)
+    assert "resuming" in done.stderr
+    assert_same_outcome(tmp_path, reference)
+
+
+def test_killed_again_and_again(tmp_path, cifar10_dir, precision_and_reference):
+    """Killed at moments that the clock chooses, whatever is going on then."""
+    precision, reference = precision_and_reference
+    arguments = (*TRAIN, "--precision", precision, "--run-dir", tmp_path)
+    step = 0
+    for _ in range(4):
+        started = time.monotonic()
+
+        def some_steps_later(step=step, started=started):
+            return newest_step(tmp_path) > step + 2 and time.monotonic() - started > 0.3
+
+        kill_when(arguments, cifar10_dir, some_steps_later)
+        if RunDir(tmp_path).result.exists():
+            break
+        step = newest_step(tmp_path)
+    run_tiny(*arguments, data_dir=cifar10_dir)
+    assert_same_outcome(tmp_path, reference)
+
+
+def newest_step(path):
+    return max((int(p.name.split("-")[1]) for p in path.glob("checkpoints/step-*.pt")), default=-1)
+
+
+def kill_when(arguments, data_dir, condition, number=signal.SIGKILL):
+    """Start the run, send it a signal once the condition holds, and return what it said."""
+    environment = {**os.environ, "DEEPRES_DATA": str(data_dir)}
+    with subprocess.Popen(tiny_command(*arguments), stderr=subprocess.PIPE, text=True, env=environment) as process:
+        deadline = time.monotonic() + 120
+        while not condition() and process.poll() is None:
+            assert time.monotonic() < deadline, "the run does not get on"
+            time.sleep(0.002)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    return process.returncode, stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_prints_the_resume_command(tmp_path, cifar10_dir, uninterrupted, number):
+    arguments = ("train", "resnet20", "--recipe", "tiny", "--precision", "float32", "--run-dir", tmp_path)
+    code, stderr = kill_when(arguments, cifar10_dir, lambda: newest_step(tmp_path) >= 7, number)
+    assert code == 128 + number
+    last = stderr.strip().splitlines()[-1]
+    assert f"stopped by {number.name} after step" in last
+    assert f"resume with: deepres train resnet20 --recipe tiny --precision float32 --run-dir {tmp_path}" in last
+    assert "Traceback" not in stderr
+    step = newest_step(tmp_path)
+    assert f"after step {step}, state saved" in last
+    done = run_tiny(*arguments, data_dir=cifar10_dir)
+    assert f"after step {step}" in done.stderr
+    assert_same_outcome(tmp_path, uninterrupted)
+
+
+def interrupted_copy(path, data):
+    """Stop a run after step 20, in the fourth epoch; its checkpoints are those of steps 19 and 20."""
+    with pytest.raises(InterruptedRun):
+        train(config(), data, path, device=CPU, reporter=InterruptAt(20))
+    assert not RunDir(path).result.exists()
+    return sorted(RunDir(path).checkpoints.iterdir())
+
+
+class InterruptAt:
+    """A reporter that sends SIGINT to its own process after a step."""
+
+    def __init__(self, at):
+        self.at = at
+        self.notices = []
+
+    def step(self, step, *_):
+        if step == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def notice(self, message):
+        self.notices.append(message)
+
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "empty"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, tiny_data, uninterrupted, damage):
+    *_, before, latest = interrupted_copy(tmp_path, tiny_data)
+    content = bytearray(latest.read_bytes())
+    if damage == "truncated":
+        content = content[: len(content) // 2]
+    elif damage == "altered":
+        content[len(content) // 2] ^= 1
+    else:
+        content = b""
+    latest.write_bytes(content)
+    reporter = InterruptAt(None)
+    train(config(), tiny_data, tmp_path, device=CPU, reporter=reporter)
+    assert f"checkpoint {latest} is damaged: using the one before it" in reporter.notices
+    assert f"resuming {tmp_path} after step 19" in reporter.notices
+    assert before.name.startswith("step-00000019")
+    assert_same_outcome(tmp_path, uninterrupted)
+
+
+def test_damaged_checkpoints_alone_are_an_error(tmp_path, tiny_data):
+    for path in interrupted_copy(tmp_path, tiny_data):
+        path.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged: delete .* to train from the start"):
+        train(config(), tiny_data, tmp_path, device=CPU)
+
+
+def test_a_second_process_is_refused(tmp_path, tiny_data, cifar10_dir):
+    with FileLock(tmp_path / ".lock"):
+        with pytest.raises(UserError, match=r"is in use by another process"):
+            train(config(), tiny_data, tmp_path, device=CPU)
+        done = run_tiny("train", "resnet20", "--run-dir", tmp_path, data_dir=cifar10_dir, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("wait for it, or give another --run-dir")
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock", "checkpoints"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"seed": 7}, "seed was 0, is 7"),
+        ({"model": "plain20"}, "model was resnet20, is plain20"),
+        ({"option": "B"}, "option was A, is B"),
+        ({"precision": "bfloat16"}, "precision was float32, is bfloat16"),
+        ({"compiled": True}, "compiled was False, is True"),
+    ],
+)
+def test_changing_a_started_run_is_refused(uninterrupted, tiny_data, changes, difference):
+    before = RunDir(uninterrupted).recipe.read_bytes()
+    with pytest.raises(UserError, match=difference):
+        train(config(**changes), tiny_data, uninterrupted, device=CPU)
+    assert RunDir(uninterrupted).recipe.read_bytes() == before
+
+
+def test_changing_the_recipe_is_refused_with_every_difference(uninterrupted, tiny_data):
+    from dataclasses import replace
+
+    from deepres.recipes import StepDecay
+
+    changed = replace(tiny_recipe(), momentum=0.8, schedule=StepDecay((3,), 0.1))
+    with pytest.raises(UserError, match="was begun with another configuration") as raised:
+        train(config(recipe=changed), tiny_data, uninterrupted, device=CPU)
+    assert "recipe.momentum was 0.9, is 0.8" in str(raised.value)
+    assert "recipe.schedule.milestones was None, is [3]" in str(raised.value)
+
+
+def test_auto_settings_follow_the_run_that_was_begun(tmp_path, tiny_data):
+    train(config(precision="bfloat16"), tiny_data, tmp_path, device=CPU, max_steps=2)
+    result = train(config(precision="auto"), tiny_data, tmp_path, device=CPU, max_steps=3)
+    assert result["precision"] == "bfloat16"
+
+
+def test_the_45k_split_evaluates_val_and_test_once(tmp_path, tiny_data):
+    from dataclasses import replace
+
+    from deepres.data.splits import stratified_split
+
+    result = train(config(recipe=replace(tiny_recipe(), split="45k")), tiny_data, tmp_path, device=CPU)
+    rows = RunDir(tmp_path).read_metrics()
+    assert all("test_error" not in row for row in rows)
+    val_errors = [row["val_error"] for row in rows]
+    assert result["val_error_last"] == val_errors[-1]
+    assert result["val_error_best"] == min(val_errors)
+    assert 0 <= result["test_error_last"] <= 100
+    assert result["test_error_best"] is None
+    num_train = len(stratified_split(tiny_data.train.labels, 0.1, 0)[0])
+    assert num_train < NUM_TRAIN
+    assert result["total_steps"] == -(-4 * num_train // BATCH)
+
+
+def test_a_diverging_run_names_its_last_good_checkpoint(tmp_path, tiny_data):
+    from dataclasses import replace
+
+    from deepres.recipes import StepDecay
+    from deepres.training.loop import DivergedError
+
+    wild = replace(tiny_recipe(), schedule=StepDecay((8,), 1e9))
+    with pytest.raises(DivergedError, match=r"the last good checkpoint is .*step-00000007-") as raised:
+        train(config(recipe=wild), tiny_data, tmp_path, device=CPU)
+    assert newest_step(tmp_path) == 7
+    assert "learning rate 2e+08" in str(raised.value)
+
+
+def test_a_run_works_outside_the_main_thread(tmp_path, tiny_data):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(train, config(), tiny_data, tmp_path, device=CPU, max_steps=1).result()
+    assert result["steps"] == 1
