@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help reproduce test lint types unit format lock clean
+.PHONY: help reproduce test lint types unit format readme lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ unit: $(READY)  ## the tests alone
 format: $(READY)  ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+readme: $(READY)  ## write the generated tables of README.md
+	$(BIN)/python tools/readme.py
 
 lock: $(READY)  ## write the installed versions to constraints.txt
 	{ echo '# Exact versions of everything that the Makefile installs; written by `make lock`.'; \

@@ -1,0 +1,41 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_generated_tables_are_up_to_date():
+    command = [sys.executable, ROOT / "tools" / "readme.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_targets_and_files_that_the_readme_names_exist():
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"`make ([a-z]+)`|^\$ make ([a-z]+)", readme, re.MULTILINE))
+    names = {name for pair in targets for name in pair if name}
+    assert {"reproduce", "test", "help"} <= names
+    assert all(re.search(rf"^{name}:", makefile, re.MULTILINE) for name in names)
+    linked = re.findall(r"\]\(([^)#:]+)\)", readme)
+    assert "docs/paper.md" in linked
+    assert all((ROOT / path).exists() for path in linked)
+
+
+def test_the_readmes_python_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    namespace: dict[str, object] = {}
+    exec(example, namespace)
+    assert namespace["logits"].shape == (1, 10)
+
+
+def test_the_papers_page_names_tests_that_exist():
+    page = (ROOT / "docs" / "paper.md").read_text()
+    written = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    names = re.findall(r"`(test_[a-z0-9_]+)`", page)
+    assert len(names) > 10
+    missing = [name for name in names if f"def {name}(" not in written]
+    assert missing == []
+    files = re.findall(r"`((?:data|models|training|report)/[a-z0-9_]+\.py)`", page)
+    assert all((ROOT / "src/deepres" / f).exists() or (ROOT / "tests" / f).exists() for f in files)
