@@ -33,7 +33,7 @@ def fetch(data_dir: Path | None, source: str) -> None:
     """Download CIFAR-10 and verify it; nothing is downloaded twice."""
     from deepres.data.fetch import fetch_cifar10
 
-    out.print(f"CIFAR-10 is in {fetch_cifar10(data_dir, source, console=err)}", soft_wrap=True)
+    fetch_cifar10(data_dir, source, console=err)
 
 
 @cli.command()
