@@ -16,6 +16,7 @@ help:  ## list the targets
 
 reproduce: $(READY)  ## fetch CIFAR-10, train ResNet-20, show its test error beside the paper's
 	$(BIN)/deepres fetch
+	@test -f $(RUN_DIR)/result.json || $(BIN)/deepres bench resnet20 --recipe fast
 	$(BIN)/deepres train resnet20 --recipe fast --seed 0 --run-dir $(RUN_DIR)
 
 test: lint types unit  ## lint, types and the whole test suite

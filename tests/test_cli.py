@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,16 @@ def test_recipes_lists_every_recipe_with_its_numbers(run):
         assert value in stdout
 
 
+def test_bench_tells_how_long_it_will_take(run):
+    code, stdout, _ = run("bench", "resnet20", "plain20", "--recipe", "fast", "--seconds", "0.2", "--device", "cpu")
+    assert code == 0
+    for heading in ("net", "backend", "images/s", "fast, hours:min:s"):
+        assert heading in stdout
+    rows = [line for line in stdout.splitlines() if "resnet20" in line or "plain20" in line]
+    assert len(rows) == 2
+    assert all(re.search(r"\d+:\d\d", row) for row in rows)
+
+
 def test_train_ends_with_the_errors_beside_the_published_ones(finished):
     path, done = finished
     result = json.loads(RunDir(path).result.read_text())
@@ -129,6 +140,10 @@ def test_evaluate_prints_the_confusion_matrix(finished, run, monkeypatch, cifar1
         (["train", "resnet20", "--split", "40k"], ["unknown split '40k'", "50k, 45k"]),
         (["train", "resnet20", "--device", "tpu"], ["unknown device 'tpu'", "auto, cpu, cuda"]),
         (["train", "resnet20", "--precision", "float16"], ["unknown precision 'float16'", "bfloat16"]),
+        (["train", "resnet20", "--backend", "fastest"], ["unknown backend 'fastest'", "fused, compiled, eager"]),
+        (["train", "resnet20", "--workers", "0"], ["--workers"]),
+        (["bench", "resnet21"], ["unknown model 'resnet21'"]),
+        (["bench", "resnet20", "--recipe", "slow"], ["unknown recipe 'slow'"]),
         (["train", "resnet20", "--seed", "-1"], ["--seed", "-1"]),
         (["train", "resnet20", "--max-steps", "0"], ["--max-steps"]),
         (["train", "resnet20", "--no-such-option"], ["--no-such-option"]),

@@ -3,10 +3,12 @@
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 from deepres.report.published import PUBLISHED
 
@@ -14,9 +16,10 @@ ROOT = Path(__file__).parent.parent
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
+def markdown_table(headings: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
     """Lay out a table, numbers to the right."""
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    rule = ["---"] * text_columns + ["---:"] * (len(headings) - text_columns)
+    lines = [headings, rule, *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -30,7 +33,38 @@ def published() -> str:
     return markdown_table(["net", "paper", "public repository, last epoch", "its best epoch"], rows)
 
 
-PARTS: dict[str, Callable[[], str]] = {"published": published}
+def speed() -> str:
+    """Return the table of training speed that benchmarks/train_speed.py measured last."""
+    report = json.loads((ROOT / "benchmarks" / "results" / "train_speed.json").read_text())
+    labels = {"conventional": "the usual way: float32, eager, `DataLoader`"}
+    for precision in ("float32", "bfloat16"):
+        labels |= {
+            f"loop {precision} 1": f"**deepres, {precision}, the whole loop**",
+            f"loop {precision} 2": f"deepres, {precision}, `--workers 2`",
+            f"bare {precision}": f"deepres, {precision}, the bare step",
+        }
+    rows = []
+    for name, measured in report["models"].items():
+        rates = measured["rates"]
+        for contender, label in labels.items():
+            if contender not in rates:
+                continue
+            values = rates[contender]
+            ratio = median(a / b for a, b in zip(values, rates["conventional"], strict=True))
+            row = [name, label, f"{median(values):,.0f}", f"{min(values):,.0f} to {max(values):,.0f}", f"{ratio:.2f}x"]
+            ceiling = rates.get(f"ceiling {contender.split()[1]}") if " " in contender else None
+            share = median(a / b for a, b in zip(values, ceiling, strict=True)) if ceiling else None
+            rows.append([*row, "" if share is None else f"{share:.0%}", f"{measured['peak_mb'][contender]:,.0f}"])
+    headings = ["net", "how", "images/s", f"of {report['rounds']} rounds", "ratio", "of the matmul rate", "peak MB"]
+    table = markdown_table(headings, rows, text_columns=2)
+    return table + (
+        f"\n{report['processor']}, {report['cores']} cores, torch {report['torch']}. From typing `deepres train` to "
+        f"the end of the first step: {report['startup_warm_seconds']:.1f} s; {report['startup_cold_seconds']:.1f} s "
+        "where the kernels are compiled first.\n"
+    )
+
+
+PARTS: dict[str, Callable[[], str]] = {"published": published, "speed": speed}
 
 
 def generate(text: str) -> str:

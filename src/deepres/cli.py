@@ -1,7 +1,6 @@
 """The command line: parsing, and nothing else. Modules that need torch are imported where they are used."""
 
 import os
-import shlex
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import click
 from rich.table import Table
 
 import deepres
-from deepres.console import ConsoleReporter, confusion_table, err, out, result_table
+from deepres.console import ConsoleReporter, confusion_table, duration, err, out, result_table, say, this_command
 from deepres.errors import UserError
 
 DATA_DIR = click.option(
@@ -82,7 +81,8 @@ def _cell(value: object) -> str:
 @DATA_DIR
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
-@click.option("--compile/--no-compile", "compiled", default=None, help="Use torch.compile. Default: where it pays.")
+@click.option("--backend", default="auto", show_default=True, help="auto, fused, compiled or eager.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that share each mini-batch. Default: 1.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it goes on.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
 def train(
@@ -95,7 +95,8 @@ def train(
     data_dir: Path | None,
     device: str,
     precision: str,
-    compiled: bool | None,
+    backend: str,
+    workers: int | None,
     max_steps: int | None,
     checkpoint_minutes: float,
 ) -> None:
@@ -112,22 +113,27 @@ def train(
         run_dir = Path("runs") / "-".join([name, recipe.name, *variants, f"seed{seed}"])
 
     from deepres.data.cifar10 import load_cifar10
+    from deepres.training.backends import check_backend
     from deepres.training.device import describe_device, resolve_device, resolve_precision
-    from deepres.training.run import InterruptedRun, RunConfig
+    from deepres.training.group import Group, launch, world_size
+    from deepres.training.run import RunConfig
     from deepres.training.run import train as train_net
+    from deepres.training.stopping import InterruptedRun
 
     chosen = resolve_device(device)
-    resolve_precision(precision, chosen)  # a wrong one ends here
-    config = RunConfig(name, recipe, seed=seed, option=option, precision=precision, compiled=compiled)
+    resolve_precision(precision, chosen)  # a wrong one ends here, and so does a wrong backend
+    check_backend(backend)
+    config = RunConfig(name, recipe, seed=seed, option=option, precision=precision, backend=backend)
     data = load_cifar10(data_dir)
-    err.print(
+    if world_size() is None and workers is not None and workers > 1:
+        sys.exit(launch(workers, chosen))
+    group = Group.join(workers, chosen)
+    say(
         f"deepres: {name} ({parameters:,} parameters), recipe {recipe.name}, seed {seed}, "
-        f"on {describe_device(chosen)}, in {run_dir}",
-        markup=False,
-        soft_wrap=True,
+        f"on {describe_device(chosen)}{f', {group.size} workers' if group.size > 1 else ''}, in {run_dir}"
     )
     try:
-        with ConsoleReporter(name, recipe.total_epochs(len(data.train.labels))) as reporter:
+        with group, ConsoleReporter(name, recipe.total_epochs(len(data.train.labels))) as reporter:
             result = train_net(
                 config,
                 data,
@@ -136,13 +142,49 @@ def train(
                 max_steps=max_steps,
                 checkpoint_minutes=checkpoint_minutes,
                 reporter=reporter,
+                group=group,
             )
     except InterruptedRun as interrupted:
-        again = shlex.join(["deepres", *sys.argv[1:]])
-        err.print(f"deepres: {interrupted}; resume with: {again}", markup=False, soft_wrap=True)
+        say(f"deepres: {interrupted}; resume with: {this_command()}")
         sys.exit(128 + interrupted.signal_number)
+    if group.rank > 0:
+        return
     out.print(result_table(result))
     out.print(f"run directory {run_dir}, curve {run_dir / 'curve.png'}", markup=False, soft_wrap=True)
+
+
+@cli.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--recipe", "recipe_names", multiple=True, help="Default: all of them.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="For each net.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+def bench(names: tuple[str, ...], recipe_names: tuple[str, ...], seconds: float, device: str, precision: str) -> None:
+    """Measure how fast this machine trains, and tell how long a run of each net and recipe will take."""
+    from deepres.models import MODELS, build_model
+    from deepres.recipes import RECIPES, get_recipe
+    from deepres.training.bench import measure_speed
+    from deepres.training.device import describe_device, resolve_device, resolve_precision
+
+    chosen = resolve_device(device)
+    precision = resolve_precision(precision, chosen)
+    made = [get_recipe(name) for name in recipe_names or RECIPES]
+    names = names or tuple(name for name in MODELS if name.removeprefix("plain").removeprefix("resnet") in BENCHED)
+    for name in names:
+        build_model(name)  # an unknown one ends here
+    table = Table(title=f"{describe_device(chosen)}, {precision}", title_justify="left")
+    for heading in ("net", "backend", "images/s", *(f"{recipe.name}, hours:min:s" for recipe in made)):
+        table.add_column(heading, justify="left" if heading in ("net", "backend") else "right")
+    with err.status("") as status:
+        for name in names:
+            status.update(f"measuring {name}")
+            speed = measure_speed(name, made[0], chosen, precision, seconds)
+            durations = [duration(speed.seconds(recipe)) for recipe in made]
+            table.add_row(name, speed.backend, f"{speed.train:,.0f}", *durations)
+    out.print(table)
+
+
+BENCHED = ("20", "32", "44", "56")  # layers
 
 
 @cli.command()
@@ -183,6 +225,9 @@ def evaluate(path: Path, data_dir: Path | None, device: str, as_json: bool) -> N
 
 def main() -> None:
     """Run the command line; every foreseen error is one line and exit code 2."""
+    # Threads of GNU OpenMP that wait spin for minutes by default, which ruins whatever shares the cores with them.
+    # Read when torch is imported, which comes later.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -203,7 +248,7 @@ def main() -> None:
 
 def _fail(message: str, code: int) -> None:
     line = " ".join(message.split())
-    err.print(f"deepres: error: {line}", markup=False, soft_wrap=True)
+    say(f"deepres: error: {line}")
     sys.exit(code)
 
 

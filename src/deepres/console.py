@@ -1,5 +1,8 @@
 """How the command line shows things: progress, tables, notices."""
 
+import os
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +45,7 @@ class ConsoleReporter(Reporter):
 
     def notice(self, message: str) -> None:
         """Print a line above the bar."""
-        err.print(f"deepres: {message}", markup=False, soft_wrap=True)
+        say(f"deepres: {message}")
 
     def start(self, step: int, target: int, batch_size: int) -> None:
         """Show the bar."""
@@ -75,6 +78,17 @@ class ConsoleReporter(Reporter):
             markup=False,
             soft_wrap=True,
         )
+
+
+def say(message: str) -> None:
+    """Print a line to standard error; of several workers only the first speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        err.print(message, markup=False, soft_wrap=True)
+
+
+def this_command() -> str:
+    """Return the command line that runs now, as it can be typed again."""
+    return shlex.join(["deepres", *sys.argv[1:]])
 
 
 def duration(seconds: float) -> str:

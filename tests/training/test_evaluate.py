@@ -5,6 +5,7 @@ from torch import nn
 from deepres.data.augment import Normalization
 from deepres.data.cifar10 import load_cifar10
 from deepres.models import build_model
+from deepres.training.backends import TorchBackend
 from deepres.training.evaluate import confusion_matrix, error_percent, percent, predict_logits
 
 IDENTITY = Normalization(mean=torch.zeros(3, 1, 1), std=torch.full((3, 1, 1), 1 / 255))
@@ -64,7 +65,8 @@ def test_bfloat16_is_close_to_float32():
     images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     normalization = Normalization.fit(images, "channel")
     exact = predict_logits(model, images, normalization)
-    rough = predict_logits(model, images, normalization, "bfloat16")
+    backend = TorchBackend(model, torch.device("cpu"), "bfloat16", compiled=False, notice=print)
+    rough = predict_logits(backend.logits, images, normalization)
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     assert (rough - exact).abs().max() < 0.05 * exact.abs().max()

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,7 @@ def images_and_labels(cifar10_dir):
 
 @pytest.fixture
 def trainer_of(images_and_labels):
-    def make(recipe, *, name="resnet20", precision="float32", compiled=False, notices=None, total_steps=20):
+    def make(recipe, *, name="resnet20", precision="float32", backend="eager", notices=None, total_steps=20):
         images, labels = images_and_labels
         normalization = Normalization.fit(images, recipe.normalization)
         stream = TrainStream(
@@ -38,7 +39,7 @@ def trainer_of(images_and_labels):
             total_steps=total_steps,
             device=CPU,
             precision=precision,
-            compiled=compiled,
+            backend=backend,
             notice=(notices if notices is not None else []).append,
         )
 
@@ -115,6 +116,22 @@ def test_state_restores_the_next_steps_bit_for_bit(trainer_of, precision):
     assert all(torch.equal(weights[key], tensor) for key, tensor in resumed.model.state_dict().items())
 
 
+def test_state_goes_from_one_memory_format_to_another(trainer_of):
+    """The fused kernels keep weights in the default format, torch's backends channels last."""
+    recipe = replace(fast(), batch_size=16, learning_rate=0.01)
+    straight, resumed = trainer_of(recipe), trainer_of(recipe)
+    for _ in range(3):
+        straight.advance()
+    state = deepcopy(straight.state())
+    for values in state["optimizer"]["state"].values():
+        values["momentum_buffer"] = values["momentum_buffer"].contiguous()
+    resumed.load_state(state)
+    for trainer in (straight, resumed):
+        trainer.advance()
+    weights = straight.model.state_dict()
+    assert all(torch.equal(weights[key], tensor) for key, tensor in resumed.model.state_dict().items())
+
+
 def test_very_deep_nets_start_slowly(trainer_of):
     recipe = replace(paper(), batch_size=2, slow_start=replace(paper().slow_start, window=2, until_error=101.0))
     trainer = trainer_of(recipe, name="resnet110")
@@ -152,10 +169,10 @@ def test_without_a_working_compiler_training_goes_on_plainly(trainer_of, monkeyp
 
         return fail
 
-    monkeypatch.setattr("deepres.training.loop.compile_function", broken)
+    monkeypatch.setattr("deepres.training.backends.compile_function", broken)
     notices = []
     recipe = replace(fast(), batch_size=16)
-    trainer, plain = trainer_of(recipe, compiled=True, notices=notices), trainer_of(recipe)
+    trainer, plain = trainer_of(recipe, backend="compiled", notices=notices), trainer_of(recipe)
     for _ in range(3):
         trainer.advance()
         plain.advance()
@@ -166,7 +183,7 @@ def test_without_a_working_compiler_training_goes_on_plainly(trainer_of, monkeyp
 
 def test_compiled_steps_agree_with_plain_ones(trainer_of):
     recipe = replace(fast(), batch_size=16, learning_rate=0.01)
-    compiled, plain = trainer_of(recipe, compiled=True), trainer_of(recipe)
+    compiled, plain = trainer_of(recipe, backend="compiled"), trainer_of(recipe)
     for _ in range(3):
         compiled.advance()
         plain.advance()

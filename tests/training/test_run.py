@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -281,7 +283,6 @@ def test_a_second_process_is_refused(tmp_path, tiny_data, cifar10_dir):
         ({"model": "plain20"}, "model was resnet20, is plain20"),
         ({"option": "B"}, "option was A, is B"),
         ({"precision": "bfloat16"}, "precision was float32, is bfloat16"),
-        ({"compiled": True}, "compiled was False, is True"),
     ],
 )
 def test_changing_a_started_run_is_refused(uninterrupted, tiny_data, changes, difference):
@@ -346,3 +347,129 @@ def test_a_run_works_outside_the_main_thread(tmp_path, tiny_data):
     with ThreadPoolExecutor(1) as pool:
         result = pool.submit(train, config(), tiny_data, tmp_path, device=CPU, max_steps=1).result()
     assert result["steps"] == 1
+
+
+WORKERS = ("train", "resnet20", "--recipe", "tiny", "--precision", "float32", "--device", "cpu", "--workers", "2")
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory, cifar10_dir):
+    path = tmp_path_factory.mktemp("two_workers")
+    done = run_tiny(*WORKERS, "--run-dir", path, data_dir=cifar10_dir)
+    return path, done
+
+
+def test_two_workers_finish_one_run(two_workers, uninterrupted):
+    path, done = two_workers
+    result = json.loads(RunDir(path).result.read_text())
+    assert result["workers"] == 2
+    assert result["steps"] == STEPS
+    assert done.stdout.count("run directory") == 1
+    assert done.stderr.count("epoch ") == 4
+    # Not the same as one process: batch statistics are those of 8 images, not of 16; but close at first.
+    first, alone = (RunDir(p).read_metrics()[0]["train_loss"] for p in (path, uninterrupted))
+    assert first != alone
+    assert first == pytest.approx(alone, rel=0.3)
+
+
+def test_workers_take_the_step_that_their_shares_add_up_to(tmp_path, tiny_data, cifar10_dir):
+    """The first step by hand: mean gradient and mean running statistics of the two halves of the mini-batch."""
+    from deepres.models import build_model
+    from deepres.seeding import Stream, derive_generator
+    from deepres.training.group import Group
+    from deepres.training.run import build_trainer, load_sets
+    from deepres.training.schedule import learning_rate
+
+    trainer = build_trainer(
+        config(backend="eager"), load_sets(tiny_data, tiny_recipe(), CPU), STEPS, CPU, Group(), notice=print
+    )
+    halves = [build_model("resnet20", generator=derive_generator(0, Stream.WEIGHTS)) for _ in range(2)]
+    losses = []
+    for rank, model in enumerate(halves):
+        images, labels = trainer.stream.batch(0, Group(rank, 2).share(BATCH))
+        assert len(labels) == BATCH // 2
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        losses.append(loss.item())
+    for p, a, b in zip(trainer.model.parameters(), halves[0].parameters(), halves[1].parameters(), strict=True):
+        p.grad = torch.empty_like(p).copy_((a.grad + b.grad) / 2)  # in the memory format of p
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = learning_rate(tiny_recipe(), 0, STEPS)
+    trainer.optimizer.step()
+
+    run_tiny(*WORKERS, "--backend", "eager", "--run-dir", tmp_path, "--max-steps", 1, data_dir=cifar10_dir)
+    weights = load_file(RunDir(tmp_path).weights)
+    for name, p in trainer.model.named_parameters():
+        torch.testing.assert_close(weights[name], p.detach(), rtol=1e-4, atol=1e-5)
+    for name, a in halves[0].named_buffers():
+        if a.is_floating_point():
+            torch.testing.assert_close(weights[name], (a + halves[1].get_buffer(name)) / 2, rtol=1e-4, atol=1e-5)
+    assert RunDir(tmp_path).read_metrics()[0]["train_loss"] == pytest.approx(sum(losses) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_worker_ends_the_run_and_it_goes_on_exactly(tmp_path, cifar10_dir, two_workers, victim):
+    arguments = (*WORKERS, "--run-dir", tmp_path, "--checkpoint-minutes", "0")
+    environment = {**os.environ, "DEEPRES_DATA": str(cifar10_dir)}
+    with subprocess.Popen(tiny_command(*arguments), stderr=subprocess.PIPE, text=True, env=environment) as launcher:
+        deadline = time.monotonic() + 120
+        while newest_step(tmp_path) < 8:
+            assert launcher.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(worker_pid(launcher.pid, victim), signal.SIGKILL)
+        _, stderr = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert "Traceback" not in stderr
+    assert f"deepres: error: worker {victim} was killed by SIGKILL: run the same command to go on" in stderr
+    run_tiny(*arguments, data_dir=cifar10_dir)
+    assert_same_outcome(tmp_path, two_workers[0])
+
+
+def worker_pid(launcher, rank):
+    """Return the process that the launcher gave this rank."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "stat").read_text()
+                environment = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if int(status.rsplit(")", 1)[1].split()[1]) == launcher and b"RANK=%d" % rank in environment:
+                return int(entry.name)
+    raise AssertionError(f"no worker {rank}")
+
+
+def test_sigterm_stops_all_workers_at_the_same_step(tmp_path, cifar10_dir, two_workers):
+    arguments = (*WORKERS, "--run-dir", tmp_path)
+    code, stderr = kill_when(arguments, cifar10_dir, lambda: newest_step(tmp_path) >= 7, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert stderr.count("stopped by SIGTERM") == 1
+    assert "resume with: deepres train resnet20" in stderr
+    run_tiny(*arguments, data_dir=cifar10_dir)
+    assert_same_outcome(tmp_path, two_workers[0])
+
+
+def test_torchrun_launches_the_same_run(tmp_path, cifar10_dir, two_workers):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    without_workers = tiny_command(*WORKERS[:-2], "--run-dir", tmp_path)[1:]
+    environment = {**os.environ, "DEEPRES_DATA": str(cifar10_dir)}
+    done = subprocess.run([*torchrun, *without_workers], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same_outcome(tmp_path, two_workers[0])
+
+
+def test_workers_share_uneven_mini_batches_and_refuse_a_changed_number(two_workers, tiny_data, cifar10_dir, tmp_path):
+    done = run_tiny(*WORKERS[:-1], "3", "--run-dir", tmp_path, "--max-steps", 8, data_dir=cifar10_dir)
+    assert "epoch   1" in done.stderr
+    with pytest.raises(UserError, match="workers was 2, is 1"):
+        train(config(), tiny_data, two_workers[0], device=CPU)
+    contradiction = subprocess.run(
+        tiny_command(*WORKERS, "--run-dir", tmp_path / "no"),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "DEEPRES_DATA": str(cifar10_dir), "WORLD_SIZE": "3", "RANK": "0"},
+        check=False,
+    )
+    assert contradiction.returncode == 2
+    assert "--workers 2 contradicts WORLD_SIZE 3" in contradiction.stderr

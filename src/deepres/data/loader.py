@@ -44,9 +44,10 @@ class TrainStream:
         self.seed = seed
         self._epoch_plan = lru_cache(maxsize=2)(self._draw_epoch)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the mini-batch of a step, counted from 0: float32 (B, 3, H, W) and int64 (B,)."""
+    def batch(self, step: int, share: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Return the mini-batch of a step, counted from 0, or a share of it: float32 (B, 3, H, W) and int64 (B,)."""
         indices, choices = self._choose(step)
+        indices, choices = indices[share], choices[share]
         images = self.normalization(self.images[indices])
         return crop_and_flip(images, choices, self.pad), self.labels[indices]
 

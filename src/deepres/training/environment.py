@@ -14,7 +14,7 @@ import deepres
 from deepres.training.device import describe_device
 
 
-def describe_environment(device: torch.device, precision: str, compiled: bool) -> dict[str, Any]:
+def describe_environment(device: torch.device, precision: str, backend: str, workers: int) -> dict[str, Any]:
     """Return versions, device, commit and command, as plain data."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -29,7 +29,8 @@ def describe_environment(device: torch.device, precision: str, compiled: bool) -
         "device_name": describe_device(device),
         "num_threads": torch.get_num_threads(),
         "precision": precision,
-        "compiled": compiled,
+        "backend": backend,
+        "workers": workers,
     }
 
 

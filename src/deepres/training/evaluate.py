@@ -3,27 +3,23 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepres.data.augment import Normalization
-from deepres.training.device import autocast
 
 EVAL_BATCH = 1000  # images; divides 10,000, so that every batch has the same compiled shape
 
 
 @torch.inference_mode()
-def predict_logits(
-    model: nn.Module | Callable[[Tensor], Tensor],
-    images: Tensor,
-    normalization: Normalization,
-    precision: str = "float32",
-) -> Tensor:
+def predict_logits(forward: Callable[[Tensor], Tensor], images: Tensor, normalization: Normalization) -> Tensor:
     """Return the logits of every image, in order: uint8 (N, 3, H, W) -> float32 (N, num_classes).
 
-    The model must be in evaluation mode, on the device of the images.
+    Args:
+        forward: a model in evaluation mode, or a backend's `logits`.
+        images: on the device of the model.
+        normalization: the model's.
     """
-    with autocast(images.device, precision):
-        return torch.cat([model(normalization(batch)).float() for batch in torch.split(images, EVAL_BATCH)])
+    return torch.cat([forward(normalization(batch)) for batch in torch.split(images, EVAL_BATCH)])
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """The training loop's state and its single step."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepres.data.loader import TrainStream
@@ -13,9 +13,11 @@ from deepres.errors import UserError
 from deepres.models import build_model
 from deepres.recipes import Recipe
 from deepres.seeding import Stream, derive_generator
-from deepres.training.device import autocast, compile_function
+from deepres.training.backends import build_backend
 from deepres.training.evaluate import percent, predict_logits
+from deepres.training.group import Group
 from deepres.training.schedule import SlowStartGate, learning_rate
+from deepres.training.stopping import StopRequest
 
 GPU_SYNC_STEPS = 20  # a GPU is asked for its losses only so often; asking makes it wait
 
@@ -75,8 +77,9 @@ class Trainer:
         total_steps: the length of the schedule.
         device: where to compute.
         precision: "float32" or "bfloat16".
-        compiled: whether forward and backward go through torch.compile.
-        notice: called with a line for the user when compilation fails and the plain way is taken.
+        backend: what computes, see `deepres.training.backends`.
+        notice: is given lines for the user.
+        group: the processes among which each mini-batch is divided; all of them hold the same state.
     """
 
     def __init__(
@@ -90,48 +93,39 @@ class Trainer:
         total_steps: int,
         device: torch.device,
         precision: str,
-        compiled: bool,
+        backend: str,
         notice: Callable[[str], None],
+        group: Group | None = None,
     ) -> None:
-        model = build_model(name, option=option, generator=derive_generator(seed, Stream.WEIGHTS))
-        self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = build_optimizer(recipe, self.model)
+        model = build_model(name, option=option, generator=derive_generator(seed, Stream.WEIGHTS)).to(device)
+        self.backend = build_backend(backend, model, device, precision, stream.batch_size, notice)
+        self.model = model
+        self.optimizer = build_optimizer(recipe, model)
         self.recipe = recipe
         self.stream = stream
         self.total_steps = total_steps
         self.device = device
-        self.precision = precision
+        self.group = group or Group()
         self.slow_start = SlowStartGate(recipe.slow_start, model.depth)
         self.totals = RunningTotals()
         self.step = 0  # steps taken
         self.learning_rate = 0.0  # of the last step taken
+        self.stop = StopRequest()
+        self._stop_agreed = False
         self.last_checkpoint: str | None = None
-        self._notice = notice
         self._unread: list[tuple[Tensor, Tensor]] = []  # losses and errors not yet asked of the device
-        self._objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._eager_objective
-        self._logits: Callable[[Tensor], Tensor] = self.model
-        self._compile_unproven = compiled
-        if compiled:
-            self._objective = compile_function(self._eager_objective)
-            self._logits = compile_function(self.model)
-
-    def _eager_objective(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss in nats and the number of wrong predictions."""
-        with autocast(self.device, self.precision):
-            logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        return loss, (logits.argmax(dim=1) != labels).sum()
 
     def advance(self) -> None:
         """Take one step."""
-        images, labels = self.stream.batch(self.step)
         scheduled = learning_rate(self.recipe, self.step, self.total_steps)
         self.learning_rate = self.slow_start.rate(scheduled)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
 
-        self.model.train()
-        loss, wrong = self._forward_backward(images, labels)
+        images, labels = self.stream.batch(self.step, self.group.share(self.stream.batch_size))
+        loss, wrong = self.backend.forward_backward(images, labels)
+        if self.group.size > 1:
+            loss, wrong = self._sum_over_group(loss, wrong, len(labels))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -140,23 +134,27 @@ class Trainer:
         if self.device.type == "cpu" or self.slow_start.open or len(self._unread) == GPU_SYNC_STEPS:
             self.read_losses()
 
-    def _forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Leave the gradients in the parameters; return the mean loss and the number of wrong predictions."""
-        if not self._compile_unproven:
-            loss, wrong = self._objective(images, labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss.detach(), wrong
+    def _sum_over_group(self, loss: Tensor, wrong: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
+        """Put the whole mini-batch's gradients into the parameters, and mean running statistics into the buffers.
 
-        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        self._compile_unproven = False
-        try:
-            return self._forward_backward(images, labels)
-        except Exception as error:  # whatever the compiler raises: torch documents no type
-            self._notice(f"torch.compile does not work here ({_first_line(error)}): going on without it, slower")
-            self._objective, self._logits = self._eager_objective, self.model
-            self.model.load_state_dict(buffers, strict=False)
-            self.optimizer.zero_grad(set_to_none=True)
-            return self._forward_backward(images, labels)
+        Batch statistics themselves remain those of each share, as on the paper's two GPUs.
+        """
+        share = num_images / self.stream.batch_size
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        scalars = torch.stack([loss * share, wrong.float(), torch.tensor(float(self.stop.signal_number is not None))])
+        for gradient in gradients:
+            gradient.mul_(share)
+        for statistic in statistics:
+            statistic.div_(self.group.size)
+        self.group.sum_([*gradients, *statistics, scalars])
+        self._stop_agreed = bool(scalars[2])
+        return scalars[0], scalars[1].long()
+
+    @property
+    def must_stop(self) -> bool:
+        """True after the step at which this process, or in a group all of them, stop on request."""
+        return self._stop_agreed if self.group.size > 1 else self.stop.signal_number is not None
 
     def read_losses(self) -> None:
         """Bring the running totals up to date.
@@ -171,7 +169,7 @@ class Trainer:
         first = self.step - len(self._unread)
         self._unread.clear()
         for i, (loss, wrong) in enumerate(zip(losses, wrongs, strict=True)):
-            if not torch.isfinite(torch.tensor(loss)):
+            if not math.isfinite(loss):
                 raise self._diverged(f"the loss is {loss} at step {first + i + 1}")
             self.totals.loss += loss * self.stream.batch_size
             self.totals.wrong += wrong
@@ -198,9 +196,16 @@ class Trainer:
         self.totals = RunningTotals()
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """Return the logits of uint8 images (N, 3, H, W) in the run's own precision: float32 (N, num_classes)."""
-        self.model.eval()
-        return predict_logits(self._logits, images, self.stream.normalization, self.precision)
+        """Return the logits of uint8 images (N, 3, H, W) in the run's own precision: float32 (N, num_classes).
+
+        The processes of the group divide the images among themselves; each returns all logits.
+        """
+        share = self.group.share(len(images))
+        part = predict_logits(self.backend.logits, images[share], self.stream.normalization)
+        logits = part.new_zeros(len(images), part.shape[1])
+        logits[share] = part
+        self.group.sum_([logits])
+        return logits
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on.
@@ -228,11 +233,9 @@ class Trainer:
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, values in self.optimizer.state.items():
+            # Another backend may have saved them in another memory format, which torch's fused SGD does not look at.
+            values["momentum_buffer"] = torch.empty_like(parameter).copy_(values["momentum_buffer"])
         self.slow_start.load_state(state["slow_start"])
         self.totals = RunningTotals(*state["totals"])
         self.learning_rate = state["learning_rate"]
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip()

@@ -4,11 +4,9 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -25,19 +23,22 @@ from deepres.models import build_model, count_parameters
 from deepres.progress import Reporter
 from deepres.recipes import Recipe
 from deepres.rundir import Row, RunDir, read_json, write_atomically, write_json
+from deepres.training.backends import choose_backend
 from deepres.training.checkpoint import decode_state, encode_state, save_weights
-from deepres.training.device import find_compiler, resolve_precision
+from deepres.training.clock import Clock
+from deepres.training.device import keep_freed_memory, resolve_precision
 from deepres.training.environment import describe_environment
 from deepres.training.evaluate import error_percent, predict_logits
+from deepres.training.group import Group
 from deepres.training.loop import Trainer
+from deepres.training.stopping import InterruptedRun, stop_requests
 
-COMPILE_STEPS = 500  # shorter runs end before compilation has paid for itself
 VAL_FRACTION = 0.1  # 5,000 of 50,000
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What determines a run. "auto" and None mean: as the run was begun, or else what suits the machine."""
+    """What determines a run. "auto" means: as the run was begun, or else what suits the machine."""
 
     model: str
     recipe: Recipe
@@ -45,8 +46,11 @@ class RunConfig:
     option: str = "A"
     precision: str = "auto"
     """"auto", "float32" or "bfloat16"."""
-    compiled: bool | None = None
-    """Whether to use torch.compile."""
+    backend: str = "auto"
+    """"auto", "fused", "compiled" or "eager", see `deepres.training.backends`. It determines the rounding and nothing
+    else, so that a run may go on with another one."""
+    workers: int = 1
+    """Processes among which each mini-batch is divided; batch statistics are those of each share."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of recipe.json."""
@@ -55,18 +59,10 @@ class RunConfig:
             "option": self.option,
             "seed": self.seed,
             "precision": self.precision,
-            "compiled": self.compiled,
+            "workers": self.workers,
             "recipe": self.recipe.to_json(),
         }
         return dict(json.loads(json.dumps(content)))  # as it reads back: JSON knows no tuples
-
-
-class InterruptedRun(Exception):  # noqa: N818 -- not an error: the user asked for it
-    """A run stopped by SIGINT or SIGTERM, its state saved."""
-
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}, state saved")
-        self.signal_number = signal_number
 
 
 @dataclass(frozen=True)
@@ -76,6 +72,11 @@ class Sets:
     train: tuple[Tensor, Tensor]
     val: tuple[Tensor, Tensor] | None
     test: tuple[Tensor, Tensor]
+
+    @property
+    def held_out(self) -> tuple[Tensor, Tensor]:
+        """The set evaluated at each epoch: val if there is one."""
+        return self.test if self.val is None else self.val
 
 
 def train(
@@ -87,6 +88,7 @@ def train(
     max_steps: int | None = None,
     checkpoint_minutes: float = 5.0,
     reporter: Reporter | None = None,
+    group: Group | None = None,
 ) -> dict[str, Any]:
     """Train a net in a run directory, or go on with the run that was begun there; return its result.json.
 
@@ -98,28 +100,59 @@ def train(
         max_steps: stop after so many steps of the schedule, which stays as it is; a later call goes on from there.
         checkpoint_minutes: time between checkpoints within an epoch; each epoch's end has one in any case.
         reporter: is told of the progress.
+        group: the processes that train together; every one of them calls this function with the same arguments.
+            Process 0 does all that is said here, the others compute their shares and return an empty dictionary.
 
     Raises:
         UserError: another process holds the directory, or another configuration was begun in it.
         DivergedError: a loss or a weight is not finite.
+        LostWorkerError: another process of the group died; the last checkpoint is what the run goes on from.
         InterruptedRun: SIGINT or SIGTERM arrived; the state is saved.
     """
     run_dir = RunDir(path)
     reporter = reporter or Reporter()
     build_model(config.model, option=config.option)  # an unknown name ends here, before anything is written
+    keep_freed_memory()
     total_steps = config.recipe.total_steps(num_train=_num_train(config.recipe, data))
     target = min(total_steps, max_steps or total_steps)
+    group = group or Group()
+    config = replace(config, workers=group.size)
+    if group.rank > 0:
+        return follow(config, data, total_steps, target, device, group)
     with run_dir.locked():
         config = claim(run_dir, config, device, target)
         if finished := finished_result(run_dir, target):
             reporter.notice(f"the run in {run_dir} is finished: nothing to do")
+            group.broadcast(None)
             return finished
-        run = Run(config, run_dir, load_sets(data, config.recipe, device), total_steps, device, reporter)
-        run.resume()
+        run = Run(config, run_dir, load_sets(data, config.recipe, device), total_steps, device, reporter, group)
+        state = run.resume()
         run.record_environment()
-        with stop_requests() as stop:
-            run.train_until(target, stop, checkpoint_minutes)
+        group.broadcast((config.precision, config.backend, state))
+        with stop_requests(run.trainer.stop):
+            run.train_until(target, checkpoint_minutes)
         return run.finish()
+
+
+def follow(
+    config: RunConfig, data: Cifar10, total_steps: int, target: int, device: torch.device, group: Group
+) -> dict[str, Any]:
+    """Compute this process's share of each step of the run that process 0 leads."""
+    message = group.broadcast()
+    if message is None:
+        return {}
+    config = replace(config, precision=message[0], backend=message[1])
+    sets = load_sets(data, config.recipe, device)
+    trainer = build_trainer(config, sets, total_steps, device, group, notice=lambda _: None)
+    if message[2] is not None:
+        trainer.load_state(decode_state(message[2], device)["trainer"])
+    with stop_requests(trainer.stop):
+        while trainer.step < target and not trainer.must_stop:
+            trainer.advance()
+            if trainer.at_epoch_end:
+                trainer.evaluate(sets.held_out[0])
+                trainer.start_epoch()
+    return {}
 
 
 def claim(run_dir: RunDir, config: RunConfig, device: torch.device, target: int) -> RunConfig:
@@ -134,9 +167,11 @@ def claim(run_dir: RunDir, config: RunConfig, device: torch.device, target: int)
     if config.precision == "auto":
         precision = begun["precision"] if begun else resolve_precision("auto", device)
         config = replace(config, precision=precision)
-    if config.compiled is None:
-        pays = target >= COMPILE_STEPS and find_compiler() is not None
-        config = replace(config, compiled=begun["compiled"] if begun else pays)
+    if config.backend == "auto":
+        model = build_model(config.model, option=config.option)
+        best = choose_backend(model, device, config.precision, target)
+        last = read_json(run_dir.environment)["backend"] if run_dir.environment.exists() else best
+        config = replace(config, backend=best if last == "fused" else last)  # only the fused one may be unavailable
     if begun is None:
         write_json(run_dir.recipe, config.to_json())
     elif differences := list(_differences(begun, config.to_json())):
@@ -186,32 +221,35 @@ def load_sets(data: Cifar10, recipe: Recipe, device: torch.device) -> Sets:
     return Sets(train=parts[0], val=parts[1], test=test)
 
 
-class StopRequest:
-    """Whether the user asked the run to stop, and by which signal."""
-
-    signal_number: int | None = None
-
-
-@contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request that the loop sees; a second one acts as usual."""
-    stop = StopRequest()
-    previous: dict[signal.Signals, Any] = {}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop.signal_number = number
-        signal.signal(number, previous[signal.Signals(number)])
-
-    try:
-        for kind in (signal.SIGINT, signal.SIGTERM):
-            previous[kind] = signal.signal(kind, handle)
-    except ValueError:  # not in the main thread, where signals are somebody else's
-        pass
-    try:
-        yield stop
-    finally:
-        for kind, handler in previous.items():
-            signal.signal(kind, handler)
+def build_trainer(
+    config: RunConfig,
+    sets: Sets,
+    total_steps: int,
+    device: torch.device,
+    group: Group,
+    notice: Callable[[str], None],
+) -> Trainer:
+    """Build the trainer of a run, at step 0."""
+    stream = TrainStream(
+        *sets.train,
+        normalization=Normalization.fit(sets.train[0], config.recipe.normalization),
+        batch_size=config.recipe.batch_size,
+        pad=config.recipe.pad,
+        seed=config.seed,
+    )
+    return Trainer(
+        name=config.model,
+        option=config.option,
+        recipe=config.recipe,
+        seed=config.seed,
+        stream=stream,
+        total_steps=total_steps,
+        device=device,
+        precision=config.precision,
+        backend=config.backend,
+        notice=notice,
+        group=group,
+    )
 
 
 class Run:
@@ -225,46 +263,27 @@ class Run:
         total_steps: int,
         device: torch.device,
         reporter: Reporter,
+        group: Group,
     ) -> None:
-        assert config.compiled is not None
         self.config = config
         self.run_dir = run_dir
         self.sets = sets
         self.device = device
         self.reporter = reporter
-        self.normalization = Normalization.fit(sets.train[0], config.recipe.normalization)
-        stream = TrainStream(
-            *sets.train,
-            normalization=self.normalization,
-            batch_size=config.recipe.batch_size,
-            pad=config.recipe.pad,
-            seed=config.seed,
-        )
-        self.trainer = Trainer(
-            name=config.model,
-            option=config.option,
-            recipe=config.recipe,
-            seed=config.seed,
-            stream=stream,
-            total_steps=total_steps,
-            device=device,
-            precision=config.precision,
-            compiled=config.compiled,
-            notice=reporter.notice,
-        )
+        self.trainer = build_trainer(config, sets, total_steps, device, group, reporter.notice)
         self.rows: list[Row] = []
         self.clock = Clock()
 
     @property
-    def held_out(self) -> tuple[str, tuple[Tensor, Tensor]]:
-        """The set evaluated at each epoch, with its name."""
-        return ("val", self.sets.val) if self.sets.val is not None else ("test", self.sets.test)
+    def held_out_name(self) -> str:
+        """The set evaluated at each epoch: "val" or "test"."""
+        return "test" if self.sets.val is None else "val"
 
-    def resume(self) -> None:
-        """Go back to the newest undamaged checkpoint, if there is one."""
+    def resume(self) -> bytes | None:
+        """Go back to the newest undamaged checkpoint, if there is one, and return its content."""
         found = self.run_dir.latest_checkpoint()
         if found is None:
-            return
+            return None
         path, content, damaged = found
         for bad in damaged:
             self.reporter.notice(f"checkpoint {bad} is damaged: using the one before it")
@@ -275,22 +294,24 @@ class Run:
         self.rows = state["rows"]
         self.clock = Clock(*state["clock"])
         self.reporter.notice(f"resuming {self.run_dir} after step {self.trainer.step:,}")
+        return content
 
     def record_environment(self) -> None:
         """Write environment.json: this start's, with those of earlier starts under "earlier_starts"."""
-        assert self.config.compiled is not None
-        now = describe_environment(self.device, self.config.precision, self.config.compiled)
+        config = self.config
+        now = describe_environment(self.device, config.precision, config.backend, config.workers)
         earlier = []
         if self.run_dir.environment.exists():
             last = read_json(self.run_dir.environment)
             earlier = [*last.pop("earlier_starts"), last]
-            if last["device"] != now["device"]:
+            before, after = ((start["device"], start["backend"]) for start in (last, now))
+            if before != after:
                 self.reporter.notice(
-                    f"begun on {last['device']}, going on on {now['device']}: the result will not be bit-identical"
+                    f"going on with {' '.join(after)} after {' '.join(before)}: the result will not be bit-identical"
                 )
         write_json(self.run_dir.environment, {**now, "earlier_starts": earlier})
 
-    def train_until(self, target: int, stop: StopRequest, checkpoint_minutes: float) -> None:
+    def train_until(self, target: int, checkpoint_minutes: float) -> None:
         """Take steps up to `target`; evaluate, record and save at each epoch's end, and save in between."""
         trainer, clock = self.trainer, self.clock
         self.run_dir.write_metrics(self.rows)  # what was recorded after the checkpoint will be recorded again
@@ -320,14 +341,14 @@ class Run:
                 elif time.monotonic() - saved > 60 * checkpoint_minutes:
                     self.save()
                     saved = time.monotonic()
-                if stop.signal_number is not None and trainer.step < target:
+                if trainer.must_stop and trainer.step < target:
                     self.save()
-                    raise InterruptedRun(stop.signal_number, trainer.step)
+                    raise InterruptedRun(trainer.stop.signal_number or signal.SIGTERM, trainer.step)
             self.save()
 
     def epoch_error(self) -> float:
         """Evaluate the held-out set in the run's own precision; return the error in percent."""
-        _, (images, labels) = self.held_out
+        images, labels = self.sets.held_out
         with self.clock.first_use_apart():
             return error_percent(self.trainer.evaluate(images), labels)
 
@@ -335,7 +356,7 @@ class Run:
         """Return an epoch's row for metrics.jsonl."""
         trainer = self.trainer
         trainer.read_losses()
-        name, _ = self.held_out
+        name = self.held_out_name
         speed = self.clock.images_per_second
         return {
             "step": trainer.step,
@@ -362,8 +383,8 @@ class Run:
         """Evaluate the last step in float32, write weights, curve and, last of all, the result."""
         trainer, config, recipe = self.trainer, self.config, self.config.recipe
         self.reporter.evaluating()
-        name, held_out = self.held_out
-        error = self.final_error(*held_out)
+        name = self.held_out_name
+        error = self.final_error(*self.sets.held_out)
         earlier = [row for row in self.rows if row["step"] < trainer.step]
         if len(earlier) < len(self.rows):  # the last step ended an epoch, which has its row
             row = self.rows[-1] | {f"{name}_error": error}
@@ -398,9 +419,11 @@ class Run:
             "images_per_second": round(self.clock.images_per_second or 0.0, 1),
             "device": self.device.type,
             "precision": config.precision,
+            "backend": config.backend,
+            "workers": config.workers,
         }
         self.run_dir.write_metrics(rows)
-        save_weights(self.run_dir.weights, config.model, trainer.model, self.normalization)
+        save_weights(self.run_dir.weights, config.model, trainer.model, trainer.stream.normalization)
         title = f"{config.model}, recipe {recipe.name}, seed {config.seed}"
         write_atomically(self.run_dir.curve, draw_curve(rows, title))
         write_json(self.run_dir.result, result)
@@ -409,7 +432,7 @@ class Run:
     def final_error(self, images: Tensor, labels: Tensor) -> float:
         """Return the error in percent as `deepres evaluate` computes it: float32, without compilation."""
         model = self.trainer.model.eval()
-        error = error_percent(predict_logits(model, images, self.normalization), labels)
+        error = error_percent(predict_logits(model, images, self.trainer.stream.normalization), labels)
         self.clock.lap()
         return error
 
@@ -419,51 +442,3 @@ def write_events(events: SummaryWriter, row: Row) -> None:
     for key, value in row.items():
         if key != "step" and value is not None:
             events.add_scalar(key, value, row["step"])
-
-
-@dataclass
-class Clock:
-    """Time over all starts of a run: the whole, and the loop's without start-up and compilation."""
-
-    seconds: float = 0.0
-    """Wall time, as of the last `lap`."""
-    loop_seconds: float = 0.0
-    """The part of it that counts for the speed."""
-    loop_images: int = 0
-    """Images trained in `loop_seconds`."""
-
-    def start(self) -> None:
-        """Begin a start of the run: its first step and first evaluation are apart, for they compile."""
-        self._last = time.monotonic()
-        self._first_step = True
-        self._first_use = True
-
-    def count(self, num_images: int) -> None:
-        """Take note of a step that ended now."""
-        elapsed = self.lap()
-        if not self._first_step:
-            self.loop_seconds += elapsed
-            self.loop_images += num_images
-        self._first_step = False
-
-    @contextmanager
-    def first_use_apart(self) -> Iterator[None]:
-        """Time an evaluation, which counts for the speed unless it is this start's first."""
-        self.loop_seconds += self.lap()
-        yield
-        elapsed = self.lap()
-        if not self._first_use:
-            self.loop_seconds += elapsed
-        self._first_use = False
-
-    def lap(self) -> float:
-        """Add the time since the last call to the run's, and return it."""
-        now = time.monotonic()
-        elapsed, self._last = now - self._last, now
-        self.seconds += elapsed
-        return elapsed
-
-    @property
-    def images_per_second(self) -> float | None:
-        """Speed of the loop as a whole; None before its second step."""
-        return self.loop_images / self.loop_seconds if self.loop_images else None

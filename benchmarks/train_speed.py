@@ -1,0 +1,315 @@
+"""Training speed: the usual way of training on a CPU against deepres, both measured in one run.
+
+    python benchmarks/train_speed.py                       # ResNet-20, some 6 minutes
+    python benchmarks/train_speed.py --models resnet20 resnet56 plain56 --out benchmarks/results/train_speed.json
+
+Each contender runs in a process of its own. They take turns, round after round, so that whatever else the machine does
+falls on all of them; the tables give medians with the lowest and highest round.
+
+- `conventional`: see conventional.py.
+- `loop`, with precision and number of workers: the whole of `deepres train` on real images: augmentation, steps,
+  losses read at each step, evaluation, checkpoints, metrics. A round is an epoch of a subset, with a test set a fifth
+  of its size, as CIFAR-10's is.
+- `bare`: forward, backward and optimizer on one mini-batch that is never changed.
+- `ceiling`: the images/s at which the floating-point operations of a training step would run at the rate of a large
+  matrix product, measured in the same rounds.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
+
+import torch
+from torch import nn
+
+from deepres.data.cifar10 import Cifar10, Split, load_cifar10
+from deepres.models import build_model
+from deepres.progress import Reporter
+from deepres.recipes import fast
+from deepres.rundir import Row
+from deepres.training.device import has_native_bfloat16, keep_freed_memory
+from deepres.training.environment import find_commit
+from deepres.training.group import Group, LostWorkerError, launch, world_size
+from deepres.training.run import RunConfig, build_trainer, load_sets, train
+
+CPU = torch.device("cpu")
+BATCH = 128
+MATRIX = 4096
+PRECISIONS = ("bfloat16", "float32")
+
+
+def flop_per_image(name: str) -> int:
+    """Count the floating-point operations of a training step: forward, and twice that backward.
+
+    A multiply-add is two operations. The first layer's input needs no gradient.
+    """
+    macs: list[int] = []
+
+    def count(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        positions = output[0].numel() // output.shape[1]
+        macs.append(module.weight.numel() * positions)
+
+    model = build_model(name).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    model(torch.zeros(1, 3, 32, 32))
+    return 2 * (3 * sum(macs) - macs[0])
+
+
+def subset(steps: int) -> Cifar10:
+    """Return the first images of CIFAR-10: an epoch of `steps` mini-batches, and a fifth as many for the test."""
+    data = load_cifar10()
+    num_train = steps * BATCH
+    train_images = Split(data.train.images[:num_train], data.train.labels[:num_train])
+    return Cifar10(train_images, Split(data.test.images[: num_train // 5], data.test.labels[: num_train // 5]))
+
+
+class Turns(Reporter):
+    """Lets a run go on by one epoch at a time, when the benchmark says so."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+        self._start = 0.0
+
+    def epoch(self, row: Row) -> None:
+        """An epoch is over, with its evaluation and checkpoint: report it and wait for the next turn."""
+        if self._start:
+            answer(self.images / (time.perf_counter() - self._start))
+        else:
+            print("ready", flush=True)
+        wait_for_turn()
+        self._start = time.perf_counter()
+
+
+def wait_for_turn() -> None:
+    """Block until the benchmark gives the turn; end when it hangs up."""
+    if not sys.stdin.readline():
+        os._exit(0)
+
+
+def answer(rate: float) -> None:
+    """Report a rate and the peak memory so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"rate": rate, "peak_mb": peak}), flush=True)
+
+
+def take_turns(rounds: Iterator[float]) -> None:
+    """Answer each turn with the next rate; the first one warms up."""
+    next(rounds)
+    print("ready", flush=True)
+    while True:
+        wait_for_turn()
+        answer(next(rounds))
+
+
+def conventional(name: str, steps: int) -> None:
+    """The usual way."""
+    from conventional import conventional_steps
+
+    data = subset(100)
+    each = conventional_steps(name, data.train.images, data.train.labels, BATCH)
+    for _ in range(3):
+        next(each)
+
+    def rounds() -> Iterator[float]:
+        while True:
+            start = time.perf_counter()
+            for _ in range(steps):
+                next(each)
+            yield steps * BATCH / (time.perf_counter() - start)
+
+    take_turns(rounds())
+
+
+def loop(name: str, steps: int, precision: str, workers: int) -> None:
+    """The whole loop of deepres."""
+    if workers > 1 and world_size() is None:
+        sys.exit(launch(workers, CPU))
+    group = Group.join(None, CPU)
+    recipe = replace(fast(), epochs=1000)
+    config = RunConfig(name, recipe, precision=precision)
+    with group, tempfile.TemporaryDirectory() as run_dir, suppress(LostWorkerError):  # the first ends when it likes
+        train(config, subset(steps), run_dir, device=CPU, reporter=Turns(steps * BATCH), group=group)
+
+
+def bare(name: str, steps: int, precision: str) -> None:
+    """Forward, backward and optimizer alone."""
+    keep_freed_memory()
+    recipe = fast()
+    config = RunConfig(name, recipe, precision=precision, backend="fused")
+    trainer = build_trainer(config, load_sets(subset(100), recipe, CPU), 1000, CPU, Group(), notice=print)
+    images, labels = trainer.stream.batch(0)
+
+    def rounds() -> Iterator[float]:
+        while True:
+            start = time.perf_counter()
+            for _ in range(steps):
+                trainer.backend.forward_backward(images, labels)
+                trainer.optimizer.step()
+            yield steps * BATCH / (time.perf_counter() - start)
+
+    take_turns(rounds())
+
+
+def ceiling(name: str, precision: str) -> None:
+    """The rate of a large matrix product, in images/s."""
+    dtype = getattr(torch, precision)
+    a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
+    out = torch.empty(MATRIX, MATRIX, dtype=dtype)
+    flop = flop_per_image(name)
+
+    def rounds() -> Iterator[float]:
+        while True:
+            start = time.perf_counter()
+            for _ in range(5):
+                torch.mm(a, b, out=out)
+            yield 5 * 2 * MATRIX**3 / (time.perf_counter() - start) / flop
+
+    take_turns(rounds())
+
+
+def contenders() -> list[str]:
+    """Name what this machine can measure."""
+    precisions = [p for p in PRECISIONS if p == "float32" or has_native_bfloat16(CPU)]
+    names = ["conventional"]
+    for precision in precisions:
+        names += [f"loop {precision} 1", f"loop {precision} 2", f"bare {precision}", f"ceiling {precision}"]
+    return names
+
+
+def compete(contender: str, name: str, steps: int) -> None:
+    """Run one contender in this process."""
+    kind, *rest = contender.split()
+    if kind == "conventional":
+        conventional(name, max(10, steps // 3))
+    elif kind == "loop":
+        loop(name, steps, rest[0], int(rest[1]))
+    elif kind == "bare":
+        bare(name, steps, rest[0])
+    else:
+        ceiling(name, rest[0])
+
+
+def measure(name: str, num_rounds: int, steps: int) -> dict[str, Any]:
+    """Measure all contenders for one net."""
+    processes = {}
+    for contender in contenders():
+        command = [sys.executable, __file__, "--contender", contender, "--models", name, "--steps", str(steps)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        processes[contender] = process
+        assert process.stdout is not None
+        while (line := process.stdout.readline().strip()) != "ready":  # one after the other: they warm up undisturbed
+            if not line and process.poll() is not None:
+                sys.exit(f"contender {contender!r} ended with exit code {process.returncode}")
+    rates: dict[str, list[float]] = {contender: [] for contender in processes}
+    peaks: dict[str, float] = {}
+    for _ in range(num_rounds):
+        for contender, process in processes.items():
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            reply = json.loads(process.stdout.readline())
+            rates[contender].append(reply["rate"])
+            peaks[contender] = reply["peak_mb"]
+    for process in processes.values():
+        assert process.stdin is not None
+        process.stdin.close()
+        process.terminate()
+        process.wait()
+    return {"flop_per_image": flop_per_image(name), "rates": rates, "peak_mb": peaks}
+
+
+def startup(cold: bool) -> float:
+    """Seconds from typing `deepres train` to the end of the first step; cold: with empty caches."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = dict(os.environ, DEEPRES_DATA=str(load_dir()))
+        if cold:
+            environment["XDG_CACHE_HOME"] = folder
+        code = (
+            "import sys, time; from deepres import cli, console\n"
+            "def step(*_): print(time.time(), flush=True); sys.stdout.close(); import os; os._exit(0)\n"
+            "console.ConsoleReporter.step = step\n"
+            f"sys.argv = ['deepres', 'train', 'resnet20', '--device', 'cpu', '--run-dir', {folder + '/run'!r}]\n"
+            "cli.main()"
+        )
+        start = time.time()
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return float(done.stdout) - start
+
+
+def load_dir() -> Path:
+    """Return the data directory in use."""
+    from deepres.data.cifar10 import resolve_data_dir
+
+    return resolve_data_dir(None)
+
+
+def print_table(name: str, measured: dict[str, Any]) -> None:
+    """Print one net's rates, medians and the ratios within each round."""
+    rates = measured["rates"]
+
+    def ratio(contender: str, to: str) -> float:
+        return statistics.median(a / b for a, b in zip(rates[contender], rates[to], strict=True))
+
+    print(f"\n{name}, {measured['flop_per_image'] / 1e6:.1f} MFLOP a training image")
+    print(f"{'':24}{'images/s':>10}{'lowest':>8}{'highest':>9}{'x conventional':>16}{'of ceiling':>12}{'peak MB':>9}")
+    for contender, values in rates.items():
+        precision = next((p for p in PRECISIONS if p in contender), "float32")
+        print(
+            f"{contender:24}{statistics.median(values):>10,.0f}{min(values):>8,.0f}{max(values):>9,.0f}"
+            f"{ratio(contender, 'conventional'):>16.2f}{ratio(contender, f'ceiling {precision}'):>12.0%}"
+            f"{measured['peak_mb'][contender]:>9,.0f}"
+        )
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["resnet20"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=100, help="mini-batches in a round of deepres")
+    parser.add_argument("--out", type=Path, help="write the measurements as JSON")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.contender:
+        compete(arguments.contender, arguments.models[0], arguments.steps)
+        return
+    report: dict[str, Any] = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": str(torch.cpu.get_capabilities().get("cpu_name")),
+        "cores": os.cpu_count(),
+        "commit": find_commit(),
+        "rounds": arguments.rounds,
+        "startup_cold_seconds": startup(cold=True),
+        "startup_warm_seconds": statistics.median(startup(cold=False) for _ in range(3)),
+        "models": {},
+    }
+    print(f"first step after {report['startup_warm_seconds']:.1f} s, cold {report['startup_cold_seconds']:.1f} s")
+    for name in arguments.models:
+        report["models"][name] = measure(name, arguments.rounds, arguments.steps)
+        print_table(name, report["models"][name])
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,890 @@
+// Training kernels for the CIFAR-10 nets of section 4.2: 3x3 convolutions fused with what stands between them.
+//
+// Compiled as it is, the kernels store activations in bfloat16 (AVX-512 BF16); with -DDEEPRES_FLOAT32 in float32
+// (AVX-512 F, BW, VL, DQ). Sums, statistics, parameters and their gradients are float32 or float64 in both.
+//
+// A layer is a convolution and the batch normalisation after it. Only the convolution's own output is written to
+// memory. Normalisation, shortcut and ReLU are applied by whoever reads it:
+//
+//     input of the next layer = relu(scale * output + shift + shortcut)         scale, shift: one per channel
+//
+// The reader, a convolution, does so while it copies one image into a zero-padded buffer that stays in its core's
+// cache; the taps then need no border cases. The option A shortcut across a change of size costs nothing: the
+// reader takes every other pixel of the smaller-channelled tensor and finds zeros in the channels after them.
+//
+// The backward pass is fused likewise. Let g be the loss's gradient with respect to the normalised output (plus
+// shortcut, before ReLU). Batch normalisation's own backward pass is affine in each channel,
+//
+//     gradient of output = a * g + b * output + c
+//
+// with a, b, c from the sums of g and g * output over the batch. So the next kernel applies it as it reads g, and
+// collects those two sums for the layer before as it writes that layer's g. The input's pattern of zeros is ReLU's
+// derivative, so masks are not stored.
+//
+// Layouts. Activations are channels last, (image, row, column, channel), and images have a fourth channel of zeros.
+// A 32-bit lane of a register holds kPack elements along the summed dimension: one float, or a pair of bfloat16 that
+// one instruction multiplies and adds. The summed dimension is the input channel in the forward pass, the output
+// channel in the data gradient, the pixel in the weight gradient. Packed weights are
+//
+//     [block of output channels][3][3][input channel / kPack][output channel in block][kPack]
+//
+// with blocks of 16 or 32 channels, one or two registers; for the data gradient, that of the transposed, rotated
+// weight. A tile of 16 registers (16 pixels x 16 channels, or 8 x 32) holds the sums throughout.
+//
+// Results depend neither on the number of threads nor on their timing: sums for the statistics are kept per image,
+// sums for the weight gradient per chunk of images, and both are added up in order. Images are the unit of parallel
+// work in the forward pass, chunks in the backward pass.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+#ifdef DEEPRES_FLOAT32
+using Element = float;
+#else
+using Element = uint16_t;  // the bits of a bfloat16
+#endif
+
+// The interface with fused.py, which has the same structures field by field.
+
+struct Layer;
+
+// The input of a layer or of the pooling: relu(batch_norm(previous output) + shortcut), or the images.
+struct Input {
+  const Layer* previous;      // null: the input is the images, which lie in `values`
+  const Element* shortcut;    // null, or values (n, size, size, channels), or of half the channels, twice the size
+  int64_t shortcut_channels;  // channels of `shortcut`; 0: there is none
+  Element* values;            // (n, size, size, channels); null: not kept, the backward pass computes it again
+};
+
+struct Layer {
+  int64_t in_channels, out_channels;
+  Input input;
+  Element* output;            // (n, size, size, out_channels), of the convolution
+  Element* forward_weight;    // packed
+  Element* backward_weight;   // packed; null for the first layer, whose input needs no gradient
+  float* sums;                // (n, 2, out_channels): output and its square, then g and g * output, over an image
+  const float* weight;        // (out_channels, in_channels, 3, 3)
+  const float* norm_weight;   // this and all below: (out_channels,)
+  const float* norm_bias;
+  float* weight_grad;
+  float* norm_weight_grad;
+  float* norm_bias_grad;
+  float* running_mean;
+  float* running_var;
+  int64_t* num_batches_tracked;  // a scalar
+  float* scale;
+  float* shift;
+  float* mean;
+  float* inverse_std;
+  float* a;
+  float* b;
+  float* c;
+  double eps, momentum;
+};
+
+namespace {
+
+constexpr int kLanes = 16;                           // 32-bit lanes of a register
+constexpr int kPack = 4 / sizeof(Element);           // elements of a lane
+constexpr int kNumChunks = 8;                        // parts of a batch whose weight gradients are summed apart: the
+                                                     // most threads of the backward pass; more cost memory traffic
+constexpr int kMaxChannels = 64;
+constexpr int kMaxPadded = 34 * 34 * 16;             // the same with its border; later stages are smaller
+constexpr int kMaxPairs = 34 * 17 * 16 * 2;          // pairs of neighbouring pixels, elements
+constexpr int kCachedRows = 16;                      // rows whose pairs stay in the first-level cache
+
+// ---------------------------------------------------------------------------------------------------------------
+// Elements and registers
+
+#ifdef DEEPRES_FLOAT32
+inline Element to_element(float value) { return value; }
+inline __m512 load(const Element* p) { return _mm512_loadu_ps(p); }
+inline void store(Element* p, __m512 v) { _mm512_storeu_ps(p, v); }
+
+// sums + x * y in each lane.
+inline __m512 multiply_add(__m512 sums, __m512i x, __m512i y) {
+  return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), sums);
+}
+#else
+inline Element to_element(float value) {
+  const __m128bh rounded = _mm_cvtneps_pbh(_mm_set_ss(value));
+  Element element;
+  memcpy(&element, &rounded, sizeof element);
+  return element;
+}
+inline __m256i round_to_elements(__m512 v) { return (__m256i)_mm512_cvtneps_pbh(v); }
+inline __m512 load(const Element* p) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+inline void store(Element* p, __m512 v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), round_to_elements(v));
+}
+
+// sums + x[0] * y[0] + x[1] * y[1] in each lane.
+inline __m512 multiply_add(__m512 sums, __m512i x, __m512i y) {
+  return _mm512_dpbf16_ps(sums, (__m512bh)x, (__m512bh)y);
+}
+
+// x[0] y[0] x[1] y[1] ...
+inline __m512i interleave(__m256i x, __m256i y) {
+  alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(x), y, 1);
+  return _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), both);
+}
+#endif
+
+// The lane at p in every lane.
+inline __m512i broadcast_lane(const Element* p) {
+  int32_t lane;
+  memcpy(&lane, p, sizeof lane);
+  return _mm512_set1_epi32(lane);
+}
+
+// relu(scale * raw + shift + shortcut) of 16 channels; without shortcut where it is null.
+inline __m512 activate(const Element* raw, __m512 scale, __m512 shift, const Element* shortcut) {
+  __m512 x = _mm512_fmadd_ps(load(raw), scale, shift);
+  if (shortcut) x = _mm512_add_ps(x, load(shortcut));
+  return _mm512_max_ps(x, _mm512_setzero_ps());
+}
+
+// Ask for part `part` of `num_parts` of some memory, to be in the cache when the next image begins.
+inline void prefetch(const Element* p, int num_elements, int part, int num_parts) {
+  constexpr int kLine = 64 / sizeof(Element);
+  if (!p) return;
+  const int end = num_elements * (part + 1) / num_parts;
+  for (int i = num_elements * part / num_parts; i < end; i += kLine) {
+    _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T0);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// A thread's scratch memory
+
+struct alignas(64) Scratch {
+  Element input[kMaxPadded + 64];                         // one image's input, zero-padded
+  Element grad[kMaxPadded + 64];                          // its output's gradient, zero-padded
+  Element input_pairs[3][kMaxPairs];                      // its input's pairs of pixels, for the taps of a row
+  Element grad_pairs[(32 + 2) * 32 * 16];                 // its output gradient's; a row of zeros above and below
+};
+
+Scratch& thread_scratch() {
+  static thread_local const std::unique_ptr<Scratch> scratch = std::make_unique<Scratch>();
+  return *scratch;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The convolutions
+
+// The taps that a tile sums over, in each dimension: all three, or those of one parity (first, first + step, ...).
+struct Taps {
+  int first, step;
+};
+constexpr Taps kAllTaps{0, 1};
+
+// Compute one tile: kPixels output pixels x kVectors registers of output channels.
+// `input` is where tap (0, 0) of the first pixel falls; row_step, tap_step and pixel_step are in elements.
+template <int kIn, int kVectors, int kPixels>
+inline void compute_tile(const Element* input, int row_step, int tap_step, int pixel_step, const Element* weight,
+                         Taps row_taps, Taps column_taps, __m512 (&sums)[kVectors][kPixels]) {
+  UNROLL for (int v = 0; v < kVectors; v++) {
+    UNROLL for (int p = 0; p < kPixels; p++) sums[v][p] = _mm512_setzero_ps();
+  }
+  for (int row = row_taps.first; row < 3; row += row_taps.step) {
+    for (int column = column_taps.first; column < 3; column += column_taps.step) {
+      const Element* x = input + row * row_step + column * tap_step;
+      const Element* w = weight + (row * 3 + column) * kIn * kVectors * kLanes;
+#pragma GCC unroll 2
+      for (int i = 0; i < kIn / kPack; i++) {
+        __m512i weights[kVectors];
+        UNROLL for (int v = 0; v < kVectors; v++) {
+          weights[v] = _mm512_loadu_si512(w + (i * kVectors + v) * kLanes * kPack);
+        }
+        UNROLL for (int p = 0; p < kPixels; p++) {
+          const __m512i pixel = broadcast_lane(x + p * pixel_step + i * kPack);
+          UNROLL for (int v = 0; v < kVectors; v++) sums[v][p] = multiply_add(sums[v][p], weights[v], pixel);
+        }
+      }
+    }
+  }
+}
+
+#ifndef DEEPRES_FLOAT32
+// Interleave pairs of pixels: target (num_pairs, kChannels, 2) from pixels (j * step, j * step + distance).
+template <int kChannels>
+inline void interleave_pixels(Element* target, const Element* pixels, int num_pairs, int step, int distance) {
+  for (int j = 0; j < num_pairs; j++, pixels += step, target += kChannels * 2) {
+    if constexpr (kChannels < kLanes) {
+      for (int c = 0; c < kChannels; c++) {
+        target[c * 2] = pixels[c];
+        target[c * 2 + 1] = pixels[distance + c];
+      }
+    } else {
+      for (int c = 0; c < kChannels; c += kLanes) {
+        const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixels + c));
+        const __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixels + distance + c));
+        _mm512_storeu_si512(target + c * 2, interleave(x, y));
+      }
+    }
+  }
+}
+#endif
+
+// Where the shortcut of one image's input is read; null where there is none.
+struct ImageShortcut {
+  const Element* values;
+  int channels;
+  int row_step;  // elements; from pixel to pixel it is the input's number of channels in either case
+};
+
+template <int kIn, int kOut, int kInSize, int kStride>
+struct Conv {
+  static constexpr int kOutSize = kInSize / kStride;
+  static constexpr int kInImage = kInSize * kInSize * kIn;         // elements of an image
+  static constexpr int kOutImage = kOutSize * kOutSize * kOut;
+  static constexpr int kInRow = (kInSize + 2) * kIn;               // elements of a row of the padded input
+  // The padded gradient: a border of one pixel, or for stride 2 only at the right and below.
+  static constexpr int kGradSize = kStride == 1 ? kInSize + 2 : kOutSize + 1;
+  static constexpr int kGradRow = kGradSize * kOut;
+  static constexpr int kGradPairRow = kOutSize * kOut;             // of the gradient's pairs
+  static constexpr int kWeights = 9 * kIn * kOut;
+
+  static constexpr int kForwardVectors = kOut <= kLanes ? 1 : 2;   // of a tile
+  static constexpr int kBackwardVectors = kIn <= kLanes ? 1 : 2;
+
+  static ImageShortcut image_shortcut(const Input& input, int image) {
+    if (!input.shortcut) return {nullptr, 0, 0};
+    const int scale = input.shortcut_channels == kIn ? 1 : 2;      // (2 size)^2 * channels / 2 elements in the latter
+    const ptrdiff_t offset = ptrdiff_t{image} * kInImage * scale;
+    return {input.shortcut + offset, static_cast<int>(input.shortcut_channels), kInSize * kIn * scale};
+  }
+
+  // Copy the input of an image into its padded buffer, from values already computed ...
+  static void copy_input(Element* padded, const Element* values) {
+    for (int h = 0; h < kInSize; h++) {
+      memcpy(padded + (h + 1) * kInRow + kIn, values + h * kInSize * kIn, kInSize * kIn * sizeof(Element));
+    }
+  }
+
+  // ... or from the previous layer's output. `kept`, unless null, gets the values without padding.
+  static void activate_input(Element* padded, const Layer& previous, const Element* raw, ImageShortcut shortcut,
+                             Element* kept) {
+    for (int h = 0; h < kInSize; h++) {
+      Element* row = padded + (h + 1) * kInRow + kIn;
+      for (int c = 0; c < kIn; c += kLanes) {
+        const __m512 scale = _mm512_loadu_ps(previous.scale + c);
+        const __m512 shift = _mm512_loadu_ps(previous.shift + c);
+        const Element* x = raw + h * kInSize * kIn + c;
+        if (c < shortcut.channels) {
+          const Element* y = shortcut.values + h * shortcut.row_step + c;
+          for (int w = 0; w < kInSize; w++) store(row + w * kIn + c, activate(x + w * kIn, scale, shift, y + w * kIn));
+        } else {
+          for (int w = 0; w < kInSize; w++) store(row + w * kIn + c, activate(x + w * kIn, scale, shift, nullptr));
+        }
+      }
+      if (kept) memcpy(kept + h * kInSize * kIn, row, kInSize * kIn * sizeof(Element));
+    }
+  }
+
+  static void clear_border(Element* padded) {
+    memset(padded, 0, kInRow * sizeof(Element));
+    memset(padded + (kInSize + 1) * kInRow, 0, kInRow * sizeof(Element));
+    for (int h = 1; h <= kInSize; h++) {
+      memset(padded + h * kInRow, 0, kIn * sizeof(Element));
+      memset(padded + (h + 1) * kInRow - kIn, 0, kIn * sizeof(Element));
+    }
+  }
+
+  // Write the layer's output for each image and, per image, its sums. Keep the input where it is to be kept.
+  static void forward(const Layer& layer, int num_images, int num_threads) {
+    constexpr int kVectors = kForwardVectors, kPixels = 16 / kVectors;
+    const Input& input = layer.input;
+#pragma omp parallel num_threads(num_threads)
+    {
+      Element* padded = thread_scratch().input;
+      clear_border(padded);
+#pragma omp for schedule(dynamic, 4)
+      for (int n = 0; n < num_images; n++) {
+        const ptrdiff_t in_offset = ptrdiff_t{n} * kInImage;
+        const Element* source = (input.previous ? input.previous->output : input.values) + in_offset;
+        const ImageShortcut shortcut = image_shortcut(input, n);
+        if constexpr (kIn < kLanes) {
+          copy_input(padded, source);
+        } else {
+          activate_input(padded, *input.previous, source, shortcut, input.values ? input.values + in_offset : nullptr);
+        }
+        const bool last = n + 1 == num_images;
+        for (int block = 0; block < kOut; block += kVectors * kLanes) {
+          __m512 sum[kVectors], square_sum[kVectors];
+          UNROLL for (int v = 0; v < kVectors; v++) sum[v] = square_sum[v] = _mm512_setzero_ps();
+          for (int h = 0; h < kOutSize; h++) {
+            if (block == 0 && !last) {
+              prefetch(source + kInImage, kInImage, h, kOutSize);
+              if (shortcut.values) {
+                const int image_step = shortcut.row_step * kInSize;
+                prefetch(shortcut.values + image_step, image_step, h, kOutSize);
+              }
+            }
+#pragma GCC unroll 1  // else the compiler runs out of registers
+            for (int w = 0; w < kOutSize; w += kPixels) {
+              __m512 tile[kVectors][kPixels];
+              compute_tile<kIn, kVectors, kPixels>(padded + h * kStride * kInRow + w * kStride * kIn, kInRow, kIn,
+                                                   kStride * kIn, layer.forward_weight + block * 9 * kIn, kAllTaps,
+                                                   kAllTaps, tile);
+              Element* out = layer.output + ptrdiff_t{n} * kOutImage + (h * kOutSize + w) * kOut + block;
+              UNROLL for (int v = 0; v < kVectors; v++) {
+                UNROLL for (int p = 0; p < kPixels; p++) {
+                  store(out + p * kOut + v * kLanes, tile[v][p]);
+                  sum[v] = _mm512_add_ps(sum[v], tile[v][p]);
+                  square_sum[v] = _mm512_fmadd_ps(tile[v][p], tile[v][p], square_sum[v]);
+                }
+              }
+            }
+          }
+          float* sums = layer.sums + ptrdiff_t{n} * 2 * kOut + block;
+          UNROLL for (int v = 0; v < kVectors; v++) {
+            _mm512_storeu_ps(sums + v * kLanes, sum[v]);
+            _mm512_storeu_ps(sums + kOut + v * kLanes, square_sum[v]);
+          }
+        }
+      }
+    }
+  }
+
+  // Write a * g + b * output + c of an image, padded and in pairs.
+  static void load_output_grad(Scratch& scratch, const Layer& layer, const Element* g, const Element* output) {
+    constexpr int kBorder = kStride == 1 ? kGradRow + kOut : 0;
+    for (int channel = 0; channel < kOut; channel += kLanes) {
+      const __m512 a = _mm512_loadu_ps(layer.a + channel);
+      const __m512 b = _mm512_loadu_ps(layer.b + channel);
+      const __m512 c = _mm512_loadu_ps(layer.c + channel);
+      const auto output_grad = [=](int offset) {
+        return _mm512_fmadd_ps(load(g + offset), a, _mm512_fmadd_ps(load(output + offset), b, c));
+      };
+      for (int h = 0; h < kOutSize; h++) {
+        Element* padded = scratch.grad + kBorder + h * kGradRow + channel;
+        Element* pairs = scratch.grad_pairs + (h + 1) * kGradPairRow + channel * kPack;
+        for (int w = 0; w < kOutSize; w += 2) {
+          const int offset = (h * kOutSize + w) * kOut + channel;
+#ifdef DEEPRES_FLOAT32
+          const __m512 left = output_grad(offset), right = output_grad(offset + kOut);
+          store(padded + w * kOut, left);
+          store(padded + (w + 1) * kOut, right);
+          store(pairs + w * kOut, left);
+          store(pairs + (w + 1) * kOut, right);
+#else
+          const __m256i left = round_to_elements(output_grad(offset));
+          const __m256i right = round_to_elements(output_grad(offset + kOut));
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(padded + w * kOut), left);
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(padded + (w + 1) * kOut), right);
+          _mm512_storeu_si512(pairs + w * kOut, interleave(left, right));
+#endif
+        }
+      }
+    }
+  }
+
+  // Add an image's part of the weight gradient to weight_grad, [3][3][kIn][kOut], from what lies in scratch.
+  static void add_weight_grad(Scratch& scratch, float* weight_grad) {
+    // taps[k]: what tap k of a row multiplies with the pixels of the gradient, kPack by kPack.
+#ifdef DEEPRES_FLOAT32
+    constexpr int kTapRow = kInRow, kTapStep = kStride * kIn;
+    const Element* taps[3] = {scratch.input, scratch.input + kIn, scratch.input + 2 * kIn};
+#else
+    constexpr int kTapRow = (kStride == 1 ? kInSize / 2 + 1 : kOutSize / 2) * kIn * 2, kTapStep = kIn * 2;
+    auto& pairs = scratch.input_pairs;
+    for (int h = 0; h < kInSize + 2; h++) {
+      const Element* row = scratch.input + h * kInRow;
+      if constexpr (kStride == 1) {  // the pairs of tap 2 are those of tap 0, one later
+        interleave_pixels<kIn>(pairs[0] + h * kTapRow, row, kInSize / 2 + 1, 2 * kIn, kIn);
+        interleave_pixels<kIn>(pairs[1] + h * kTapRow, row + kIn, kInSize / 2, 2 * kIn, kIn);
+      } else {
+        for (int k = 0; k < 3; k++) {
+          interleave_pixels<kIn>(pairs[k] + h * kTapRow, row + k * kIn, kOutSize / 2, 4 * kIn, 2 * kIn);
+        }
+      }
+    }
+    const Element* taps[3] = {pairs[0], pairs[1], kStride == 1 ? pairs[0] + 2 * kIn : pairs[2]};
+#endif
+    if constexpr (kOut == kLanes) {
+      add_weight_grad_narrow<kTapRow, kTapStep>(taps, scratch.grad_pairs, weight_grad);
+    } else {
+      add_weight_grad_wide<kTapRow, kTapStep>(taps, scratch.grad_pairs + kGradPairRow, weight_grad);
+    }
+  }
+
+  // 16 output channels: each register of input serves the three rows of taps, for two input channels at once.
+  template <int kTapRow, int kTapStep>
+  static void add_weight_grad_narrow(const Element* const (&taps)[3], const Element* grad, float* weight_grad) {
+    constexpr int kChannels = 2;
+    static_assert(kStride == 1);
+    for (int first_row = 1; first_row <= kInSize; first_row += kCachedRows) {
+      const int end_row = std::min(first_row + kCachedRows, kInSize + 1);
+      for (int in = 0; in < kIn; in += kChannels) {
+        __m512 sums[3][3][kChannels];
+        UNROLL for (int k = 0; k < 9; k++) {
+          UNROLL for (int i = 0; i < kChannels; i++) {
+            sums[k / 3][k % 3][i] = _mm512_loadu_ps(weight_grad + (k * kIn + in + i) * kOut);
+          }
+        }
+        for (int h = first_row; h < end_row; h++) {  // a row of the padded input
+          const int offset = h * kTapRow + in * kPack;
+          const Element *x0 = taps[0] + offset, *x1 = taps[1] + offset, *x2 = taps[2] + offset;
+          const Element* g = grad + (h + 1) * kGradPairRow;
+          for (int w = 0; w < kOutSize / kPack; w++) {
+            __m512i grads[3];
+            UNROLL for (int k = 0; k < 3; k++) {
+              grads[k] = _mm512_loadu_si512(g - k * kGradPairRow + w * kOut * kPack);
+            }
+            UNROLL for (int i = 0; i < kChannels; i++) {
+              const int step = w * kTapStep + i * kPack;
+              const __m512i x[3] = {broadcast_lane(x0 + step), broadcast_lane(x1 + step), broadcast_lane(x2 + step)};
+              UNROLL for (int column = 0; column < 3; column++) {
+                UNROLL for (int row = 0; row < 3; row++) {
+                  sums[row][column][i] = multiply_add(sums[row][column][i], grads[row], x[column]);
+                }
+              }
+            }
+          }
+        }
+        UNROLL for (int k = 0; k < 9; k++) {
+          UNROLL for (int i = 0; i < kChannels; i++) {
+            _mm512_storeu_ps(weight_grad + (k * kIn + in + i) * kOut, sums[k / 3][k % 3][i]);
+          }
+        }
+      }
+    }
+  }
+
+  // 32 or 64 output channels: one row of taps at a time, for four input and 32 output channels at once.
+  template <int kTapRow, int kTapStep>
+  static void add_weight_grad_wide(const Element* const (&taps)[3], const Element* grad, float* weight_grad) {
+    constexpr int kVectors = 2, kChannels = 4;
+    for (int first_row = 0; first_row < kOutSize; first_row += kCachedRows) {
+      const int end_row = std::min(first_row + kCachedRows, kOutSize);
+      for (int row = 0; row < 3; row++) {
+        for (int out = 0; out < kOut; out += kVectors * kLanes) {
+          for (int in = 0; in < kIn; in += kChannels) {
+            float* target = weight_grad + (row * 3 * kIn + in) * kOut + out;
+            __m512 sums[3][kChannels][kVectors];
+            UNROLL for (int k = 0; k < 3; k++) {
+              UNROLL for (int i = 0; i < kChannels; i++) {
+                UNROLL for (int v = 0; v < kVectors; v++) {
+                  sums[k][i][v] = _mm512_loadu_ps(target + (k * kIn + i) * kOut + v * kLanes);
+                }
+              }
+            }
+            for (int h = first_row; h < end_row; h++) {
+              const int offset = (h * kStride + row) * kTapRow + in * kPack;
+              const Element *x0 = taps[0] + offset, *x1 = taps[1] + offset, *x2 = taps[2] + offset;
+              const Element* g = grad + h * kGradPairRow + out * kPack;
+              for (int w = 0; w < kOutSize / kPack; w++) {
+                __m512i grads[kVectors];
+                UNROLL for (int v = 0; v < kVectors; v++) {
+                  grads[v] = _mm512_loadu_si512(g + w * kOut * kPack + v * kLanes * kPack);
+                }
+                UNROLL for (int i = 0; i < kChannels; i++) {
+                  const int step = w * kTapStep + i * kPack;
+                  UNROLL for (int v = 0; v < kVectors; v++) {
+                    sums[0][i][v] = multiply_add(sums[0][i][v], grads[v], broadcast_lane(x0 + step));
+                    sums[1][i][v] = multiply_add(sums[1][i][v], grads[v], broadcast_lane(x1 + step));
+                    sums[2][i][v] = multiply_add(sums[2][i][v], grads[v], broadcast_lane(x2 + step));
+                  }
+                }
+              }
+            }
+            UNROLL for (int k = 0; k < 3; k++) {
+              UNROLL for (int i = 0; i < kChannels; i++) {
+                UNROLL for (int v = 0; v < kVectors; v++) {
+                  _mm512_storeu_ps(target + (k * kIn + i) * kOut + v * kLanes, sums[k][i][v]);
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // Write the input's gradient of image n, masked by ReLU, to input_grad, and its sums to the previous layer's.
+  // shortcut_grad, (n, out size, out size, kOut): what comes through the block's shortcut; null: none does.
+  static void write_input_grad(const Scratch& scratch, const Layer& layer, int n, const Element* shortcut_grad,
+                               Element* input_grad, const Element* g, bool last) {
+    constexpr int kVectors = kBackwardVectors, kPixels = 16 / kVectors;
+    const Layer& previous = *layer.input.previous;
+    const Element* raw = previous.output + ptrdiff_t{n} * kInImage;
+    const Element* next_input = (layer.input.values ? layer.input.values + ptrdiff_t{n} * kInImage : raw) + kInImage;
+    const Element* next_g = g + ptrdiff_t{n + 1} * kOutImage;
+    const Element* next_output = layer.output + ptrdiff_t{n + 1} * kOutImage;
+    Element* target = input_grad + ptrdiff_t{n} * kInImage;
+    if (shortcut_grad) shortcut_grad += ptrdiff_t{n} * kOutImage;
+
+    for (int block = 0; block < kIn; block += kVectors * kLanes) {
+      const Element* weight = layer.backward_weight + block * 9 * kOut;
+      __m512 sum[kVectors], product_sum[kVectors];
+      UNROLL for (int v = 0; v < kVectors; v++) sum[v] = product_sum[v] = _mm512_setzero_ps();
+      for (int h = 0; h < kInSize; h++) {
+        if (block == 0 && !last) {
+          prefetch(next_input, kInImage, h, kInSize);
+          prefetch(next_g, kOutImage, h, kInSize);
+          prefetch(next_output, kOutImage, h, kInSize);
+        }
+        for (int first_w = 0; first_w < kInSize; first_w += kPixels * kStride) {
+          // With stride 2, input pixels of one parity are reached by the taps of the other: tap k of pixel h lies
+          // at (h + k - 1) / 2. The pixels of a tile are of one parity.
+          for (int w = first_w; w < first_w + kStride; w++) {
+            __m512 tile[kVectors][kPixels];
+            if constexpr (kStride == 1) {
+              compute_tile<kOut, kVectors, kPixels>(scratch.grad + h * kGradRow + w * kOut, kGradRow, kOut, kOut,
+                                                    weight, kAllTaps, kAllTaps, tile);
+            } else {
+              const Taps row_taps{h % 2 ? 0 : 1, 2}, column_taps{w % 2 ? 0 : 1, 2};
+              compute_tile<kOut, kVectors, kPixels>(scratch.grad + (h - 1) * (kGradRow / 2) + (w - 1) * (kOut / 2),
+                                                    kGradRow / 2, kOut / 2, kOut, weight, row_taps, column_taps, tile);
+            }
+            const Element* shortcut = nullptr;
+            if (shortcut_grad && h % kStride == 0 && w % kStride == 0) {
+              shortcut = shortcut_grad + (h / kStride * kOutSize + w / kStride) * kOut + block;
+            }
+            const Element* x = scratch.input + (h + 1) * kInRow + (w + 1) * kIn + block;
+            const int offset = (h * kInSize + w) * kIn + block;
+            UNROLL for (int v = 0; v < kVectors; v++) {
+              UNROLL for (int p = 0; p < kPixels; p++) {
+                const int step = p * kStride * kIn + v * kLanes;
+                __m512 y = tile[v][p];
+                if (shortcut) y = _mm512_add_ps(y, load(shortcut + p * kOut + v * kLanes));
+                y = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(load(x + step), _mm512_setzero_ps(), _CMP_GT_OQ), y);
+                store(target + offset + step, y);
+                sum[v] = _mm512_add_ps(sum[v], y);
+                product_sum[v] = _mm512_fmadd_ps(y, load(raw + offset + step), product_sum[v]);
+              }
+            }
+          }
+        }
+      }
+      float* sums = previous.sums + ptrdiff_t{n} * 2 * kIn + block;
+      UNROLL for (int v = 0; v < kVectors; v++) {
+        _mm512_storeu_ps(sums + v * kLanes, sum[v]);
+        _mm512_storeu_ps(sums + kIn + v * kLanes, product_sum[v]);
+      }
+    }
+  }
+
+  // From g, (n, out size, out size, kOut): the weight gradient and the input's, masked by ReLU: the previous g.
+  static void backward(const Layer& layer, int num_images, const Element* g, const Element* shortcut_grad,
+                       Element* input_grad, float* chunk_grads, int num_threads) {
+    const Input& input = layer.input;
+#pragma omp parallel num_threads(num_threads)
+    {
+      Scratch& scratch = thread_scratch();
+      clear_border(scratch.input);
+      memset(scratch.grad, 0, kGradSize * kGradRow * sizeof(Element));
+      memset(scratch.grad_pairs, 0, kGradPairRow * sizeof(Element));
+      memset(scratch.grad_pairs + (kOutSize + 1) * kGradPairRow, 0, kGradPairRow * sizeof(Element));
+#pragma omp for schedule(dynamic, 1)
+      for (int chunk = 0; chunk < kNumChunks; chunk++) {
+        float* chunk_grad = chunk_grads + chunk * kWeights;
+        memset(chunk_grad, 0, kWeights * sizeof(float));
+        for (int n = chunk * num_images / kNumChunks; n < (chunk + 1) * num_images / kNumChunks; n++) {
+          const ptrdiff_t in_offset = ptrdiff_t{n} * kInImage, out_offset = ptrdiff_t{n} * kOutImage;
+          if (input.values) {
+            copy_input(scratch.input, input.values + in_offset);
+          } else if constexpr (kIn >= kLanes) {
+            activate_input(scratch.input, *input.previous, input.previous->output + in_offset,
+                           image_shortcut(input, n), nullptr);
+          }
+          load_output_grad(scratch, layer, g + out_offset, layer.output + out_offset);
+          add_weight_grad(scratch, chunk_grad);
+          if constexpr (kIn >= kLanes) {
+            write_input_grad(scratch, layer, n, shortcut_grad, input_grad, g, n + 1 == num_images);
+          }
+        }
+      }
+#pragma omp for schedule(static)
+      for (int in = 0; in < static_cast<int>(layer.in_channels); in++) {
+        float total[9][kOut] = {};
+        for (int chunk = 0; chunk < kNumChunks; chunk++) {
+          for (int k = 0; k < 9; k++) {
+            const float* part = chunk_grads + chunk * kWeights + (k * kIn + in) * kOut;
+            for (int out = 0; out < kOut; out++) total[k][out] += part[out];
+          }
+        }
+        for (int out = 0; out < kOut; out++) {
+          for (int k = 0; k < 9; k++) layer.weight_grad[(out * layer.in_channels + in) * 9 + k] = total[k][out];
+        }
+      }
+    }
+  }
+
+  static void pack(const Layer& layer) {
+    constexpr int kForwardBlock = kForwardVectors * kLanes, kBackwardBlock = kBackwardVectors * kLanes;
+    const int in_channels = static_cast<int>(layer.in_channels);
+    for (int out = 0; out < kOut; out++) {
+      for (int in = 0; in < kIn; in++) {
+        Element* forward = layer.forward_weight + out / kForwardBlock * kForwardBlock * 9 * kIn +
+                           in / kPack * kForwardBlock * kPack + out % kForwardBlock * kPack + in % kPack;
+        for (int k = 0; k < 9; k++) {
+          const float value = in < in_channels ? layer.weight[(out * in_channels + in) * 9 + k] : 0.0f;
+          forward[k * kIn * kForwardBlock] = to_element(value);
+        }
+        if (!layer.backward_weight) continue;
+        Element* backward = layer.backward_weight + in / kBackwardBlock * kBackwardBlock * 9 * kOut +
+                            out / kPack * kBackwardBlock * kPack + in % kBackwardBlock * kPack + out % kPack;
+        for (int k = 0; k < 9; k++) {
+          backward[(8 - k) * kOut * kBackwardBlock] = to_element(layer.weight[(out * in_channels + in) * 9 + k]);
+        }
+      }
+    }
+  }
+};
+
+// Call action with the Conv of the layer's shape, which its channels tell.
+template <typename Action>
+void with_conv(const Layer& layer, Action action) {
+  const bool same = layer.in_channels == layer.out_channels;
+  switch (layer.in_channels) {
+    case 3: return action(Conv<4, 16, 32, 1>{});
+    case 16: return same ? action(Conv<16, 16, 32, 1>{}) : action(Conv<16, 32, 32, 2>{});
+    case 32: return same ? action(Conv<32, 32, 16, 1>{}) : action(Conv<32, 64, 16, 2>{});
+    default: return action(Conv<64, 64, 8, 1>{});
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Batch normalisation, per channel
+
+// Turn the sums over images into the batch's statistics, scale and shift; update the running statistics as torch does.
+void normalize_batch(const Layer& layer, int num_images, int64_t num_pixels) {
+  const int channels = static_cast<int>(layer.out_channels);
+  const double count = static_cast<double>(num_images) * static_cast<double>(num_pixels);
+  for (int i = 0; i < channels; i++) {
+    double sum = 0, square_sum = 0;
+    for (int n = 0; n < num_images; n++) {
+      sum += layer.sums[n * 2 * channels + i];
+      square_sum += layer.sums[n * 2 * channels + channels + i];
+    }
+    const double mean = sum / count;
+    const double var = std::max(square_sum / count - mean * mean, 0.0);
+    const double inverse_std = 1 / std::sqrt(var + layer.eps);
+    layer.mean[i] = static_cast<float>(mean);
+    layer.inverse_std[i] = static_cast<float>(inverse_std);
+    layer.scale[i] = static_cast<float>(layer.norm_weight[i] * inverse_std);
+    layer.shift[i] = static_cast<float>(layer.norm_bias[i] - mean * inverse_std * layer.norm_weight[i]);
+    layer.running_mean[i] += static_cast<float>(layer.momentum * (mean - layer.running_mean[i]));
+    layer.running_var[i] += static_cast<float>(layer.momentum * (var * count / (count - 1) - layer.running_var[i]));
+  }
+  ++*layer.num_batches_tracked;
+}
+
+void normalize_running(const Layer& layer) {
+  for (int i = 0; i < static_cast<int>(layer.out_channels); i++) {
+    const double scale = layer.norm_weight[i] / std::sqrt(layer.running_var[i] + layer.eps);
+    layer.scale[i] = static_cast<float>(scale);
+    layer.shift[i] = static_cast<float>(layer.norm_bias[i] - layer.running_mean[i] * scale);
+  }
+}
+
+// Turn the sums of g and g * output into the gradients of weight and bias, and into a, b, c.
+void normalize_backward(const Layer& layer, int num_images, int64_t num_pixels) {
+  const int channels = static_cast<int>(layer.out_channels);
+  const double count = static_cast<double>(num_images) * static_cast<double>(num_pixels);
+  for (int i = 0; i < channels; i++) {
+    double sum = 0, product_sum = 0;
+    for (int n = 0; n < num_images; n++) {
+      sum += layer.sums[n * 2 * channels + i];
+      product_sum += layer.sums[n * 2 * channels + channels + i];
+    }
+    const double mean = layer.mean[i], inverse_std = layer.inverse_std[i];
+    const double weight_grad = inverse_std * (product_sum - mean * sum);
+    const double scale = layer.norm_weight[i] * inverse_std;
+    layer.norm_weight_grad[i] = static_cast<float>(weight_grad);
+    layer.norm_bias_grad[i] = static_cast<float>(sum);
+    layer.a[i] = static_cast<float>(scale);
+    layer.b[i] = static_cast<float>(-scale * inverse_std * weight_grad / count);
+    layer.c[i] = static_cast<float>(scale * (inverse_std * mean * weight_grad - sum) / count);
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Floats of the buffer `chunk_grads` of layer_backward.
+int64_t chunk_grads_size() { return int64_t{kNumChunks} * 9 * kMaxChannels * kMaxChannels; }
+
+// Convert images, float (n, 3, 32, 32) with strides in elements, to elements (n, 32, 32, 4).
+void load_images(int num_images, const float* images, int64_t image_stride, int64_t channel_stride, int64_t row_stride,
+                 int64_t column_stride, Element* values, int num_threads) {
+#pragma omp parallel for schedule(static) num_threads(num_threads)
+  for (int n = 0; n < num_images; n++) {
+    Element* pixel = values + ptrdiff_t{n} * 32 * 32 * 4;
+    for (int h = 0; h < 32; h++) {
+      const float* row = images + n * image_stride + h * row_stride;
+      for (int w = 0; w < 32; w++, row += column_stride, pixel += 4) {
+        for (int c = 0; c < 3; c++) pixel[c] = to_element(row[c * channel_stride]);
+        pixel[3] = 0;
+      }
+    }
+  }
+}
+
+// Pack the weights of all layers.
+void pack_weights(const Layer* const* layers, int num_layers, int num_threads) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(num_threads)
+  for (int i = 0; i < num_layers; i++) {
+    const Layer& layer = *layers[i];
+    with_conv(layer, [&](auto conv) { conv.pack(layer); });
+  }
+}
+
+// Convolve, and find scale and shift from the batch (training) or from the running statistics.
+void layer_forward(const Layer* layer, int num_images, int training, int num_threads) {
+  with_conv(*layer, [&](auto conv) {
+    conv.forward(*layer, num_images, num_threads);
+    if (training) {
+      normalize_batch(*layer, num_images, conv.kOutSize * conv.kOutSize);
+    } else {
+      normalize_running(*layer);
+    }
+  });
+}
+
+// From g, whose sums lie in layer->sums: the gradients of the layer's parameters, the previous layer's g and sums.
+void layer_backward(const Layer* layer, int num_images, const Element* g, const Element* shortcut_grad,
+                    Element* input_grad, float* chunk_grads, int num_threads) {
+  with_conv(*layer, [&](auto conv) {
+    normalize_backward(*layer, num_images, conv.kOutSize * conv.kOutSize);
+    conv.backward(*layer, num_images, g, shortcut_grad, input_grad, chunk_grads, num_threads);
+  });
+}
+
+// Compute the last block's output, input->values (n, 8, 8, 64), and its mean over pixels, (n, 64).
+void pool_forward(const Input* input, int num_images, float* pooled, int num_threads) {
+  using Last = Conv<64, 64, 8, 1>;
+  constexpr int kChannels = 64, kPixels = 64;
+  const Layer& previous = *input->previous;
+#pragma omp parallel for schedule(static) num_threads(num_threads)
+  for (int n = 0; n < num_images; n++) {
+    const Element* raw = previous.output + ptrdiff_t{n} * Last::kInImage;
+    Element* values = input->values + ptrdiff_t{n} * Last::kInImage;
+    const ImageShortcut shortcut = Last::image_shortcut(*input, n);
+    for (int c = 0; c < kChannels; c += kLanes) {
+      const __m512 scale = _mm512_loadu_ps(previous.scale + c), shift = _mm512_loadu_ps(previous.shift + c);
+      __m512 sum = _mm512_setzero_ps();
+      for (int p = 0; p < kPixels; p++) {
+        const Element* y = shortcut.values + p / 8 * shortcut.row_step + p % 8 * kChannels + c;
+        const __m512 x = activate(raw + p * kChannels + c, scale, shift, c < shortcut.channels ? y : nullptr);
+        store(values + p * kChannels + c, x);
+        sum = _mm512_add_ps(sum, x);
+      }
+      _mm512_storeu_ps(pooled + n * kChannels + c, _mm512_mul_ps(sum, _mm512_set1_ps(1.0f / kPixels)));
+    }
+  }
+}
+
+// The gradient of the mean, masked by ReLU, to g (n, 8, 8, 64), and its sums to the previous layer's.
+void pool_backward(const Input* input, int num_images, const float* pooled_grad, Element* g, int num_threads) {
+  constexpr int kChannels = 64, kPixels = 64;
+  const Layer& previous = *input->previous;
+#pragma omp parallel for schedule(static) num_threads(num_threads)
+  for (int n = 0; n < num_images; n++) {
+    for (int c = 0; c < kChannels; c += kLanes) {
+      const __m512 mean_grad = _mm512_loadu_ps(pooled_grad + n * kChannels + c);
+      const __m512 pixel_grad = _mm512_mul_ps(mean_grad, _mm512_set1_ps(1.0f / kPixels));
+      __m512 sum = _mm512_setzero_ps(), product_sum = _mm512_setzero_ps();
+      for (int p = 0; p < kPixels; p++) {
+        const ptrdiff_t offset = (ptrdiff_t{n} * kPixels + p) * kChannels + c;
+        const __m512 x = load(input->values + offset);
+        const __m512 y = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), pixel_grad);
+        store(g + offset, y);
+        sum = _mm512_add_ps(sum, y);
+        product_sum = _mm512_fmadd_ps(y, load(previous.output + offset), product_sum);
+      }
+      _mm512_storeu_ps(previous.sums + n * 2 * kChannels + c, sum);
+      _mm512_storeu_ps(previous.sums + (n * 2 + 1) * kChannels + c, product_sum);
+    }
+  }
+}
+
+// logits (n, num_classes) = pooled (n, 64) weight^T + bias, weight (num_classes, 64).
+void linear_forward(int num_images, int num_classes, const float* pooled, const float* weight, const float* bias,
+                    float* logits, int num_threads) {
+#pragma omp parallel for schedule(static) num_threads(num_threads)
+  for (int n = 0; n < num_images; n++) {
+    for (int k = 0; k < num_classes; k++) {
+      __m512 sums = _mm512_setzero_ps();
+      for (int c = 0; c < 64; c += kLanes) {
+        sums = _mm512_fmadd_ps(_mm512_loadu_ps(pooled + n * 64 + c), _mm512_loadu_ps(weight + k * 64 + c), sums);
+      }
+      logits[ptrdiff_t{n} * num_classes + k] = _mm512_reduce_add_ps(sums) + bias[k];
+    }
+  }
+}
+
+// The mean cross-entropy in nats to *loss, and its gradient in place of the logits (n, num_classes).
+// Return the number of images whose highest logit is not the label's, or -1: a label is no class.
+int64_t cross_entropy(int num_images, int num_classes, float* logits, const int64_t* labels, float* loss) {
+  double total = 0;
+  int64_t num_wrong = 0;
+  for (int n = 0; n < num_images; n++) {
+    float* row = logits + ptrdiff_t{n} * num_classes;
+    const int64_t label = labels[n];
+    if (label < 0 || label >= num_classes) return -1;
+    const float* highest = std::max_element(row, row + num_classes);
+    num_wrong += highest - row != label;
+    const float shift = *highest;
+    double sum = 0;
+    for (int k = 0; k < num_classes; k++) sum += std::exp(row[k] - shift);
+    total += std::log(sum) + shift - row[label];
+    for (int k = 0; k < num_classes; k++) {
+      row[k] = static_cast<float>((std::exp(row[k] - shift) / sum - (k == label)) / num_images);
+    }
+  }
+  *loss = static_cast<float>(total / num_images);
+  return num_wrong;
+}
+
+// From the gradient of the logits (n, num_classes): those of weight (num_classes, 64), bias and pooled (n, 64).
+void linear_backward(int num_images, int num_classes, const float* logits_grad, const float* pooled,
+                     const float* weight, float* weight_grad, float* bias_grad, float* pooled_grad, int num_threads) {
+  // sums (64,) of factors[i * step] * rows[i] over i
+  const auto weigh_rows = [](int num_rows, const float* factors, int step, const float* rows, float* sums) {
+    __m512 total[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (int i = 0; i < num_rows; i++) {
+      const __m512 factor = _mm512_set1_ps(factors[ptrdiff_t{i} * step]);
+      UNROLL for (int v = 0; v < 4; v++) {
+        total[v] = _mm512_fmadd_ps(factor, _mm512_loadu_ps(rows + i * 64 + v * kLanes), total[v]);
+      }
+    }
+    UNROLL for (int v = 0; v < 4; v++) _mm512_storeu_ps(sums + v * kLanes, total[v]);
+  };
+#pragma omp parallel num_threads(num_threads)
+  {
+#pragma omp for schedule(static) nowait
+    for (int k = 0; k < num_classes; k++) {
+      weigh_rows(num_images, logits_grad + k, num_classes, pooled, weight_grad + k * 64);
+      float sum = 0;
+      for (int n = 0; n < num_images; n++) sum += logits_grad[ptrdiff_t{n} * num_classes + k];
+      bias_grad[k] = sum;
+    }
+#pragma omp for schedule(static)
+    for (int n = 0; n < num_images; n++) {
+      weigh_rows(num_classes, logits_grad + ptrdiff_t{n} * num_classes, 1, weight, pooled_grad + n * 64);
+    }
+  }
+}
+
+}  // extern "C"

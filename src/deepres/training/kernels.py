@@ -1,0 +1,153 @@
+"""Compiles the kernels of kernels.cpp on first use, keeps them in the user's cache, and loads them.
+
+The kernels run on the OpenMP threads of the process. Torch's libgomp is loaded before and has the name that the
+compiled kernels ask for, so both share one pool of threads; where torch brings a runtime of another name there are
+two pools, of which one sleeps while the other works. Every kernel is told the number of threads.
+"""
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from ctypes import c_double, c_int, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+
+from deepres.training.device import find_compiler
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+PRECISION_FLAGS = {"float32": ("-DDEEPRES_FLOAT32",), "bfloat16": ()}
+AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq")  # as torch.cpu.get_capabilities names them
+CAPABILITIES = {"float32": AVX512, "bfloat16": (*AVX512, "avx512_bf16")}
+
+
+class KernelsUnavailable(Exception):  # noqa: N818 (it is no error: training goes on without the kernels)
+    """The kernels cannot be had; the message is one line that says why."""
+
+
+class Input(ctypes.Structure):
+    """`Input` of kernels.cpp, where the fields are explained."""
+
+    _fields_ = (
+        ("previous", c_void_p),
+        ("shortcut", c_void_p),
+        ("shortcut_channels", c_int64),
+        ("values", c_void_p),
+    )
+
+
+class Layer(ctypes.Structure):
+    """`Layer` of kernels.cpp, where the fields are explained."""
+
+    _fields_ = (
+        ("in_channels", c_int64),
+        ("out_channels", c_int64),
+        ("input", Input),
+        ("output", c_void_p),
+        ("forward_weight", c_void_p),
+        ("backward_weight", c_void_p),
+        ("sums", c_void_p),
+        ("weight", c_void_p),
+        ("norm_weight", c_void_p),
+        ("norm_bias", c_void_p),
+        ("weight_grad", c_void_p),
+        ("norm_weight_grad", c_void_p),
+        ("norm_bias_grad", c_void_p),
+        ("running_mean", c_void_p),
+        ("running_var", c_void_p),
+        ("num_batches_tracked", c_void_p),
+        ("scale", c_void_p),
+        ("shift", c_void_p),
+        ("mean", c_void_p),
+        ("inverse_std", c_void_p),
+        ("a", c_void_p),
+        ("b", c_void_p),
+        ("c", c_void_p),
+        ("eps", c_double),
+        ("momentum", c_double),
+    )
+
+
+# Functions of kernels.cpp: argument types, in its order, and the type of the result.
+FUNCTIONS = {
+    "chunk_grads_size": ((), c_int64),
+    "load_images": ((c_int, c_void_p, *[c_int64] * 4, c_void_p, c_int), None),
+    "pack_weights": ((c_void_p, c_int, c_int), None),
+    "layer_forward": ((c_void_p, c_int, c_int, c_int), None),
+    "layer_backward": ((c_void_p, c_int, *[c_void_p] * 4, c_int), None),
+    "pool_forward": ((c_void_p, c_int, c_void_p, c_int), None),
+    "pool_backward": ((c_void_p, c_int, c_void_p, c_void_p, c_int), None),
+    "linear_forward": ((c_int, c_int, *[c_void_p] * 4, c_int), None),
+    "cross_entropy": ((c_int, c_int, c_void_p, c_void_p, c_void_p), c_int64),
+    "linear_backward": ((c_int, c_int, *[c_void_p] * 6, c_int), None),
+}
+
+
+def load_kernels(precision: str) -> ctypes.CDLL:
+    """Return the compiled kernels, compiling them where the cache has none for this machine (some seconds).
+
+    Args:
+        precision: of activations and packed weights, "float32" or "bfloat16".
+
+    Raises:
+        KernelsUnavailable: no such precision, a processor without AVX-512 (or its bfloat16 instructions), no
+            compiler or one that fails, or a cache that cannot be written.
+    """
+    if precision not in CAPABILITIES:
+        raise KernelsUnavailable(f"there are no kernels of precision {precision!r}")
+    capabilities = torch.cpu.get_capabilities()
+    missing = [name for name in CAPABILITIES[precision] if not capabilities.get(name)]
+    if missing:
+        raise KernelsUnavailable(f"the processor lacks {', '.join(missing)}")
+    compiler = find_compiler()
+    if compiler is None:
+        raise KernelsUnavailable("there is no C++ compiler")
+
+    command = [compiler, *FLAGS, *PRECISION_FLAGS[precision]]
+    version = _run([compiler, "--version"])
+    identity = repr((SOURCE.read_bytes(), command, version, sorted(capabilities.items())))
+    name = f"{precision}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    library = _find_or_build(command, name)
+    try:
+        kernels = ctypes.CDLL(str(library))
+    except OSError as error:
+        raise KernelsUnavailable(f"the compiled kernels do not load: {error}") from error
+    for function, (arguments, result) in FUNCTIONS.items():
+        getattr(kernels, function).argtypes = arguments
+        getattr(kernels, function).restype = result
+    return kernels
+
+
+def _find_or_build(command: list[str], name: str) -> Path:
+    """Return the library's path in the cache; two processes may build it at once."""
+    folder = user_cache_path("deepres") / "kernels"
+    library = folder / name
+    if library.exists():
+        return library
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            built = Path(temporary) / name
+            _run([*command, str(SOURCE), "-o", str(built)])
+            built.replace(library)
+    except OSError as error:
+        raise KernelsUnavailable(f"cannot write to {folder}: {error.strerror}") from error
+    return library
+
+
+def _run(command: list[str]) -> str:
+    """Return what the compiler prints."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    except OSError as error:
+        raise KernelsUnavailable(f"{command[0]} does not run: {error.strerror}") from error
+    if done.returncode != 0:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if "error" in line] + lines  # what it says before is where it was included
+        raise KernelsUnavailable(f"{command[0]} failed: {errors[0] if errors else f'exit code {done.returncode}'}")
+    return done.stdout

@@ -1,0 +1,88 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from deepres.errors import UserError
+from deepres.models import build_model
+from deepres.recipes import fast, paper
+from deepres.training.backends import COMPILE_STEPS, TorchBackend, build_backend, check_backend, choose_backend
+from deepres.training.bench import Speed, measure_speed
+from deepres.training.kernels import KernelsUnavailable
+
+CPU = torch.device("cpu")
+
+
+def no_kernels(precision):
+    raise KernelsUnavailable("the processor lacks avx512_f")
+
+
+def test_without_kernels_the_choice_is_torch(monkeypatch):
+    monkeypatch.setattr("deepres.training.backends.load_kernels", no_kernels)
+    model = build_model("resnet20")
+    monkeypatch.setattr("deepres.training.backends.find_compiler", lambda: "g++")
+    assert choose_backend(model, CPU, "float32", COMPILE_STEPS) == "compiled"
+    assert choose_backend(model, CPU, "float32", COMPILE_STEPS - 1) == "eager"
+    monkeypatch.setattr("deepres.training.backends.find_compiler", lambda: None)
+    assert choose_backend(model, CPU, "float32", COMPILE_STEPS) == "eager"
+
+
+def test_asking_for_kernels_that_are_not_there_says_why(monkeypatch):
+    monkeypatch.setattr("deepres.training.backends.load_kernels", no_kernels)
+    monkeypatch.setattr("deepres.training.fused.load_kernels", no_kernels)
+    with pytest.raises(
+        UserError, match=r"fused kernels do not work here \(the processor lacks avx512_f\): give --back"
+    ):
+        build_backend("fused", build_model("resnet20"), CPU, "float32", 16, print)
+    with pytest.raises(UserError, match=r"\(there are no kernels for shortcut option B\)"):
+        build_backend("fused", build_model("resnet20", option="B"), CPU, "float32", 16, print)
+
+
+def test_backends_that_kernels_do_not_cover_are_torchs():
+    model = build_model("resnet20", option="C")
+    assert choose_backend(model, CPU, "float32", 1) == "eager"
+    assert isinstance(build_backend("eager", model, CPU, "float32", 16, print), TorchBackend)
+
+
+def test_unknown_backend():
+    with pytest.raises(UserError, match=r"unknown backend 'fusd' \(did you mean fused\?\): choose from auto, fused"):
+        check_backend("fusd")
+
+
+FAULTS = """
+import resource, torch
+from deepres.training.device import keep_freed_memory
+if {keep}: keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20): torch.ones(2_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_freed_memory_is_kept():
+    def faults(keep):
+        command = [sys.executable, "-c", FAULTS.format(keep=keep)]
+        environment = {"MALLOC_MMAP_THRESHOLD_": "1000000", "OMP_NUM_THREADS": "1"}  # as glibc begins
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+
+    assert faults(False) > 20 * 1000
+    assert faults(True) < 100
+
+
+def test_estimated_time_by_hand():
+    speed = Speed(train=1000.0, evaluate=4000.0, backend="eager")
+    # 30 epochs: 11,719 steps of 128 images, and 10,000 test images each; 64,000 steps, 164 epochs.
+    assert speed.seconds(fast()) == pytest.approx(11_719 * 128 / 1000 + 30 * 10_000 / 4000)
+    assert speed.seconds(paper()) == pytest.approx(64_000 * 128 / 1000 + 164 * 10_000 / 4000)
+
+
+def test_speed_is_measured():
+    speed = measure_speed("resnet20", fast(), CPU, "float32", seconds=0.1)
+    assert 1 < speed.train < 1e6
+    assert speed.evaluate > speed.train
+    assert speed.backend in ("fused", "compiled", "eager")
