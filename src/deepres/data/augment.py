@@ -49,9 +49,8 @@ class Normalization:
         return cls(mean=(mean / 255).float().view(-1, 1, 1), std=(std / 255).float().view(-1, 1, 1))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalise uint8 images (B, 3, H, W) to float32 of the same shape, channels last in memory."""
-        pixels = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
-        return pixels.sub_(self.mean).div_(self.std)
+        """Normalise uint8 images (B, 3, H, W) to float32 of the same shape."""
+        return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
 
     def to(self, device: torch.device) -> "Normalization":
         """Return the same statistics on another device."""
@@ -94,14 +93,11 @@ def crop_and_flip(images: Tensor, choices: Augmentation, pad: int) -> Tensor:
         pad: pixels of padding on each side.
 
     Returns:
-        (B, C, H, W), same dtype, channels last in memory.
+        (B, C, H, W), same dtype.
     """
     batch, _, height, width = images.shape
-    device = images.device
-    padded = F.pad(images, (pad, pad, pad, pad)).permute(0, 2, 3, 1)  # (B, H + 2 pad, W + 2 pad, C)
-    rows = choices.offsets[:, :1] + torch.arange(height, device=device)  # (B, H)
-    forward = torch.arange(width, device=device)
-    columns = torch.where(choices.flips[:, None], forward.flip(0), forward)  # (B, W)
-    columns = choices.offsets[:, 1:] + columns
-    index = torch.arange(batch, device=device)[:, None, None]
-    return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # (B, C, H, W)
+    # A view of all crops there are, from which each image's is copied: (B, C, 2 pad + 1, 2 pad + 1, H, W).
+    windows = F.pad(images, (pad, pad, pad, pad)).unfold(2, height, 1).unfold(3, width, 1)
+    index = torch.arange(batch, device=images.device)
+    crops = windows[index, :, choices.offsets[:, 0], choices.offsets[:, 1]]  # (B, C, H, W)
+    return torch.where(choices.flips[:, None, None, None], crops.flip(-1), crops)

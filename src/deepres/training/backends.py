@@ -70,7 +70,7 @@ class TorchBackend:
     def _eager_objective(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss in nats and the number of wrong predictions."""
         with autocast(self._device, self._precision):
-            logits = self._model(images)
+            logits = self._model(images.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits.float(), labels)
         return loss, (logits.argmax(dim=1) != labels).sum()
 
@@ -98,7 +98,7 @@ class TorchBackend:
         """See `Backend.logits`."""
         self._model.eval()
         with autocast(self._device, self._precision):
-            return self._forward(images).float()
+            return self._forward(images.contiguous(memory_format=torch.channels_last)).float()
 
 
 def check_backend(name: str) -> None:
