@@ -283,8 +283,8 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["resnet20"])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=100, help="mini-batches in a round of deepres")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=150, help="mini-batches in a round; fewer for larger nets")
     parser.add_argument("--out", type=Path, help="write the measurements as JSON")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -304,7 +304,8 @@ def main() -> None:
     }
     print(f"first step after {report['startup_warm_seconds']:.1f} s, cold {report['startup_cold_seconds']:.1f} s")
     for name in arguments.models:
-        report["models"][name] = measure(name, arguments.rounds, arguments.steps)
+        steps = round(arguments.steps * flop_per_image("resnet20") / flop_per_image(name))
+        report["models"][name] = measure(name, arguments.rounds, steps)
         print_table(name, report["models"][name])
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

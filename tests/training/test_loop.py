@@ -59,7 +59,7 @@ def test_steps_are_sgd_written_out_by_hand(trainer_of, make_recipe):
         trainer.advance()
         assert trainer.learning_rate == pytest.approx(rate)
         images, labels = trainer.stream.batch(step)
-        # In the trainer's memory format: other rounding would flip some ReLU, and three steps at these rates amplify it.
+        # In the trainer's memory format: other rounding would flip some ReLU, and three steps amplify that.
         F.cross_entropy(model(images.contiguous(memory_format=torch.channels_last)), labels).backward()
         with torch.no_grad():
             for name, p in model.named_parameters():
