@@ -37,16 +37,17 @@ class Normalization:
         """
         if kind not in NORMALIZATIONS:
             raise unknown_name("normalization", kind, NORMALIZATIONS)
-        # Sums of integers are exact, and one channel at a time keeps the memory small.
-        channels = [images[:, c].long() for c in range(images.shape[1])]
+        num_channels = images.shape[1]
         if kind == "pixel_mean":
-            mean = torch.stack([c.sum(dim=0) for c in channels]).double() / len(images)  # (3, H, W)
-            return cls(mean=(mean / 255).float(), std=torch.ones(len(channels), 1, 1, device=images.device))
-        count = channels[0].numel()
-        mean = torch.stack([c.sum() for c in channels]).double() / count  # (3,)
-        square = torch.stack([(c * c).sum() for c in channels]).double() / count
-        std = (square - mean * mean).sqrt()
-        return cls(mean=(mean / 255).float().view(-1, 1, 1), std=(std / 255).float().view(-1, 1, 1))
+            mean = images.sum(dim=0, dtype=torch.int64).double() / len(images)  # (3, H, W)
+            return cls(mean=(mean / 255).float(), std=torch.ones(num_channels, 1, 1, device=images.device))
+        # From counts of the 256 values: exact, and without a copy of the images in a wider type.
+        counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(num_channels)])
+        share = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
+        values = torch.arange(256, dtype=torch.float64, device=images.device) / 255
+        mean = (share * values).sum(dim=1, keepdim=True)  # (3, 1)
+        std = (share * (values - mean) ** 2).sum(dim=1, keepdim=True).sqrt()
+        return cls(mean=mean.float().unsqueeze(-1), std=std.float().unsqueeze(-1))  # (3, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalise uint8 images (B, 3, H, W) to float32 of the same shape."""
