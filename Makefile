@@ -47,6 +47,7 @@ clean:  ## remove the virtual environment and caches; runs and data stay
 
 $(READY): pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'deepres needs Python 3.11 or newer with its venv module (Debian: apt install python3-venv)'; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	@echo 'installing the versions of constraints.txt into $(VENV); the first time this takes some minutes'
+	@PIP_CONSTRAINT='$(CURDIR)/constraints.txt' $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@

@@ -143,7 +143,7 @@ def loop(name: str, steps: int, precision: str, workers: int) -> None:
     group = Group.join(None, CPU)
     recipe = replace(fast(), epochs=1000)
     config = RunConfig(name, recipe, precision=precision)
-    with group, tempfile.TemporaryDirectory() as run_dir, suppress(LostWorkerError):  # the first ends when it likes
+    with tempfile.TemporaryDirectory() as run_dir, suppress(LostWorkerError):  # the first ends when it likes
         train(config, subset(steps), run_dir, device=CPU, reporter=Turns(steps * BATCH), group=group)
 
 

@@ -35,11 +35,11 @@ def run(monkeypatch, capsys, cifar10_dir):
     return lambda *arguments: run_cli(monkeypatch, capsys, *arguments)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, cifar10_dir):
+@pytest.fixture(scope="module", params=["auto", "eager"])
+def finished(request, tmp_path_factory, cifar10_dir):
     path = tmp_path_factory.mktemp("finished")
-    done = run_tiny("train", "resnet20", "--recipe", "tiny", "--run-dir", path, data_dir=cifar10_dir)
-    return path, done
+    arguments = ("train", "resnet20", "--recipe", "tiny", "--run-dir", path, "--backend", request.param)
+    return path, run_tiny(*arguments, data_dir=cifar10_dir)
 
 
 def assert_one_line_error(outcome, *parts, code=2):
@@ -61,6 +61,13 @@ def test_version_help_and_installed_command(run):
     installed = Path(sys.executable).with_name("deepres")
     done = subprocess.run([installed, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"deepres {deepres.__version__}"
+
+
+def test_no_command_is_the_help(run):
+    code, stdout, stderr = run()
+    assert code == 2
+    assert "Commands:" in stdout + stderr
+    assert "error" not in stdout + stderr
 
 
 def test_models_lists_every_net_with_its_parameters(run):
@@ -144,6 +151,7 @@ def test_evaluate_prints_the_confusion_matrix(finished, run, monkeypatch, cifar1
         (["train", "resnet20", "--workers", "0"], ["--workers"]),
         (["bench", "resnet21"], ["unknown model 'resnet21'"]),
         (["bench", "resnet20", "--recipe", "slow"], ["unknown recipe 'slow'"]),
+        (["train", "resnet20", "--run-dir", ""], ["--run-dir", "name a folder of its own"]),
         (["train", "resnet20", "--seed", "-1"], ["--seed", "-1"]),
         (["train", "resnet20", "--max-steps", "0"], ["--max-steps"]),
         (["train", "resnet20", "--no-such-option"], ["--no-such-option"]),
@@ -214,6 +222,7 @@ def test_foreign_and_broken_weights(run, tmp_path, finished):
         ("deeper", tensors | {"layer1.9.conv1.weight": torch.zeros(16, 16, 3, 3)}),
         ("shape", tensors | {"fc.weight": torch.zeros(10, 32)}),
         ("bare", {key: tensor for key, tensor in tensors.items() if key != "mean"}),
+        ("odd", tensors | {"mean": torch.zeros(5)}),
     ):
         path = tmp_path / f"{name}.safetensors"
         save_file(changed, path, metadata)
@@ -222,6 +231,8 @@ def test_foreign_and_broken_weights(run, tmp_path, finished):
 
 def test_a_folder_without_a_finished_run(run, tmp_path):
     assert_one_line_error(run("evaluate", tmp_path), str(tmp_path), "no model.safetensors")
+    (tmp_path / "model.safetensors").write_bytes(b"of a run that went on and has not finished")
+    assert_one_line_error(run("evaluate", tmp_path), str(tmp_path), "its run has not finished")
 
 
 def test_unreadable_recipe_json(run, finished, tmp_path):

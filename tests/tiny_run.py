@@ -4,6 +4,7 @@ Run as a script it is `deepres` on that; imported, it gives the pieces.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -39,8 +40,23 @@ def run_tiny(*arguments: object, data_dir: Path, check: bool = True) -> subproce
     return done
 
 
+def kill_before_writing(name: str) -> None:
+    """Make this process die, as by SIGKILL, when a file of this name is about to get its new content."""
+    replace_file = Path.replace
+
+    def replace_or_die(self: Path, target: Path) -> Path:
+        if Path(target).name == name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace_file(self, target)
+
+    Path.replace = replace_or_die  # type: ignore[method-assign, assignment]
+
+
 if __name__ == "__main__":
     from deepres.cli import main
+
+    if name := os.environ.get("KILL_BEFORE"):
+        kill_before_writing(name)
 
     load = cifar10.load_cifar10
     cifar10.load_cifar10 = lambda data_dir=None: first_images(load(data_dir))  # type: ignore[assignment]

@@ -108,6 +108,8 @@ def train(
     if split is not None:
         recipe = replace(recipe, split=split)
     parameters = count_parameters(build_model(name, option=option))
+    if run_dir is not None and run_dir.name == "":
+        raise UserError(f"--run-dir {str(run_dir)!r} is no place for a run: name a folder of its own")
     if run_dir is None:
         variants = [f"option{option}"] * (option != "A") + [f"split{recipe.split}"] * (recipe.split != "50k")
         run_dir = Path("runs") / "-".join([name, recipe.name, *variants, f"seed{seed}"])
@@ -124,16 +126,19 @@ def train(
     resolve_precision(precision, chosen)  # a wrong one ends here, and so does a wrong backend
     check_backend(backend)
     config = RunConfig(name, recipe, seed=seed, option=option, precision=precision, backend=backend)
+    if (size := world_size() or workers or 1) > recipe.batch_size:
+        raise UserError(f"{size} workers are too many: a mini-batch has {recipe.batch_size} images")
     data = load_cifar10(data_dir)
-    if world_size() is None and workers is not None and workers > 1:
-        sys.exit(launch(workers, chosen))
+    if world_size() is None and size > 1:
+        del data  # every worker has its own
+        sys.exit(launch(size, chosen))
     group = Group.join(workers, chosen)
     say(
         f"deepres: {name} ({parameters:,} parameters), recipe {recipe.name}, seed {seed}, "
         f"on {describe_device(chosen)}{f', {group.size} workers' if group.size > 1 else ''}, in {run_dir}"
     )
     try:
-        with group, ConsoleReporter(name, recipe.total_epochs(len(data.train.labels))) as reporter:
+        with ConsoleReporter(name, recipe.total_epochs(len(data.train.labels))) as reporter:
             result = train_net(
                 config,
                 data,
@@ -163,28 +168,46 @@ def bench(names: tuple[str, ...], recipe_names: tuple[str, ...], seconds: float,
     """Measure how fast this machine trains, and tell how long a run of each net and recipe will take."""
     from deepres.models import MODELS, build_model
     from deepres.recipes import RECIPES, get_recipe
-    from deepres.training.bench import measure_speed
+    from deepres.training.bench import Speed, measure_speed
     from deepres.training.device import describe_device, resolve_device, resolve_precision
 
     chosen = resolve_device(device)
     precision = resolve_precision(precision, chosen)
     made = [get_recipe(name) for name in recipe_names or RECIPES]
-    names = names or tuple(name for name in MODELS if name.removeprefix("plain").removeprefix("resnet") in BENCHED)
     for name in names:
         build_model(name)  # an unknown one ends here
+    # Unless asked for, the deepest nets are not measured: their blocks are those of 56 layers, only more of them.
+    estimated = {} if names else {name: f"{name.rstrip('0123456789')}56" for name in MODELS if name.endswith(DEEPEST)}
+    names = names or tuple(MODELS)
     table = Table(title=f"{describe_device(chosen)}, {precision}", title_justify="left")
     for heading in ("net", "backend", "images/s", *(f"{recipe.name}, hours:min:s" for recipe in made)):
         table.add_column(heading, justify="left" if heading in ("net", "backend") else "right")
+    speeds: dict[str, Speed] = {}
+    told: set[str] = set()
+
+    def reported(notice: str) -> None:
+        if notice not in told:
+            say(f"deepres: {notice}")
+        told.add(notice)
+
+    def num_blocks(name: str) -> int:
+        return (build_model(name).depth - 2) // 2
+
     with err.status("") as status:
         for name in names:
             status.update(f"measuring {name}")
-            speed = measure_speed(name, made[0], chosen, precision, seconds)
+            if name in estimated:
+                speed = speeds[estimated[name]].scaled(num_blocks(name) / num_blocks(estimated[name]))
+            else:
+                speed = measure_speed(name, made[0], chosen, precision, seconds, reported)
+            speeds[name] = speed
             durations = [duration(speed.seconds(recipe)) for recipe in made]
-            table.add_row(name, speed.backend, f"{speed.train:,.0f}", *durations)
+            label = f"{name} (estimated)" if name in estimated else name
+            table.add_row(label, speed.backend, f"{speed.train:,.0f}", *durations)
     out.print(table)
 
 
-BENCHED = ("20", "32", "44", "56")  # layers
+DEEPEST = ("110", "1202")  # layers
 
 
 @cli.command()
@@ -206,7 +229,7 @@ def evaluate(path: Path, data_dir: Path | None, device: str, as_json: bool) -> N
 
     chosen = resolve_device(device)
     weights = RunDir(path).weights if path.is_dir() else path
-    if path.is_dir() and not weights.exists():
+    if path.is_dir() and not (weights.exists() and RunDir(path).result.exists()):
         raise UserError(f"{path} holds no model.safetensors: it is no run directory, or its run has not finished")
     net = load_weights(weights)
     test = load_cifar10(data_dir).test
@@ -224,6 +247,19 @@ def evaluate(path: Path, data_dir: Path | None, device: str, as_json: bool) -> N
 
 
 def main() -> None:
+    """Run the command line and end the process."""
+    try:
+        run()
+    except SystemExit as ended:
+        if "RANK" not in os.environ:
+            raise
+        # A worker: gloo's threads, which wait for the others, may abort a shutdown of the interpreter.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else 0)
+
+
+def run() -> None:
     """Run the command line; every foreseen error is one line and exit code 2."""
     # Threads of GNU OpenMP that wait spin for minutes by default, which ruins whatever shares the cores with them.
     # Read when torch is imported, which comes later.
@@ -234,10 +270,19 @@ def main() -> None:
         _fail("interrupted", 130)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except UserError as error:
         _fail(str(error), error.exit_code)
+    except MemoryError:
+        _fail("out of memory: a smaller net, or a machine with more", 2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
+            raise
+        _fail(f"out of memory ({str(error).splitlines()[0]}): a smaller net, or a machine with more", 2)
     except BrokenPipeError:  # whoever read our output has gone; say nothing more, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -248,7 +293,11 @@ def main() -> None:
 
 def _fail(message: str, code: int) -> None:
     line = " ".join(message.split())
-    say(f"deepres: error: {line}")
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
+        say(f"deepres: error: {line}")
+    elif not line.startswith("another worker"):  # that one speaks for itself
+        say(f"deepres: error in worker {rank}: {line}", all_workers=True)
     sys.exit(code)
 
 

@@ -2,8 +2,10 @@
 
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -80,15 +82,20 @@ class ConsoleReporter(Reporter):
         )
 
 
-def say(message: str) -> None:
-    """Print a line to standard error; of several workers only the first speaks."""
-    if os.environ.get("RANK", "0") == "0":
+def say(message: str, *, all_workers: bool = False) -> None:
+    """Print a line to standard error; of several workers only the first speaks, unless all are to."""
+    if all_workers or os.environ.get("RANK", "0") == "0":
         err.print(message, markup=False, soft_wrap=True)
 
 
 def this_command() -> str:
     """Return the command line that runs now, as it can be typed again."""
-    return shlex.join(["deepres", *sys.argv[1:]])
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "the same torchrun command"
+    if Path(sys.argv[0]).name == "__main__.py":
+        return shlex.join([sys.executable, "-m", "deepres", *sys.argv[1:]])
+    program = "deepres" if shutil.which("deepres") == str(Path(sys.argv[0]).absolute()) else sys.argv[0]
+    return shlex.join([program, *sys.argv[1:]])
 
 
 def duration(seconds: float) -> str:
@@ -108,7 +115,8 @@ def result_table(result: Mapping[str, Any]) -> Table:
     table.add_row(run, _percent(result["test_error_last"]), _percent(result["test_error_best"]), style="bold")
     published = PUBLISHED.get(result["model"])
     if published and result["option"] == "A":
-        table.add_row("the paper (164 epochs)", _percent(published.paper), "")
+        note = f", {published.note}" if published.note else ""
+        table.add_row(f"the paper (164 epochs{note})", _percent(published.paper), "")
         if published.repository_last is not None:
             table.add_row(
                 "the public repository (164 epochs)",

@@ -81,9 +81,15 @@ class RunDir:
         write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def write_checkpoint(self, step: int, state: bytes) -> Path:
-        """Write the state after `step` mini-batches and drop the oldest. Its name carries its checksum."""
+        """Write the state after `step` mini-batches, in place of an earlier one of that step, and drop the oldest.
+
+        Its name carries its checksum.
+        """
         path = self.checkpoints / f"step-{step:08d}-{sha256(state).hexdigest()[:16]}.pt"
         write_atomically(path, state)
+        for same in self.checkpoints.glob(f"step-{step:08d}-*.pt"):
+            if same != path:
+                same.unlink()
         for old in self._checkpoint_paths()[CHECKPOINTS_KEPT:]:
             old.unlink(missing_ok=True)
         return path
@@ -117,11 +123,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, required: Sequence[str] = ()) -> dict[str, Any]:
     """Read an object.
 
     Raises:
-        UserError: the file is missing, unreadable or no JSON object.
+        UserError: the file is missing, unreadable, no JSON object, or lacks a required key.
     """
     try:
         content = json.loads(path.read_text())
@@ -131,6 +137,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (no JSON object)")
+    if missing := [key for key in required if key not in content]:
+        raise UserError(f"{path} is damaged (no {missing[0]!r})")
     return content
 
 

@@ -11,7 +11,6 @@ class Stream(IntEnum):
 
     WEIGHTS = 0
     BATCHES = 1
-    SPLIT = 2
 
 
 def derive_seed(seed: int, stream: Stream, index: int = 0) -> int:

@@ -22,10 +22,13 @@ def test_without_kernels_the_choice_is_torch(monkeypatch):
     monkeypatch.setattr("deepres.training.backends.load_kernels", no_kernels)
     model = build_model("resnet20")
     monkeypatch.setattr("deepres.training.backends.find_compiler", lambda: "g++")
-    assert choose_backend(model, CPU, "float32", COMPILE_STEPS) == "compiled"
-    assert choose_backend(model, CPU, "float32", COMPILE_STEPS - 1) == "eager"
+    notices = []
+    assert choose_backend(model, CPU, "float32", COMPILE_STEPS, notices.append) == "compiled"
+    assert choose_backend(model, CPU, "float32", COMPILE_STEPS - 1, notices.append) == "eager"
+    assert notices == ["no fused kernels (the processor lacks avx512_f): going on without them, slower"] * 2
     monkeypatch.setattr("deepres.training.backends.find_compiler", lambda: None)
-    assert choose_backend(model, CPU, "float32", COMPILE_STEPS) == "eager"
+    assert choose_backend(model, CPU, "float32", COMPILE_STEPS, notices.append) == "eager"
+    assert notices[-1] == "no C++ compiler found, which torch.compile needs: going on without it, slower"
 
 
 def test_asking_for_kernels_that_are_not_there_says_why(monkeypatch):
@@ -41,7 +44,7 @@ def test_asking_for_kernels_that_are_not_there_says_why(monkeypatch):
 
 def test_backends_that_kernels_do_not_cover_are_torchs():
     model = build_model("resnet20", option="C")
-    assert choose_backend(model, CPU, "float32", 1) == "eager"
+    assert choose_backend(model, CPU, "float32", 1, pytest.fail) == "eager"
     assert isinstance(build_backend("eager", model, CPU, "float32", 16, print), TorchBackend)
 
 
@@ -84,5 +87,6 @@ def test_estimated_time_by_hand():
 def test_speed_is_measured():
     speed = measure_speed("resnet20", fast(), CPU, "float32", seconds=0.1)
     assert 1 < speed.train < 1e6
-    assert speed.evaluate > speed.train
+    assert 1 < speed.evaluate < 1e7
+    assert speed.scaled(4).train == speed.train / 4
     assert speed.backend in ("fused", "compiled", "eager")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,7 +113,7 @@ def test_tensorboard_holds_the_same_numbers(uninterrupted):
     events = EventAccumulator(str(RunDir(uninterrupted).tensorboard))
     events.Reload()
     rows = RunDir(uninterrupted).read_metrics()
-    for key in ("train_loss", "train_error", "learning_rate"):
+    for key in ("train_loss", "train_error", "test_error", "learning_rate"):
         scalars = events.Scalars(key)
         assert [s.step for s in scalars] == [row["step"] for row in rows]
         assert [s.value for s in scalars] == pytest.approx([row[key] for row in rows])
@@ -205,7 +206,7 @@ def test_a_signal_saves_and_prints_the_resume_command(tmp_path, cifar10_dir, uni
     assert code == 128 + number
     last = stderr.strip().splitlines()[-1]
     assert f"stopped by {number.name} after step" in last
-    assert f"resume with: deepres train resnet20 --recipe tiny --precision float32 --run-dir {tmp_path}" in last
+    assert f"train resnet20 --recipe tiny --precision float32 --run-dir {tmp_path}" in last.split("resume with: ")[1]
     assert "Traceback" not in stderr
     step = newest_step(tmp_path)
     assert f"after step {step}, state saved" in last
@@ -372,8 +373,9 @@ def test_two_workers_finish_one_run(two_workers, uninterrupted):
     assert first == pytest.approx(alone, rel=0.3)
 
 
-def test_workers_take_the_step_that_their_shares_add_up_to(tmp_path, tiny_data, cifar10_dir):
-    """The first step by hand: mean gradient and mean running statistics of the two halves of the mini-batch."""
+@pytest.mark.parametrize("shares", [[8, 8], [5, 5, 6]])
+def test_workers_take_the_step_that_their_shares_add_up_to(tmp_path, tiny_data, cifar10_dir, shares):
+    """The first step by hand: the whole mini-batch's mean gradient, and the mean of the running statistics."""
     from deepres.models import build_model
     from deepres.seeding import Stream, derive_generator
     from deepres.training.group import Group
@@ -383,28 +385,34 @@ def test_workers_take_the_step_that_their_shares_add_up_to(tmp_path, tiny_data, 
     trainer = build_trainer(
         config(backend="eager"), load_sets(tiny_data, tiny_recipe(), CPU), STEPS, CPU, Group(), notice=print
     )
-    halves = [build_model("resnet20", generator=derive_generator(0, Stream.WEIGHTS)) for _ in range(2)]
+    models = [build_model("resnet20", generator=derive_generator(0, Stream.WEIGHTS)) for _ in shares]
     losses = []
-    for rank, model in enumerate(halves):
-        images, labels = trainer.stream.batch(0, Group(rank, 2).share(BATCH))
-        assert len(labels) == BATCH // 2
+    for rank, model in enumerate(models):
+        images, labels = trainer.stream.batch(0, Group(rank, len(shares)).share(BATCH))
+        assert len(labels) == shares[rank]
+        images = images.contiguous(memory_format=torch.channels_last)  # as the eager backend has them: same rounding
         loss = torch.nn.functional.cross_entropy(model(images), labels)
         loss.backward()
         losses.append(loss.item())
-    for p, a, b in zip(trainer.model.parameters(), halves[0].parameters(), halves[1].parameters(), strict=True):
-        p.grad = torch.empty_like(p).copy_((a.grad + b.grad) / 2)  # in the memory format of p
+    weights_of_shares = [share / BATCH for share in shares]
+    for p, *parts in zip(trainer.model.parameters(), *(model.parameters() for model in models), strict=True):
+        gradient = sum(part.grad * weight for part, weight in zip(parts, weights_of_shares, strict=True))
+        p.grad = torch.empty_like(p).copy_(gradient)  # in the memory format of p
     for group in trainer.optimizer.param_groups:
         group["lr"] = learning_rate(tiny_recipe(), 0, STEPS)
     trainer.optimizer.step()
 
-    run_tiny(*WORKERS, "--backend", "eager", "--run-dir", tmp_path, "--max-steps", 1, data_dir=cifar10_dir)
+    workers = (*WORKERS[:-1], len(shares), "--backend", "eager", "--run-dir", tmp_path)
+    run_tiny(*workers, "--max-steps", 1, data_dir=cifar10_dir)
     weights = load_file(RunDir(tmp_path).weights)
     for name, p in trainer.model.named_parameters():
         torch.testing.assert_close(weights[name], p.detach(), rtol=1e-4, atol=1e-5)
-    for name, a in halves[0].named_buffers():
-        if a.is_floating_point():
-            torch.testing.assert_close(weights[name], (a + halves[1].get_buffer(name)) / 2, rtol=1e-4, atol=1e-5)
-    assert RunDir(tmp_path).read_metrics()[0]["train_loss"] == pytest.approx(sum(losses) / 2, rel=1e-4)
+    for name, buffer in models[0].named_buffers():
+        if buffer.is_floating_point():
+            mean = sum(model.get_buffer(name) for model in models) / len(models)
+            torch.testing.assert_close(weights[name], mean, rtol=1e-4, atol=1e-5)
+    expected = sum(loss * weight for loss, weight in zip(losses, weights_of_shares, strict=True))
+    assert RunDir(tmp_path).read_metrics()[0]["train_loss"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -445,7 +453,7 @@ def test_sigterm_stops_all_workers_at_the_same_step(tmp_path, cifar10_dir, two_w
     code, stderr = kill_when(arguments, cifar10_dir, lambda: newest_step(tmp_path) >= 7, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
     assert stderr.count("stopped by SIGTERM") == 1
-    assert "resume with: deepres train resnet20" in stderr
+    assert "train resnet20 --recipe tiny" in stderr.split("resume with: ")[1]
     run_tiny(*arguments, data_dir=cifar10_dir)
     assert_same_outcome(tmp_path, two_workers[0])
 
@@ -459,17 +467,116 @@ def test_torchrun_launches_the_same_run(tmp_path, cifar10_dir, two_workers):
     assert_same_outcome(tmp_path, two_workers[0])
 
 
-def test_workers_share_uneven_mini_batches_and_refuse_a_changed_number(two_workers, tiny_data, cifar10_dir, tmp_path):
-    done = run_tiny(*WORKERS[:-1], "3", "--run-dir", tmp_path, "--max-steps", 8, data_dir=cifar10_dir)
-    assert "epoch   1" in done.stderr
+def test_workers_that_cannot_be_are_refused(two_workers, tiny_data, cifar10_dir, tmp_path):
     with pytest.raises(UserError, match="workers was 2, is 1"):
         train(config(), tiny_data, two_workers[0], device=CPU)
-    contradiction = subprocess.run(
-        tiny_command(*WORKERS, "--run-dir", tmp_path / "no"),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "DEEPRES_DATA": str(cifar10_dir), "WORLD_SIZE": "3", "RANK": "0"},
-        check=False,
-    )
-    assert contradiction.returncode == 2
-    assert "--workers 2 contradicts WORLD_SIZE 3" in contradiction.stderr
+
+    def refused(message, *arguments, **environment):
+        done = subprocess.run(
+            tiny_command(*WORKERS[:-2], "--run-dir", tmp_path / "no", *arguments),
+            capture_output=True,
+            text=True,
+            env={**os.environ, "DEEPRES_DATA": str(cifar10_dir), **environment},
+            check=False,
+        )
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "no").exists()
+
+    refused("--workers 2 contradicts WORLD_SIZE 3", "--workers", "2", WORLD_SIZE="3", RANK="0")
+    refused("17 workers are too many: a mini-batch has 16 images", "--workers", "17")
+    refused("WORLD_SIZE is 'abc'", WORLD_SIZE="abc")
+    refused("the workers do not find one another", WORLD_SIZE="2")
+
+
+KILLED_AT = ("recipe.json", "environment.json", "metrics.jsonl", "model.safetensors", "curve.png", "result.json")
+
+
+@pytest.mark.parametrize("name", KILLED_AT)
+def test_killed_while_a_file_is_written(tmp_path, cifar10_dir, precision_and_reference, name):
+    precision, reference = precision_and_reference
+    if precision != "float32":
+        pytest.skip("the files do not depend on the precision")
+    arguments = (*TRAIN, "--precision", precision, "--run-dir", tmp_path)
+    environment = {**os.environ, "DEEPRES_DATA": str(cifar10_dir), "KILL_BEFORE": name}
+    killed = subprocess.run(tiny_command(*arguments), capture_output=True, env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not RunDir(tmp_path).result.exists()
+    run_tiny(*arguments, data_dir=cifar10_dir)
+    assert_same_outcome(tmp_path, reference)
+
+
+def finished_copy(tmp_path, uninterrupted):
+    """Return the run directory of a run that ended early, on step 8 of 25."""
+    return RunDir(shutil.copytree(uninterrupted, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("recipe.json", '{"a": 1}', "recipe.json is damaged (no 'precision')"),
+        ("recipe.json", "[]", "recipe.json is damaged"),
+        ("result.json", "{}", "result.json is damaged (no 'model')"),
+        ("result.json", '{"steps": 25}', "result.json is damaged (no 'model')"),
+    ],
+)
+def test_damaged_files_are_one_line(tmp_path, cifar10_dir, uninterrupted, name, content, message):
+    copy = finished_copy(tmp_path, uninterrupted)
+    (copy.path / name).write_text(content)
+    arguments = ("train", "resnet20", "--recipe", "tiny", "--precision", "float32", "--run-dir", copy)
+    done = run_tiny(*arguments, data_dir=cifar10_dir, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("content", ["{}", "{", None])
+def test_a_damaged_environment_stops_nothing(tmp_path, tiny_data, content):
+    train(config(), tiny_data, tmp_path, device=CPU, max_steps=2)
+    if content is None:
+        RunDir(tmp_path).environment.unlink()
+    else:
+        RunDir(tmp_path).environment.write_text(content)
+    assert train(config(), tiny_data, tmp_path, device=CPU, max_steps=3)["steps"] == 3
+
+
+@pytest.mark.parametrize("kind", ["another net", "junk"])
+def test_a_checkpoint_of_something_else_is_refused_and_nothing_is_lost(tmp_path, tiny_data, kind):
+    train(config(), tiny_data, tmp_path, device=CPU, max_steps=2)
+    run_dir = RunDir(tmp_path)
+    before = run_dir.result.read_bytes()
+    if kind == "junk":
+        state = b"junk with a checksum that fits"
+    else:
+        train(config(model="plain20", option="A"), tiny_data, tmp_path / "other", device=CPU, max_steps=3)
+        state = RunDir(tmp_path / "other").latest_checkpoint()[1].replace(b"fc.bias", b"fd.bias")
+    foreign = run_dir.write_checkpoint(3, state)
+    with pytest.raises(UserError, match=rf"checkpoint {foreign} is not of this run"):
+        train(config(), tiny_data, tmp_path, device=CPU)
+    assert run_dir.result.read_bytes() == before
+
+
+def test_a_changed_machine_is_noticed(tmp_path, tiny_data):
+    train(config(), tiny_data, tmp_path, device=CPU, max_steps=2)
+    run_dir = RunDir(tmp_path)
+    environment = json.loads(run_dir.environment.read_text())
+    run_dir.environment.write_text(json.dumps(environment | {"torch": "1.0", "num_threads": 96}))
+    reporter = InterruptAt(None)
+    train(config(), tiny_data, tmp_path, device=CPU, max_steps=3, reporter=reporter)
+    now = f"num_threads {torch.get_num_threads()} after 96, torch {torch.__version__} after 1.0"
+    assert f"going on with {now}: the result will not be bit-identical" in reporter.notices
+
+
+def test_interrupted_in_the_last_evaluation(tmp_path, tiny_data, uninterrupted):
+    """All steps are taken; what is left is the evaluation in float32 and the files."""
+
+    class Interrupt(InterruptAt):
+        def evaluating(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(InterruptedRun, match="stopped by SIGTERM after step 25"):
+        train(config(), tiny_data, tmp_path, device=CPU, reporter=Interrupt(None))
+    assert not RunDir(tmp_path).result.exists()
+    train(config(), tiny_data, tmp_path, device=CPU)
+    assert_same_outcome(tmp_path, uninterrupted)

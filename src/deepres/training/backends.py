@@ -107,15 +107,22 @@ def check_backend(name: str) -> None:
         raise unknown_name("backend", name, BACKENDS)
 
 
-def choose_backend(model: ResNet, device: torch.device, precision: str, num_steps: int) -> str:
-    """Return the fastest backend that works here for a run of `num_steps`."""
+def choose_backend(
+    model: ResNet, device: torch.device, precision: str, num_steps: int, notice: Callable[[str], None]
+) -> str:
+    """Return the fastest backend that works here for a run of `num_steps`; tell `notice` what would be faster."""
     if why_unsupported(model, device, precision) is None:
         try:
             load_kernels(precision)
             return "fused"
-        except KernelsUnavailable:
-            pass
-    return "compiled" if num_steps >= COMPILE_STEPS and find_compiler() else "eager"
+        except KernelsUnavailable as reason:
+            notice(f"no fused kernels ({reason}): going on without them, slower")
+    if num_steps < COMPILE_STEPS:
+        return "eager"
+    if find_compiler() is None:
+        notice("no C++ compiler found, which torch.compile needs: going on without it, slower")
+        return "eager"
+    return "compiled"
 
 
 def build_backend(

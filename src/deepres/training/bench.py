@@ -1,6 +1,7 @@
 """How fast this machine trains, measured in seconds, so that users know how long a run will take."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,10 @@ class Speed:
     evaluate: float
     backend: str
 
+    def scaled(self, factor: float) -> "Speed":
+        """Return the speed of a net that needs `factor` times the operations."""
+        return Speed(self.train / factor, self.evaluate / factor, self.backend)
+
     def seconds(self, recipe: Recipe) -> float:
         """Estimate the time of a run of the recipe on CIFAR-10, with an evaluation of the test set at each epoch."""
         trained = recipe.total_steps(NUM_TRAIN) * recipe.batch_size
@@ -32,7 +37,14 @@ class Speed:
         return trained / self.train + evaluated / self.evaluate
 
 
-def measure_speed(name: str, recipe: Recipe, device: torch.device, precision: str, seconds: float) -> Speed:
+def measure_speed(
+    name: str,
+    recipe: Recipe,
+    device: torch.device,
+    precision: str,
+    seconds: float,
+    notice: Callable[[str], None] = lambda _: None,
+) -> Speed:
     """Train a net on random images for about `seconds`, after two steps to warm up, and evaluate it once."""
     keep_freed_memory()
     generator = torch.Generator().manual_seed(0)
@@ -43,7 +55,7 @@ def measure_speed(name: str, recipe: Recipe, device: torch.device, precision: st
         images, labels, normalization=normalization, batch_size=recipe.batch_size, pad=recipe.pad, seed=0
     )
     total_steps = recipe.total_steps(NUM_TRAIN)
-    backend = choose_backend(build_model(name), device, precision, total_steps)
+    backend = choose_backend(build_model(name), device, precision, total_steps, notice)
     trainer = Trainer(
         name=name,
         option="A",
@@ -54,7 +66,7 @@ def measure_speed(name: str, recipe: Recipe, device: torch.device, precision: st
         device=device,
         precision=precision,
         backend=backend,
-        notice=lambda _: None,
+        notice=notice,
     )
 
     def steps(at_least: float) -> float:

@@ -70,6 +70,9 @@ def load_weights(path: Path) -> TrainedNet:
         raise UserError(f"{path} was not written by deepres train: it does not name its net")
     try:
         normalization = Normalization(mean=tensors.pop("mean"), std=tensors.pop("std"))
+        for tensor in (normalization.mean, normalization.std):
+            if tensor.ndim != 3 or len(tensor) != 3 or not tensor.is_floating_point():
+                raise ValueError(f"mean or std has shape {tuple(tensor.shape)}, not (3, H, W)")
         name = metadata["model"]
         model = build_model(name, option=metadata["option"], num_classes=int(metadata["num_classes"]))
         model.load_state_dict(tensors)

@@ -24,9 +24,10 @@ def resolve_device(name: str) -> torch.device:
     if name not in DEVICES:
         raise unknown_name("device", name, DEVICES)
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device 'cuda': torch sees no GPU here: use --device cpu, or install a CUDA build of torch")
+    torch.backends.cudnn.allow_tf32 = False  # float32 is to mean float32, on a GPU too
     return torch.device(name)
 
 
@@ -78,8 +79,10 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    for parameter, size in ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 26)):  # M_MMAP_THRESHOLD, M_TRIM_, M_TOP_PAD
-        mallopt(parameter, size)
+    mmap_threshold, trim_threshold, top_pad = -3, -1, -2  # as malloc.h numbers them
+    if mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25):  # older versions take no more than 32 MB
+        mallopt(trim_threshold, (1 << 31) - 1)
+        mallopt(top_pad, 1 << 26)
 
 
 def describe_device(device: torch.device) -> str:

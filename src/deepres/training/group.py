@@ -51,15 +51,11 @@ class Group:
             raise UserError(f"--workers {workers} contradicts WORLD_SIZE {size}: leave one of them out")
         if size > 1 and device.type != "cpu":
             raise UserError("several workers train on CPUs only: give --device cpu, or --workers 1")
-        dist.init_process_group("gloo", timeout=TIMEOUT)
+        try:
+            dist.init_process_group("gloo", timeout=TIMEOUT)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"WORLD_SIZE is {size}, but the workers do not find one another ({error})") from None
         return Group(dist.get_rank(), dist.get_world_size())
-
-    def __enter__(self) -> "Group":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
     def share(self, num_items: int) -> slice:
         """Return this process's share of `num_items`, in order; shares differ by one item at most."""
@@ -103,9 +99,17 @@ def _reason(error: RuntimeError) -> str:
 
 
 def world_size() -> int | None:
-    """Return the number of processes that the environment announces, as torchrun sets it; None if it does not."""
+    """Return the number of processes that the environment announces, as torchrun sets it; None if it does not.
+
+    Raises:
+        UserError: WORLD_SIZE is no number above 0.
+    """
     value = os.environ.get("WORLD_SIZE")
-    return int(value) if value else None
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise UserError(f"WORLD_SIZE is {value!r}: it must be the number of workers; torchrun sets it")
+    return int(value)
 
 
 def launch(workers: int, device: torch.device) -> int:
@@ -127,7 +131,7 @@ def launch(workers: int, device: torch.device) -> int:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is here, not in worker 0
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // workers))),
     }
     command = [sys.executable, *sys.orig_argv[1:]]
     processes = [
@@ -145,10 +149,11 @@ def launch(workers: int, device: torch.device) -> int:
         while all(process.poll() is None for process in processes):
             time.sleep(0.1)
         first = next(i for i, process in enumerate(processes) if process.poll() is not None)
-        deadline = time.monotonic() + (GRACE_SECONDS if processes[first].returncode else TIMEOUT.total_seconds())
+        deadline = time.monotonic() + GRACE_SECONDS
         for process in processes:
             try:
-                process.wait(max(0.0, deadline - time.monotonic()))
+                # One that ended well has nothing left to do, while the first still evaluates and writes.
+                process.wait(max(0.0, deadline - time.monotonic()) if processes[first].returncode else None)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

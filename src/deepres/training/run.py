@@ -4,7 +4,8 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from deepres.training.loop import Trainer
 from deepres.training.stopping import InterruptedRun, stop_requests
 
 VAL_FRACTION = 0.1  # 5,000 of 50,000
+SAME_BITS = ("device", "device_name", "num_threads", "torch")  # must be the same for a run to go on bit-identical
+RESULT_KEYS = ("model", "option", "recipe", "seed", "steps", "epochs", "test_error_last", "test_error_best")
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def train(
     if group.rank > 0:
         return follow(config, data, total_steps, target, device, group)
     with run_dir.locked():
-        config = claim(run_dir, config, device, target)
+        config = claim(run_dir, config, device, target, reporter)
         if finished := finished_result(run_dir, target):
             reporter.notice(f"the run in {run_dir} is finished: nothing to do")
             group.broadcast(None)
@@ -131,7 +134,7 @@ def train(
         group.broadcast((config.precision, config.backend, state))
         with stop_requests(run.trainer.stop):
             run.train_until(target, checkpoint_minutes)
-        return run.finish()
+            return run.finish()
 
 
 def follow(
@@ -144,18 +147,27 @@ def follow(
     config = replace(config, precision=message[0], backend=message[1])
     sets = load_sets(data, config.recipe, device)
     trainer = build_trainer(config, sets, total_steps, device, group, notice=lambda _: None)
+    evaluated = 0
     if message[2] is not None:
-        trainer.load_state(decode_state(message[2], device)["trainer"])
+        state = decode_state(message[2], device)
+        trainer.load_state(state["trainer"])
+        evaluated = last_step(state["rows"])
     with stop_requests(trainer.stop):
         while trainer.step < target and not trainer.must_stop:
-            trainer.advance()
-            if trainer.at_epoch_end:
+            if trainer.at_epoch_end and evaluated < trainer.step:
                 trainer.evaluate(sets.held_out[0])
                 trainer.start_epoch()
+                evaluated = trainer.step
+            trainer.advance()
     return {}
 
 
-def claim(run_dir: RunDir, config: RunConfig, device: torch.device, target: int) -> RunConfig:
+def last_step(rows: Sequence[Row]) -> int:
+    """Return the step at which the last row was made."""
+    return int(rows[-1]["step"]) if rows else 0
+
+
+def claim(run_dir: RunDir, config: RunConfig, device: torch.device, target: int, reporter: Reporter) -> RunConfig:
     """Write the configuration into a new run directory, or compare it with the one begun there.
 
     Returns the configuration with nothing left to "auto".
@@ -163,15 +175,16 @@ def claim(run_dir: RunDir, config: RunConfig, device: torch.device, target: int)
     Raises:
         UserError: a different run was begun here; the message shows the difference.
     """
-    begun = read_json(run_dir.recipe) if run_dir.recipe.exists() else None
+    begun = read_json(run_dir.recipe, required=("precision",)) if run_dir.recipe.exists() else None
     if config.precision == "auto":
         precision = begun["precision"] if begun else resolve_precision("auto", device)
         config = replace(config, precision=precision)
     if config.backend == "auto":
         model = build_model(config.model, option=config.option)
-        best = choose_backend(model, device, config.precision, target)
-        last = read_json(run_dir.environment)["backend"] if run_dir.environment.exists() else best
-        config = replace(config, backend=best if last == "fused" else last)  # only the fused one may be unavailable
+        last = (last_start(run_dir) or {}).get("backend", "fused")
+        if last == "fused":  # or nothing was begun; else the others work everywhere
+            last = choose_backend(model, device, config.precision, target, reporter.notice)
+        config = replace(config, backend=last)
     if begun is None:
         write_json(run_dir.recipe, config.to_json())
     elif differences := list(_differences(begun, config.to_json())):
@@ -180,6 +193,14 @@ def claim(run_dir: RunDir, config: RunConfig, device: torch.device, target: int)
             "give the same one, or another --run-dir"
         )
     return config
+
+
+def last_start(run_dir: RunDir) -> dict[str, Any] | None:
+    """Return environment.json, or None if there is none that can be used; nothing but notices depends on it."""
+    try:
+        return read_json(run_dir.environment, required=("earlier_starts", "backend", *SAME_BITS))
+    except UserError:
+        return None
 
 
 def _differences(begun: Any, now: Any, name: str = "") -> Iterator[str]:
@@ -192,14 +213,11 @@ def _differences(begun: Any, now: Any, name: str = "") -> Iterator[str]:
 
 
 def finished_result(run_dir: RunDir, target: int) -> dict[str, Any] | None:
-    """Return the result of a run that has already taken `target` steps, else None, with no result left."""
+    """Return the result of a run that has already taken `target` steps, else None: it is to go on."""
     if not run_dir.result.exists():
         return None
-    result = read_json(run_dir.result)
-    if result["steps"] >= target:
-        return result
-    run_dir.result.unlink()  # it ended early by max_steps and now goes on
-    return None
+    result = read_json(run_dir.result, required=RESULT_KEYS)
+    return result if result["steps"] >= target else None
 
 
 def _num_train(recipe: Recipe, data: Cifar10) -> int:
@@ -273,6 +291,7 @@ class Run:
         self.trainer = build_trainer(config, sets, total_steps, device, group, reporter.notice)
         self.rows: list[Row] = []
         self.clock = Clock()
+        self.saved_step = -1
 
     @property
     def held_out_name(self) -> str:
@@ -288,11 +307,18 @@ class Run:
         for bad in damaged:
             self.reporter.notice(f"checkpoint {bad} is damaged: using the one before it")
             bad.unlink()
-        state = decode_state(content, self.device)
-        self.trainer.load_state(state["trainer"])
+        try:
+            state = decode_state(content, self.device)
+            self.trainer.load_state(state["trainer"])
+            self.rows = state["rows"]
+            self.clock = Clock(*state["clock"])
+        except Exception as error:  # whatever a file of another origin makes torch raise
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(
+                f"checkpoint {path} is not of this run ({reason[0]}): remove it, or give another --run-dir"
+            ) from None
         self.trainer.last_checkpoint = str(path)
-        self.rows = state["rows"]
-        self.clock = Clock(*state["clock"])
+        self.saved_step = self.trainer.step
         self.reporter.notice(f"resuming {self.run_dir} after step {self.trainer.step:,}")
         return content
 
@@ -301,50 +327,75 @@ class Run:
         config = self.config
         now = describe_environment(self.device, config.precision, config.backend, config.workers)
         earlier = []
-        if self.run_dir.environment.exists():
-            last = read_json(self.run_dir.environment)
+        if last := last_start(self.run_dir):
             earlier = [*last.pop("earlier_starts"), last]
-            before, after = ((start["device"], start["backend"]) for start in (last, now))
-            if before != after:
-                self.reporter.notice(
-                    f"going on with {' '.join(after)} after {' '.join(before)}: the result will not be bit-identical"
-                )
+            changes = [
+                f"{key} {now[key]} after {last[key]}" for key in (*SAME_BITS, "backend") if now[key] != last[key]
+            ]
+            if changes:
+                self.reporter.notice(f"going on with {', '.join(changes)}: the result will not be bit-identical")
         write_json(self.run_dir.environment, {**now, "earlier_starts": earlier})
 
     def train_until(self, target: int, checkpoint_minutes: float) -> None:
-        """Take steps up to `target`; evaluate, record and save at each epoch's end, and save in between."""
+        """Take steps up to `target`; between them evaluate, record and save at each epoch's end, and save at times.
+
+        The row of the last step is left to `finish`.
+        """
         trainer, clock = self.trainer, self.clock
+        self.run_dir.result.unlink(missing_ok=True)  # of a run that ended early by max_steps and now goes on
         self.run_dir.write_metrics(self.rows)  # what was recorded after the checkpoint will be recorded again
         shutil.rmtree(self.run_dir.tensorboard, ignore_errors=True)
-        with SummaryWriter(str(self.run_dir.tensorboard)) as events:
-            for row in self.rows:
-                write_events(events, row)
-            self.reporter.start(trainer.step, target, self.config.recipe.batch_size)
-            clock.start()
-            saved = time.monotonic()
-            while trainer.step < target:
-                trainer.advance()
-                clock.count(self.config.recipe.batch_size)
-                totals = trainer.totals
-                self.reporter.step(
-                    trainer.step, trainer.epochs_done, totals.mean_loss, totals.error, clock.images_per_second
-                )
-                if trainer.at_epoch_end:
-                    self.rows.append(self.make_row(trainer.epochs_done, self.epoch_error()))
-                    trainer.start_epoch()
-                    write_events(events, self.rows[-1])
-                    events.flush()
-                    self.save()
-                    self.run_dir.write_metrics(self.rows)
-                    self.reporter.epoch(self.rows[-1])
-                    saved = time.monotonic()
-                elif time.monotonic() - saved > 60 * checkpoint_minutes:
-                    self.save()
-                    saved = time.monotonic()
-                if trainer.must_stop and trainer.step < target:
-                    self.save()
-                    raise InterruptedRun(trainer.stop.signal_number or signal.SIGTERM, trainer.step)
+        self.write_events(self.rows)
+        self.reporter.start(trainer.step, target, self.config.recipe.batch_size)
+        clock.start()
+        saved = time.monotonic()
+        while trainer.step < target:
+            if trainer.at_epoch_end and last_step(self.rows) < trainer.step:
+                self.end_epoch()
+                saved = time.monotonic()
+            trainer.advance()
+            clock.count(self.config.recipe.batch_size)
+            totals = trainer.totals
+            self.reporter.step(
+                trainer.step, trainer.epochs_done, totals.mean_loss, totals.error, clock.images_per_second
+            )
+            if time.monotonic() - saved > 60 * checkpoint_minutes:
+                self.save()
+                saved = time.monotonic()
+            if trainer.step < target:
+                self.leave_if_asked()
+        self.save()
+
+    def leave_if_asked(self) -> None:
+        """Save and end the run if the user asked for it.
+
+        Raises:
+            InterruptedRun: so it was.
+        """
+        if self.trainer.must_stop:
             self.save()
+            raise InterruptedRun(self.trainer.stop.signal_number or signal.SIGTERM, self.trainer.step)
+
+    def end_epoch(self) -> None:
+        """Evaluate, record and save."""
+        self.rows.append(self.make_row(self.trainer.epochs_done, self.epoch_error()))
+        self.trainer.start_epoch()
+        self.save(again=True)
+        self.record(self.rows)
+
+    def record(self, rows: Sequence[Row]) -> None:
+        """Write metrics.jsonl, and tell of the last row, which is new."""
+        self.run_dir.write_metrics(rows)
+        self.write_events(rows[-1:])
+        self.reporter.epoch(rows[-1])
+
+    def write_events(self, rows: Sequence[Row]) -> None:
+        """Add rows to the TensorBoard events."""
+        with SummaryWriter(str(self.run_dir.tensorboard)) as events:
+            for row in rows:
+                for key, value in row.items():
+                    if key != "step" and value is not None:
+                        events.add_scalar(key, value, row["step"])
 
     def epoch_error(self) -> float:
         """Evaluate the held-out set in the run's own precision; return the error in percent."""
@@ -369,8 +420,10 @@ class Run:
             "images_per_second": round(speed, 1) if speed else None,
         }
 
-    def save(self) -> None:
-        """Write a checkpoint."""
+    def save(self, *, again: bool = False) -> None:
+        """Write a checkpoint, unless this step has one; `again` replaces it."""
+        if self.saved_step == self.trainer.step and not again:
+            return
         state = {
             "trainer": self.trainer.state(),
             "rows": self.rows,
@@ -378,20 +431,18 @@ class Run:
         }
         path = self.run_dir.write_checkpoint(self.trainer.step, encode_state(state))
         self.trainer.last_checkpoint = str(path)
+        self.saved_step = self.trainer.step
 
     def finish(self) -> dict[str, Any]:
-        """Evaluate the last step in float32, write weights, curve and, last of all, the result."""
+        """Evaluate the last step in float32, write its row, weights, curve and, last of all, the result."""
         trainer, config, recipe = self.trainer, self.config, self.config.recipe
         self.reporter.evaluating()
         name = self.held_out_name
-        error = self.final_error(*self.sets.held_out)
-        earlier = [row for row in self.rows if row["step"] < trainer.step]
-        if len(earlier) < len(self.rows):  # the last step ended an epoch, which has its row
-            row = self.rows[-1] | {f"{name}_error": error}
-        else:
-            row = self.make_row(trainer.epochs_done + 1, error)
-        rows = [*earlier, row]
+        epoch = trainer.epochs_done + (0 if trainer.at_epoch_end else 1)
+        row = self.make_row(epoch, self.final_error(*self.sets.held_out))
+        rows = [*self.rows, row]
         best = min(rows, key=lambda r: r[f"{name}_error"])
+        self.record(rows)
 
         result = {
             "model": config.model,
@@ -422,7 +473,6 @@ class Run:
             "backend": config.backend,
             "workers": config.workers,
         }
-        self.run_dir.write_metrics(rows)
         save_weights(self.run_dir.weights, config.model, trainer.model, trainer.stream.normalization)
         title = f"{config.model}, recipe {recipe.name}, seed {config.seed}"
         write_atomically(self.run_dir.curve, draw_curve(rows, title))
@@ -430,15 +480,14 @@ class Run:
         return result
 
     def final_error(self, images: Tensor, labels: Tensor) -> float:
-        """Return the error in percent as `deepres evaluate` computes it: float32, without compilation."""
-        model = self.trainer.model.eval()
-        error = error_percent(predict_logits(model, images, self.trainer.stream.normalization), labels)
+        """Return the error in percent as `deepres evaluate` computes it: float32, plain torch."""
+        model = deepcopy(self.trainer.model).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+
+        def forward(batch: Tensor) -> Tensor:
+            self.leave_if_asked()
+            logits: Tensor = model(batch)
+            return logits
+
+        error = error_percent(predict_logits(forward, images, self.trainer.stream.normalization), labels)
         self.clock.lap()
         return error
-
-
-def write_events(events: SummaryWriter, row: Row) -> None:
-    """Write a row's numbers as TensorBoard scalars."""
-    for key, value in row.items():
-        if key != "step" and value is not None:
-            events.add_scalar(key, value, row["step"])
