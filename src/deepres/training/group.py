@@ -115,7 +115,7 @@ def world_size() -> int | None:
 def launch(workers: int, device: torch.device) -> int:
     """Run this very command in `workers` processes, with the environment variables that torchrun would set.
 
-    Returns the exit code once all have ended: the first that is not 0. When one worker dies the others notice within
+    Returns the exit code once all have ended: the first above 0. When one worker dies the others notice within
     seconds and end, for half a step is not worth saving; whatever still runs half a minute later is ended.
 
     Raises:
@@ -148,19 +148,22 @@ def launch(workers: int, device: torch.device) -> int:
     try:
         while all(process.poll() is None for process in processes):
             time.sleep(0.1)
-        first = next(i for i, process in enumerate(processes) if process.poll() is not None)
+        failed = any(process.poll() for process in processes)
         deadline = time.monotonic() + GRACE_SECONDS
-        for process in processes:
+        hanging = set()
+        for rank, process in enumerate(processes):
             try:
-                # One that ended well has nothing left to do, while the first still evaluates and writes.
-                process.wait(max(0.0, deadline - time.monotonic()) if processes[first].returncode else None)
+                # Those that end well have nothing left to do, while the first still evaluates and writes.
+                process.wait(max(0.0, deadline - time.monotonic()) if failed else None)
             except subprocess.TimeoutExpired:
+                hanging.add(rank)
                 process.kill()
                 process.wait()
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), previous, strict=True):
             signal.signal(number, handler)
-    if (code := processes[first].returncode) < 0:
-        name = signal.Signals(-code).name
-        raise LostWorkerError(f"worker {first} was killed by {name}: run the same command to go on")
-    return next((process.returncode for process in processes if process.returncode), 0)
+    for rank, process in enumerate(processes):
+        if process.returncode < 0 and rank not in hanging:
+            name = signal.Signals(-process.returncode).name
+            raise LostWorkerError(f"worker {rank} was killed by {name}: run the same command to go on")
+    return next((process.returncode for process in processes if process.returncode > 0), 0)
