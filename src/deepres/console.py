@@ -129,7 +129,10 @@ def result_table(result: Mapping[str, Any]) -> Table:
 def confusion_table(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Table:
     """Return the table of true classes (rows) by predicted classes (columns), in images."""
     table = Table(
-        title="images by true class (rows) and predicted class (columns)", title_justify="left", box=box.SIMPLE
+        title="images by true class (rows) and predicted class (columns)",
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 0, 0, 1),
     )
     table.add_column("", no_wrap=True)
     for name in classes:
