@@ -27,6 +27,7 @@ lint: $(READY)  ## check style and formatting
 
 types: $(READY)  ## check types
 	$(BIN)/mypy
+	$(BIN)/mypy --strict benchmarks/*.py tools/*.py
 
 unit: $(READY)  ## the tests alone
 	$(BIN)/pytest -n 2

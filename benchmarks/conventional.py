@@ -50,6 +50,6 @@ def conventional_steps(name: str, images: np.ndarray, labels: np.ndarray, batch_
         for batch, targets in loader:
             optimizer.zero_grad()
             loss = F.cross_entropy(model(batch), targets)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             yield loss.item()

@@ -9,7 +9,7 @@ for batch normalisation, ReLU and addition.
 import os
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
@@ -24,6 +24,8 @@ from deepres.training.device import keep_freed_memory
 from deepres.training.loop import Trainer
 
 STEPS = 20
+
+Parts = defaultdict[str, float]  # milliseconds per step
 
 
 def build_trainer(name: str, backend: str) -> Trainer:
@@ -59,7 +61,7 @@ def category(operator: str) -> str:
     return "everything else: augmentation, casts, Python"
 
 
-def profile_compiled(name: str) -> tuple[float, Counter[str]]:
+def profile_compiled(name: str) -> tuple[float, Parts]:
     """Return milliseconds per step, and by category, for torch.compile."""
     import torch._inductor.config as inductor
 
@@ -74,7 +76,7 @@ def profile_compiled(name: str) -> tuple[float, Counter[str]]:
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(STEPS):
             trainer.advance()
-    parts: Counter[str] = Counter()
+    parts: Parts = defaultdict(float)
     for event in profiled.key_averages():
         parts[category(event.key)] += event.self_cpu_time_total / STEPS / 1e3
     return total, parts
@@ -83,7 +85,7 @@ def profile_compiled(name: str) -> tuple[float, Counter[str]]:
 class Timed:
     """Stands for the kernels and adds up the time of each."""
 
-    def __init__(self, kernels: Any, parts: Counter[str]) -> None:
+    def __init__(self, kernels: Any, parts: Parts) -> None:
         self._kernels = kernels
         self._parts = parts
 
@@ -99,7 +101,7 @@ class Timed:
         return timed
 
 
-def profile_fused(name: str) -> tuple[float, Counter[str]]:
+def profile_fused(name: str) -> tuple[float, Parts]:
     """Return milliseconds per step, and by kernel, for the fused kernels."""
     trainer = build_trainer(name, "fused")
     for _ in range(5):
@@ -108,7 +110,7 @@ def profile_fused(name: str) -> tuple[float, Counter[str]]:
     for _ in range(STEPS):
         trainer.advance()
     total = (time.perf_counter() - start) / STEPS * 1e3
-    parts: Counter[str] = Counter()
+    parts: Parts = defaultdict(float)
     net: Any = trainer.backend
     net._kernels = Timed(net._kernels, parts)
     stream: Any = trainer.stream
@@ -138,5 +140,5 @@ if __name__ == "__main__":
     for title, measure in (("torch.compile, bfloat16", profile_compiled), ("fused kernels, bfloat16", profile_fused)):
         total, parts = measure(model)
         print(f"{model}, {title}: {total:.1f} ms a step, {128 / total * 1e3:,.0f} images/s")
-        for part, milliseconds in parts.most_common():
+        for part, milliseconds in sorted(parts.items(), key=lambda item: -item[1]):
             print(f"  {milliseconds:7.2f} ms  {part}")

@@ -61,7 +61,9 @@ def flop_per_image(name: str) -> int:
 
     def count(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         positions = output[0].numel() // output.shape[1]
-        macs.append(module.weight.numel() * positions)
+        weight = module.weight
+        assert isinstance(weight, torch.Tensor)
+        macs.append(weight.numel() * positions)
 
     model = build_model(name).eval()
     for module in model.modules():
@@ -263,7 +265,7 @@ def load_dir() -> Path:
 
 def print_table(name: str, measured: dict[str, Any]) -> None:
     """Print one net's rates, medians and the ratios within each round."""
-    rates = measured["rates"]
+    rates: dict[str, list[float]] = measured["rates"]
 
     def ratio(contender: str, to: str) -> float:
         return statistics.median(a / b for a, b in zip(rates[contender], rates[to], strict=True))
