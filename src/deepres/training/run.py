@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,7 +133,7 @@ def train(
         state = run.resume()
         run.record_environment()
         group.broadcast((config.precision, config.backend, state))
-        with stop_requests(run.trainer.stop):
+        with stop_requests(run.trainer.stop), run.open_events():
             run.train_until(target, checkpoint_minutes)
             return run.finish()
 
@@ -344,7 +345,6 @@ class Run:
         trainer, clock = self.trainer, self.clock
         self.run_dir.result.unlink(missing_ok=True)  # of a run that ended early by max_steps and now goes on
         self.run_dir.write_metrics(self.rows)  # what was recorded after the checkpoint will be recorded again
-        shutil.rmtree(self.run_dir.tensorboard, ignore_errors=True)
         self.write_events(self.rows)
         self.reporter.start(trainer.step, target, self.config.recipe.batch_size)
         clock.start()
@@ -389,13 +389,20 @@ class Run:
         self.write_events(rows[-1:])
         self.reporter.epoch(rows[-1])
 
+    @contextmanager
+    def open_events(self) -> Iterator[None]:
+        """Begin the TensorBoard events anew, in one file: what a killed start wrote is among the rows."""
+        shutil.rmtree(self.run_dir.tensorboard, ignore_errors=True)
+        with SummaryWriter(str(self.run_dir.tensorboard)) as self.events:
+            yield
+
     def write_events(self, rows: Sequence[Row]) -> None:
         """Add rows to the TensorBoard events."""
-        with SummaryWriter(str(self.run_dir.tensorboard)) as events:
-            for row in rows:
-                for key, value in row.items():
-                    if key != "step" and value is not None:
-                        events.add_scalar(key, value, row["step"])
+        for row in rows:
+            for key, value in row.items():
+                if key != "step" and value is not None:
+                    self.events.add_scalar(key, value, row["step"])
+        self.events.flush()
 
     def epoch_error(self) -> float:
         """Evaluate the held-out set in the run's own precision; return the error in percent."""
