@@ -39,7 +39,6 @@ def test_damaged_files_are_one_line(tmp_path, predictions):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="is damaged"):
             Predictions.read(path)
-    Predictions(predictions.labels, predictions.predicted[:2], predictions.probability)
     path.write_bytes(Predictions(predictions.labels, predictions.predicted[:2], predictions.probability).encode())
     with pytest.raises(UserError, match="different lengths"):
         Predictions.read(path)
