@@ -133,7 +133,7 @@ def test_runs_of_one_recipe_name_but_other_content_are_never_put_together(tmp_pa
     write_run(tmp_path / "val", recipe="fast", split="45k")
     write_run(tmp_path / "oldest", recipe=oldest)
     groups = group_runs(load_runs([tmp_path])[0])
-    assert all(len({run.variant for run in group.runs}) == 1 for group in groups)
+    assert all(len({(run.model, run.variant) for run in group.runs}) == 1 for group in groups)
     labels = {group.label: [run.seed for run in group.runs] for group in groups}
     assert len(labels) == len(groups) == 5
     assert labels.pop("fast") == [0, 1]

@@ -177,8 +177,8 @@ class FinishedRun:
 
     @property
     def variant(self) -> str:
-        """A short digest of all that determines the run but its seed: runs that share it may be averaged."""
-        return digest({key: value for key, value in self.config.items() if key != "seed"})
+        """A short digest of all that determines a run but its net and seed; `group_runs` averages by it."""
+        return digest({key: value for key, value in self.config.items() if key not in ("model", "seed")})
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ class RunGroup:
 
     @property
     def label(self) -> str:
-        """The recipe's name with the differences: never the same for two groups of a model."""
+        """The recipe's name with the differences: the same for all nets, never the same for two groups of one."""
         if not self.differences:
             return self.recipe
         shown = ", ".join(self.differences[:SHOWN_DIFFERENCES])
@@ -318,9 +318,9 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:
         name: _usual_settings(name, [_settings(run) for run in runs if run.recipe == name])
         for name in {run.recipe for run in runs}
     }
-    groups: dict[str, list[FinishedRun]] = {}
+    groups: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in sorted(runs, key=_order):
-        groups.setdefault(run.variant, []).append(run)
+        groups.setdefault((run.model, run.variant), []).append(run)
     made = []
     for members in groups.values():
         first = members[0]
