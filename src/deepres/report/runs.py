@@ -140,6 +140,16 @@ class FinishedRun:
         return int(self.result["num_parameters"])
 
     @property
+    def flop_per_image(self) -> float | None:
+        """Floating-point operations of training on one image; None in runs of a version that did not record them."""
+        return _optional(self.result.get("flop_per_image"))
+
+    @property
+    def training_flop(self) -> float | None:
+        """Floating-point operations of the whole training."""
+        return None if self.flop_per_image is None else self.flop_per_image * self.steps * self.batch_size
+
+    @property
     def seconds(self) -> float:
         """Wall time over all starts."""
         return float(self.result["seconds"])
