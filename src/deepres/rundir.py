@@ -35,6 +35,7 @@ class RunDir:
     | tensorboard/ | the same as TensorBoard events |
     | checkpoints/ | the last two states, from which the run resumes |
     | model.safetensors | the trained weights with their normalisation |
+    | predictions.npz | for each test image its label, the predicted class and that class's probability |
     | curve.png | errors against steps |
     | result.json | the outcome; written last, so that its presence means finished |
     """
@@ -47,6 +48,7 @@ class RunDir:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "model.safetensors"
+        self.predictions = self.path / "predictions.npz"
         self.curve = self.path / "curve.png"
         self.result = self.path / "result.json"
 
