@@ -18,6 +18,12 @@ CHECKPOINTS_KEPT = 2  # the latest, and the one before it should the latest be d
 Row = dict[str, Any]
 
 
+def run_name(model: str, recipe: str, seed: int, *, option: str = "A", split: str = "50k") -> str:
+    """Return a run directory's usual name: MODEL-RECIPE-seedN, with what departs from the usual in between."""
+    variants = [f"option{option}"] * (option != "A") + [f"split{split}"] * (split != "50k")
+    return "-".join([model, recipe, *variants, f"seed{seed}"])
+
+
 class RunDir:
     """One training run on disk.
 

@@ -85,7 +85,7 @@ def test_welch_by_hand(tmp_path):
     assert test.interval == pytest.approx((3.75 - half, 3.75 + half))
     assert test.p_value == pytest.approx(stats.t.sf(3.75 / math.sqrt(a + b), freedom))  # one-sided
     assert 0.005 < test.p_value < 0.01
-    assert test.verdict.startswith("p = 0.00")
+    assert test.verdict.startswith("0.00")
 
 
 def test_an_effect_the_wrong_way_has_a_large_p_value(tmp_path):
@@ -99,9 +99,9 @@ def test_an_effect_the_wrong_way_has_a_large_p_value(tmp_path):
 @pytest.mark.parametrize(
     ("plain20", "plain56", "verdict"),
     [
-        ((9.0,), (12.0, 13.0), "too few seeds (plain56 2, plain20 1)"),
-        ((9.0, 9.5), (12.0,), "too few seeds (plain56 1, plain20 2)"),
-        ((9.0, 9.5), (), "too few seeds (plain56 0, plain20 2)"),
+        ((9.0,), (12.0, 13.0), "too few seeds"),
+        ((9.0, 9.5), (12.0,), "too few seeds"),
+        ((9.0, 9.5), (), "too few seeds"),
         ((9.0, 9.0), (12.0, 12.0), "no spread between seeds"),
     ],
 )
@@ -110,6 +110,7 @@ def test_too_few_seeds_have_no_p_value(tmp_path, plain20, plain56, verdict):
     write_errors(tmp_path, "plain56", plain56)
     test = check_claims(group_runs(load_runs([tmp_path])[0]))[0]
     assert (test.p_value, test.interval, test.verdict) == (None, None, verdict)
+    assert test.n == (len(plain56), len(plain20))  # as the claim names them
     assert (test.effect is None) == (not plain56)
 
 

@@ -4,9 +4,11 @@ Needs scipy (the extra `report`). All errors and differences are in percent poin
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median, stdev
+from typing import Any
 
 from scipy import stats
 
@@ -15,7 +17,7 @@ from deepres.report.runs import RunGroup
 
 CONFIDENCE = 0.95
 NEEDED_SEEDS = 2  # on either side of a comparison
-DEPTHS = (20, 32, 44, 56, 110)
+DEPTHS = (20, 32, 44, 56)  # of figure 6
 
 Interval = tuple[float, float]
 
@@ -77,6 +79,30 @@ def summarise(group: RunGroup) -> Summary:
     )
 
 
+def summary_row(summary: Summary) -> dict[str, Any]:
+    """Return the statistics of a group as plain data, in a fixed order."""
+    low, high = summary.interval or (None, None)
+    published = summary.published
+    return {
+        "model": summary.group.model,
+        "recipe": summary.group.label,
+        "variant": summary.group.runs[0].variant,
+        "n": summary.n,
+        "mean": summary.mean,
+        "std": summary.std,
+        "interval_low": low,
+        "interval_high": high,
+        "median": summary.median,
+        "best_mean": summary.best_mean,
+        "optimism": summary.optimism,
+        "val_mean": summary.val_mean,
+        "paper": summary.paper,
+        "repository_last": published.repository_last if published else None,
+        "repository_best": published.repository_best if published else None,
+        "difference": summary.difference,
+    }
+
+
 def mean_interval(values: Sequence[float]) -> Interval | None:
     """Return the 95% confidence interval of the mean by Student's t; None for fewer than two values."""
     if len(values) < NEEDED_SEEDS:
@@ -89,18 +115,27 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
 class Claim:
     """A statement of the paper: one net errs less than another."""
 
-    statement: str
     better: str
     worse: str
+    worse_first: bool = False
+    """Whether the statement begins with the worse net."""
+
+    @property
+    def nets(self) -> tuple[str, str]:
+        """The two nets in the order in which the statement names them."""
+        return (self.worse, self.better) if self.worse_first else (self.better, self.worse)
+
+    @property
+    def statement(self) -> str:
+        """The claim in words: "ResNet-56 is better than ResNet-20"."""
+        first, second = (re.sub(r"(\d+)", r"-\1", net.replace("resnet", "ResNet")) for net in self.nets)
+        return f"{first} is {'worse' if self.worse_first else 'better'} than {second}"
 
 
 CLAIMS = (
-    Claim("plain-56 is worse than plain-20", better="plain20", worse="plain56"),
-    Claim("ResNet-56 is better than ResNet-20", better="resnet56", worse="resnet20"),
-    *(
-        Claim(f"ResNet-{depth} is better than plain-{depth}", better=f"resnet{depth}", worse=f"plain{depth}")
-        for depth in DEPTHS
-    ),
+    Claim(better="plain20", worse="plain56", worse_first=True),
+    Claim(better="resnet56", worse="resnet20"),
+    *(Claim(better=f"resnet{depth}", worse=f"plain{depth}") for depth in DEPTHS),
 )
 
 
@@ -124,19 +159,42 @@ class ClaimTest:
     seeds. Not corrected for the number of claims."""
 
     @property
+    def n(self) -> tuple[int, int]:
+        """Runs of the two nets in the order in which the claim names them."""
+        return (self.n_worse, self.n_better) if self.claim.worse_first else (self.n_better, self.n_worse)
+
+    @property
     def verdict(self) -> str:
         """The p-value as text, or why there is none."""
         if self.p_value is not None:
-            return f"p = {self.p_value:.2g}" if self.p_value >= 0.0001 else "p < 0.0001"
-        if min(self.n_better, self.n_worse) >= NEEDED_SEEDS:
+            return f"{self.p_value:.2g}" if self.p_value >= 0.0001 else "< 0.0001"
+        if min(self.n) >= NEEDED_SEEDS:
             return "no spread between seeds"
-        return f"too few seeds ({self.claim.worse} {self.n_worse}, {self.claim.better} {self.n_better})"
+        return "too few seeds"
+
+
+def claim_row(test: ClaimTest) -> dict[str, Any]:
+    """Return a tested claim as plain data."""
+    low, high = test.interval or (None, None)
+    return {
+        "claim": test.claim.statement,
+        "recipe": test.label,
+        "better": test.claim.better,
+        "worse": test.claim.worse,
+        "n_better": test.n_better,
+        "n_worse": test.n_worse,
+        "effect": test.effect,
+        "interval_low": low,
+        "interval_high": high,
+        "p_value": test.p_value,
+        "verdict": test.verdict,
+    }
 
 
 def check_claims(groups: Sequence[RunGroup]) -> list[ClaimTest]:
     """Hold every claim of the paper against the runs, recipe by recipe; a claim without any run is left out."""
     made = []
-    for label in dict.fromkeys(group.label for group in groups):
+    for label in sorted({group.label for group in groups}):
         errors = {group.model: [run.test_error_last for run in group.runs] for group in groups if group.label == label}
         for claim in CLAIMS:
             better, worse = errors.get(claim.better, []), errors.get(claim.worse, [])
