@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepres.report.runs import FinishedRun, RunGroup
+from deepres.report.runs import RunGroup
 
 Values = NDArray[np.float64]  # (E,), one per epoch
 
@@ -58,6 +58,6 @@ def error_limit(errors: Sequence[float]) -> float:
     return next((limit for limit in (20.0, 40.0, 60.0) if max(errors) < 0.95 * limit), 100.0)
 
 
-def seeds(runs: Sequence[FinishedRun]) -> str:
+def seeds(runs: Sequence[object]) -> str:
     """Say how many: "1 seed", "5 seeds"."""
     return f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
