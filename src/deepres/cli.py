@@ -10,6 +10,7 @@ from rich.table import Table
 
 import deepres
 from deepres.commands.figures import figures
+from deepres.commands.report import report
 from deepres.commands.responses import responses
 from deepres.commands.results import results
 from deepres.console import ConsoleReporter, confusion_table, duration, err, out, result_table, say, this_command
@@ -31,6 +32,7 @@ def cli() -> None:
 
 cli.add_command(results)
 cli.add_command(figures)
+cli.add_command(report)
 cli.add_command(responses)
 
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFo
 from deepres.recipes import paper
 from deepres.report.curves import Curve, average, error_limit, seeds
 from deepres.report.published import PUBLISHED
-from deepres.report.runs import RunGroup, model_key
+from deepres.report.runs import FAMILIES, RunGroup, depth_of, family_of
 from deepres.report.statistics import Summary
 from deepres.report.style import (
     FAMILY_NAMES,
@@ -32,8 +32,8 @@ NUM_MARKERS = 8  # on a curve
 
 def split_families(models: Sequence[str]) -> list[str]:
     """Return the families to show side by side: the paper's two, plain first, then whatever else there is."""
-    found = {model_key(model)[1]: model_key(model)[0] for model in models}
-    return sorted({"plain": 0, "resnet": 1} | found, key=lambda family: ({"plain": 0, "resnet": 1} | found)[family])
+    others = {family_of(model) for model in models} - set(FAMILIES)
+    return [*FAMILIES, *sorted(others)]
 
 
 def draw_figure6(groups: Sequence[RunGroup]) -> Figure:
@@ -52,7 +52,7 @@ def draw_figure6(groups: Sequence[RunGroup]) -> Figure:
         figure = new_figure(5.4 * len(families), 4.5)
         panels = figure.subplots(1, len(families), sharey=True)
         for axes, family in zip(panels, families, strict=True):
-            members = [curve for curve in curves if model_key(curve.group.model)[1] == family]
+            members = [curve for curve in curves if family_of(curve.group.model) == family]
             _draw_curves(axes, members)
             axes.set_title(FAMILY_TITLES.get(family, family))
             axes.set(xlabel="iterations (1e4)", ylim=(0, top))
@@ -80,7 +80,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
         return
     handles = []
     for i, curve in enumerate(curves):
-        _, family, depth, _ = model_key(curve.group.model)
+        family, depth = family_of(curve.group.model), depth_of(curve.group.model)
         look = depth_look(depth)
         for band, weight in ((curve.train, 1.1), (curve.held_out, 2.2)):
             axes.fill_between(curve.steps, band.low, band.high, color=look.light, alpha=0.18, lw=0)
@@ -106,10 +106,10 @@ def draw_error_against_depth(summaries: Sequence[Summary]) -> Figure:
     with house_style():
         figure = new_figure(6.2, 4.4)
         axes = figure.add_subplot()
-        depths = sorted({_depth(s) for s in summaries})
+        depths = sorted({depth_of(s.group.model) for s in summaries})
         ticks = set(depths)
         for family in split_families([summary.group.model for summary in summaries]):
-            members = [s for s in summaries if _family(s) == family]
+            members = [s for s in summaries if family_of(s.group.model) == family]
             name = FAMILY_NAMES.get(family, family)
             published = [(depth, error) for depth, error in paper_errors(family).items() if depth <= depths[-1]]
             look = family_look(family)
@@ -118,8 +118,8 @@ def draw_error_against_depth(summaries: Sequence[Summary]) -> Figure:
                 axes.plot(*zip(*published, strict=True), label=f"{name}, the paper", **published_points(look))
             if not members:
                 continue
-            means = [(_depth(s), s.mean) for s in members]
-            runs = [(_depth(s), run.test_error_last) for s in members for run in s.group.runs if s.n > 1]
+            means = [(depth_of(s.group.model), s.mean) for s in members]
+            runs = [(depth_of(s.group.model), run.test_error_last) for s in members for run in s.group.runs if s.n > 1]
             if runs:
                 axes.plot(*zip(*runs, strict=True), ls="", marker=".", ms=4, color=look.light, alpha=0.5, zorder=3)
             axes.plot(*zip(*means, strict=True), label=f"{name}, mean of the seeds", **own_points(look))
@@ -149,7 +149,7 @@ def draw_error_against_compute(summaries: Sequence[Summary]) -> Figure:
         for family in split_families([summary.group.model for summary, _ in known]):
             look, name = family_look(family), FAMILY_NAMES.get(family, family)
             for i, label in enumerate(labels):
-                members = [(s, x) for s, x in known if _family(s) == family and s.group.label == label]
+                members = [(s, x) for s, x in known if family_of(s.group.model) == family and s.group.label == label]
                 if not members:
                     continue
                 points = [(flop, summary.mean) for summary, flop in members]
@@ -157,7 +157,7 @@ def draw_error_against_compute(summaries: Sequence[Summary]) -> Figure:
                 axes.plot(*zip(*points, strict=True), ls=dashes, label=f"{name}, {label}", **own_points(look))
                 for summary, flop in members:
                     axes.annotate(
-                        str(_depth(summary)),
+                        str(depth_of(summary.group.model)),
                         (flop, summary.mean),
                         xytext=(0, 8),
                         textcoords="offset points",
@@ -187,7 +187,7 @@ def paper_points(summaries: Sequence[Summary], family: str) -> list[tuple[float,
     points = {
         summary.group.runs[0].flop_per_image * recipe.steps * recipe.batch_size: summary.paper
         for summary in summaries
-        if _family(summary) == family
+        if family_of(summary.group.model) == family
         and summary.paper is not None
         and summary.group.runs[0].flop_per_image is not None
     }
@@ -196,15 +196,6 @@ def paper_points(summaries: Sequence[Summary], family: str) -> list[tuple[float,
 
 def paper_errors(family: str) -> dict[int, float]:
     """Return the paper's test errors of a family of nets, by depth."""
-    keys = {name: model_key(name) for name in PUBLISHED}
-    nets = {depth: PUBLISHED[name] for name, (_, kin, depth, _) in keys.items() if kin == family}
+    nets = {depth_of(name): net for name, net in PUBLISHED.items() if family_of(name) == family}
     errors = {depth: net.paper if net.paper_mean is None else net.paper_mean for depth, net in sorted(nets.items())}
     return {depth: error for depth, error in errors.items() if error is not None}
-
-
-def _family(summary: Summary) -> str:
-    return model_key(summary.group.model)[1]
-
-
-def _depth(summary: Summary) -> int:
-    return summary.group.runs[0].depth

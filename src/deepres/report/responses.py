@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from deepres.errors import UserError
 from deepres.report.collect import csv_text
-from deepres.report.runs import model_key
+from deepres.report.runs import depth_of, family_of, model_key
 from deepres.report.style import add_grid, depth_look, house_style, net_name, new_figure
 from deepres.rundir import read_json, write_atomically, write_json
 
@@ -33,12 +33,12 @@ class Responses:
     @property
     def family(self) -> str:
         """ "plain" or "resnet"."""
-        return model_key(self.model)[1]
+        return family_of(self.model)
 
     @property
     def depth(self) -> int:
         """The number of layers in the net's name."""
-        return model_key(self.model)[2]
+        return depth_of(self.model)
 
 
 def write_responses(folder: Path, nets: Sequence[Responses], num_images: int) -> list[Path]:

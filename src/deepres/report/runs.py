@@ -35,6 +35,16 @@ def model_key(name: str) -> tuple[int, str, int, str]:
     return place, family, int(depth or 0), rest
 
 
+def family_of(model: str) -> str:
+    """Return a net's name without its depth: "plain" or "resnet"."""
+    return model_key(model)[1]
+
+
+def depth_of(model: str) -> int:
+    """Return the number of layers in a net's name; 0 if there is none."""
+    return model_key(model)[2]
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """One run that took all steps of its schedule. Errors are in percent."""
@@ -57,7 +67,7 @@ class FinishedRun:
     @property
     def depth(self) -> int:
         """The number of layers in the net's name; 0 if there is none."""
-        return model_key(self.model)[2]
+        return depth_of(self.model)
 
     @property
     def recipe(self) -> str:

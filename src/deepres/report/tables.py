@@ -78,15 +78,15 @@ def find_missing(rows: Sequence[TableRow]) -> list[Missing]:
 HEADINGS = (
     "recipe",
     "net",
-    "precision",
-    "runs",
     "test error, last epoch",
+    "runs",
     "best epoch",
     "the paper",
     "public repository, last epoch",
     "its best epoch",
+    "precision",
 )
-TEXT_COLUMNS = 3
+TEXT_COLUMNS = 2
 NOTES = (
     "Test error in percent, mean ± standard deviation over the runs, which differ in their seed alone.",
     "Best epoch: the mean of each run's lowest test error, which picks the epoch by the test set and so is too good.",
@@ -98,24 +98,19 @@ NOTES = (
 def row_cells(row: TableRow) -> list[str]:
     """Return a row's cells as text, under `HEADINGS`."""
     summary, published = row.summary, row.published or Published(None, None, None)
-    cells = [row.label, row.model]
     if summary is None:
-        cells += ["", "0", "missing", ""]
+        own, precision = ["missing", "0", ""], ""
     else:
         spread = "" if summary.std is None else f" ± {summary.std:.2f}"
-        cells += [
-            summary.group.runs[0].precision,
-            str(summary.n),
-            f"{summary.mean:.2f}{spread}",
-            _number(summary.best_mean),
-        ]
+        own = [f"{summary.mean:.2f}{spread}", str(summary.n), _number(summary.best_mean)]
+        precision = summary.group.runs[0].precision
     mean = "" if published.paper_mean is None else f" ({published.paper_mean:.2f})"
-    return [
-        *cells,
+    others = [
         _number(published.paper) + mean,
         _number(published.repository_last),
         _number(published.repository_best),
     ]
+    return [row.label, row.model, *own, *others, precision]
 
 
 def table_markdown(rows: Sequence[TableRow]) -> str:
