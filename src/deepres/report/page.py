@@ -31,6 +31,7 @@ from deepres.report.tables import HEADINGS, NOTES, TEXT_COLUMNS, TableRow, find_
 class PageTable:
     """A table of the page."""
 
+    name: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     text_columns: int
@@ -118,7 +119,7 @@ class Page:
             summary=self.summary,
             sections=self.sections,
             claims=claims_table(self.claims),
-            table6=PageTable(HEADINGS, [row_cells(row) for row in self.table6], TEXT_COLUMNS),
+            table6=PageTable("table6", HEADINGS, [row_cells(row) for row in self.table6], TEXT_COLUMNS),
             notes=NOTES,
             missing=find_missing(self.table6),
             held_out=" or ".join(held_out),
@@ -184,7 +185,7 @@ def claims_table(claims: Sequence[ClaimTest]) -> PageTable:
         ]
         for test in claims
     ]
-    return PageTable(("claim", "recipe", "p-value", "points", "95% interval", "runs"), rows, text_columns=2)
+    return PageTable("claims", ("claim", "recipe", "p-value", "points", "95% interval", "runs"), rows, text_columns=2)
 
 
 def runs_table(runs: Sequence[FinishedRun]) -> PageTable:
@@ -213,4 +214,4 @@ def runs_table(runs: Sequence[FinishedRun]) -> PageTable:
     caption = (
         f"Errors in percent: test error of the last and of the best epoch. Wall time of all runs together: {total}."
     )
-    return PageTable((*headings, *numbers), rows, len(headings), caption)
+    return PageTable("runs", (*headings, *numbers), rows, len(headings), caption)

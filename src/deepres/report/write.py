@@ -64,7 +64,8 @@ def write_report(
         page.depth.append(depth_chart(members, f"depth-{slug(label)}"))
     written += add_compute(page, summaries, out)
     written += add_responses(page, [*dirs, out], out)
-    answers = [found for group in groups if (found := read_answers(group)) is not None]
+    ordered = sorted(groups, key=lambda group: recipe_key(group.label))
+    answers = [found for group in ordered if (found := read_answers(group)) is not None]
     for found in answers:
         doing(f"answers of {found.group.model}, recipe {found.group.label}")
         name = f"confusion-{found.group.model}-{slug(found.group.label)}"
