@@ -4,14 +4,15 @@ from pathlib import Path
 
 import click
 
+from deepres.commands.options import DATA_DIR
 from deepres.console import out
 
 
 @click.command()
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder for the figures.")
-@click.option("--models", default="plain20,resnet20", show_default=True, help="Nets to draw side by side.")
+@click.option("--models", default="plain20,resnet20", show_default=True, help="Nets to draw side by side, by comma.")
 @click.option("--option", default="A", show_default=True, help="Kind of shortcut of residual nets: A, B or C.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="See `deepres fetch`.")
+@DATA_DIR
 def figures(out_dir: Path, models: str, option: str, data_dir: Path | None) -> None:
     """Draw the data set, what augmentation does to it, and the architecture of nets.
 

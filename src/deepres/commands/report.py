@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from deepres.commands.options import DATA_DIR
 from deepres.console import err, out, say
 from deepres.errors import UserError
 
@@ -11,7 +12,7 @@ from deepres.errors import UserError
 @click.command()
 @click.argument("dirs", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder for the report.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="For pictures of test images. See `deepres fetch`.")
+@DATA_DIR
 def report(dirs: tuple[Path, ...], out_dir: Path, data_dir: Path | None) -> None:
     """Write tables, figures and report.html from the finished runs in DIR...
 

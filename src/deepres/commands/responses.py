@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from deepres.commands.options import DATA_DIR
 from deepres.console import err, out
 from deepres.errors import UserError
 
@@ -11,7 +12,7 @@ from deepres.errors import UserError
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="RUN_OR_WEIGHTS...", type=click.Path(path_type=Path))
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder for data and figure.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="See `deepres fetch`.")
+@DATA_DIR
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 def responses(paths: tuple[Path, ...], out_dir: Path, data_dir: Path | None, device: str) -> None:
     """Measure how strongly each layer of trained nets responds, and draw figure 7.

@@ -192,7 +192,7 @@ class FinishedRun:
     @property
     def predictions(self) -> Path | None:
         """predictions.npz, where the run has it."""
-        path = self.path / "predictions.npz"
+        path = RunDir(self.path).predictions
         return path if path.is_file() else None
 
     @property
