@@ -40,6 +40,10 @@ def test_recipes_are_frozen_and_checked():
         replace(fast(), epochs=None)
     with pytest.raises(UserError, match=r"unknown split '40k' .*: choose from 50k, 45k"):
         replace(fast(), split="40k")
+    with pytest.raises(UserError, match=r"unknown padding 'zero' \(did you mean zeros\?\)"):
+        replace(fast(), padding="zero")
+    with pytest.raises(UserError, match="unknown kind of flips 'never': choose from random, alternating"):
+        replace(fast(), flips="never")
 
 
 def test_json_tells_recipes_apart():

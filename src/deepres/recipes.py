@@ -9,6 +9,8 @@ from typing import Any
 from deepres.errors import UserError, unknown_name
 
 SPLITS = ("50k", "45k")
+PADDINGS = ("zeros", "reflection")
+FLIPS = ("random", "alternating")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,18 @@ class OneCycle:
 
     def __str__(self) -> str:
         return f"linear up for {self.warmup:.0%} of the steps, then linear to zero"
+
+
+@dataclass(frozen=True)
+class Muon:
+    """The convolutions are trained by `deepres.training.optimizers.Muon`, all else by SGD."""
+
+    learning_rate: float
+    """The highest of the schedule: the size of a step relative to the weights."""
+    momentum: float
+
+    def __str__(self) -> str:
+        return f"{self.learning_rate:g}, momentum {self.momentum:g}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class Recipe:
     normalization: str
     """"pixel_mean" or "channel", see `deepres.data.augment.Normalization`."""
     pad: int
-    """Pixels of zero padding on each side before the random crop."""
+    """Pixels of padding on each side before the random crop."""
     learning_rate: float
     """The highest of the schedule."""
     schedule: StepDecay | OneCycle
@@ -77,6 +91,13 @@ class Recipe:
     """The length in mini-batches; either this or `epochs`."""
     epochs: float | None = None
     """The length in passes over the training images."""
+    padding: str = "zeros"
+    """What is padded: "zeros", or the image's "reflection"."""
+    flips: str = "random"
+    """Which images are flipped left to right: "random", each with probability 1/2 every time, or "alternating",
+    half of them in the first epoch and the others in the next, and so on."""
+    muon: Muon | None = None
+    """If set, how the convolutions are trained; `learning_rate`, `momentum` and `weight_decay` are of all else."""
     slow_start: SlowStart | None = None
     split: str = "50k"
     """"50k": train on all training images, the test set is evaluated at every epoch. "45k": train on 45,000,
@@ -87,8 +108,13 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise UserError(f"recipe {self.name}: give its length either in steps or in epochs")
-        if self.split not in SPLITS:
-            raise unknown_name("split", self.split, SPLITS)
+        for kind, name, known in (
+            ("split", self.split, SPLITS),
+            ("padding", self.padding, PADDINGS),
+            ("kind of flips", self.flips, FLIPS),
+        ):
+            if name not in known:
+                raise unknown_name(kind, name, known)
 
     def total_steps(self, num_train: int) -> int:
         """Return the length in mini-batches for a training set of `num_train` images."""

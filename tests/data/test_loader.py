@@ -80,6 +80,22 @@ def test_a_batch_is_normalization_then_crop_and_flip():
     assert torch.equal(batch, crop_and_flip(normalization(images[order]), choices, 4))
 
 
+def test_alternating_flips_show_each_side_every_other_epoch():
+    """Images whose left half is dark; an epoch has 32 of them in 4 batches."""
+    images = torch.zeros(32, 3, 2, 2, dtype=torch.uint8)
+    images[..., 1] = 255
+    stream = TrainStream(
+        images, torch.arange(32), normalization=IDENTITY, batch_size=8, pad=0, seed=5, flips="alternating"
+    )
+    flipped = torch.zeros(6, 32, dtype=torch.bool)
+    for step in range(24):
+        batch, labels = stream.batch(step)
+        flipped[step // 4, labels] = batch[:, 0, 0, 0] > 0
+    assert 5 < int(flipped[0].sum()) < 27  # which images begin flipped is a coin's choice
+    for epoch in range(1, 6):
+        assert torch.equal(flipped[epoch], ~flipped[epoch - 1])
+
+
 def test_streams_of_a_seed_are_independent():
     seeds = {derive_seed(seed, kind, index) for seed in range(5) for kind in Stream for index in range(5)}
     assert len(seeds) == 5 * len(Stream) * 5

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from deepres.data.augment import Normalization
-from deepres.data.loader import TrainStream
+from deepres.data.loader import build_stream
 from deepres.models import build_model
 from deepres.recipes import Recipe
 from deepres.training.backends import choose_backend
@@ -50,10 +49,7 @@ def measure_speed(
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (SAMPLE, 3, 32, 32), dtype=torch.uint8, generator=generator).to(device)
     labels = torch.randint(10, (SAMPLE,), generator=generator).to(device)
-    normalization = Normalization.fit(images, recipe.normalization)
-    stream = TrainStream(
-        images, labels, normalization=normalization, batch_size=recipe.batch_size, pad=recipe.pad, seed=0
-    )
+    stream = build_stream(images, labels, recipe, seed=0)
     total_steps = recipe.total_steps(NUM_TRAIN)
     backend = choose_backend(build_model(name), device, precision, total_steps, notice)
     trainer = Trainer(
