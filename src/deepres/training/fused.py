@@ -30,7 +30,7 @@ def why_unsupported(model: nn.Module, device: torch.device, precision: str) -> s
 
 
 class FusedNet:
-    """Forward and backward pass of a plain or option A net on 32x32 images, in hand-written AVX-512 kernels.
+    """Forward and backward pass of a plain or option A net on 32x32 images, in hand-written kernels.
 
     It computes with the model's own parameters and buffers and sees every change made to them in place. Results
     are the same bit for bit from run to run, for any number of threads (`torch.set_num_threads`) and any capacity.

@@ -1,7 +1,8 @@
 // Training kernels for the CIFAR-10 nets of section 4.2: 3x3 convolutions fused with what stands between them.
 //
 // Compiled as it is, the kernels store activations in bfloat16 (AVX-512 BF16); with -DDEEPRES_FLOAT32 in float32
-// (AVX-512 F, BW, VL, DQ). Sums, statistics, parameters and their gradients are float32 or float64 in both.
+// (AVX-512 F, BW, VL, DQ, or else AVX2 and FMA). Sums, statistics, parameters and their gradients are float32 or
+// float64 in both.
 //
 // A layer is a convolution and the batch normalisation after it. Only the convolution's own output is written to
 // memory. Normalisation, shortcut and ReLU are applied by whoever reads it:
@@ -28,8 +29,8 @@
 //
 //     [block of output channels][3][3][input channel / kPack][output channel in block][kPack]
 //
-// with blocks of 16 or 32 channels, one or two registers; for the data gradient, that of the transposed, rotated
-// weight. A tile of 16 registers (16 pixels x 16 channels, or 8 x 32) holds the sums throughout.
+// with blocks of one or two registers; for the data gradient, that of the transposed, rotated weight. A tile of
+// registers (with AVX-512 16 pixels x 16 channels, or 8 x 32; with AVX2 4 x 16) holds the sums throughout.
 //
 // Results depend neither on the number of threads nor on their timing: sums for the statistics are kept per image,
 // sums for the weight gradient per chunk of images, and both are added up in order. Images are the unit of parallel
@@ -48,6 +49,10 @@
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#define DEEPRES_AVX512
 #endif
 
 #ifdef DEEPRES_FLOAT32
@@ -96,27 +101,84 @@ struct Layer {
 
 namespace {
 
+#ifdef DEEPRES_AVX512
 constexpr int kLanes = 16;                           // 32-bit lanes of a register
+constexpr int kTile = 16;                            // registers of sums in a tile; there are 32 in all
+constexpr int kGradChannels = 4;                     // input channels whose weight gradients are summed at once
+constexpr int kCachedRows = 16;                      // rows whose pairs stay in the first-level cache
+#else
+constexpr int kLanes = 8;
+constexpr int kTile = 8;                             // of 16 registers
+constexpr int kGradChannels = 2;
+constexpr int kCachedRows = 4;
+#endif
 constexpr int kPack = 4 / sizeof(Element);           // elements of a lane
 constexpr int kNumChunks = 8;                        // parts of a batch whose weight gradients are summed apart: the
                                                      // most threads of the backward pass; more cost memory traffic
 constexpr int kMaxChannels = 64;
 constexpr int kMaxPadded = 34 * 34 * 16;             // the same with its border; later stages are smaller
 constexpr int kMaxPairs = 34 * 17 * 16 * 2;          // pairs of neighbouring pixels, elements
-constexpr int kCachedRows = 16;                      // rows whose pairs stay in the first-level cache
 
 // ---------------------------------------------------------------------------------------------------------------
 // Elements and registers
 
+#ifdef DEEPRES_AVX512
+using Vec = __m512;      // kLanes floats
+using Packed = __m512i;  // kLanes * kPack elements
+inline Vec zero() { return _mm512_setzero_ps(); }
+inline Vec splat(float value) { return _mm512_set1_ps(value); }
+inline Vec load_floats(const float* p) { return _mm512_loadu_ps(p); }
+inline void store_floats(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+inline Packed load_packed(const Element* p) { return _mm512_loadu_si512(p); }
+inline Packed splat_lane(int32_t lane) { return _mm512_set1_epi32(lane); }
+inline Vec add(Vec x, Vec y) { return _mm512_add_ps(x, y); }
+inline Vec multiply(Vec x, Vec y) { return _mm512_mul_ps(x, y); }
+inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm512_fmadd_ps(x, y, sum); }
+inline Vec relu(Vec x) { return _mm512_max_ps(x, _mm512_setzero_ps()); }
+inline float sum_lanes(Vec v) { return _mm512_reduce_add_ps(v); }
+
+// y where x > 0, else 0.
+inline Vec mask_by(Vec x, Vec y) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), y);
+}
+#else
+using Vec = __m256;
+using Packed = __m256i;
+inline Vec zero() { return _mm256_setzero_ps(); }
+inline Vec splat(float value) { return _mm256_set1_ps(value); }
+inline Vec load_floats(const float* p) { return _mm256_loadu_ps(p); }
+inline void store_floats(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+inline Packed load_packed(const Element* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline Packed splat_lane(int32_t lane) { return _mm256_set1_epi32(lane); }
+inline Vec add(Vec x, Vec y) { return _mm256_add_ps(x, y); }
+inline Vec multiply(Vec x, Vec y) { return _mm256_mul_ps(x, y); }
+inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm256_fmadd_ps(x, y, sum); }
+inline Vec relu(Vec x) { return _mm256_max_ps(x, _mm256_setzero_ps()); }
+inline float sum_lanes(Vec v) {
+  const __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)));
+}
+inline Vec mask_by(Vec x, Vec y) {
+  return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ), y);
+}
+#endif
+
 #ifdef DEEPRES_FLOAT32
 inline Element to_element(float value) { return value; }
-inline __m512 load(const Element* p) { return _mm512_loadu_ps(p); }
-inline void store(Element* p, __m512 v) { _mm512_storeu_ps(p, v); }
+inline Vec load(const Element* p) { return load_floats(p); }
+inline void store(Element* p, Vec v) { store_floats(p, v); }
 
 // sums + x * y in each lane.
-inline __m512 multiply_add(__m512 sums, __m512i x, __m512i y) {
-  return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), sums);
+#ifdef DEEPRES_AVX512
+inline Vec multiply_packed(Vec sums, Packed x, Packed y) {
+  return multiply_add(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), sums);
 }
+#else
+inline Vec multiply_packed(Vec sums, Packed x, Packed y) {
+  return multiply_add(_mm256_castsi256_ps(x), _mm256_castsi256_ps(y), sums);
+}
+#endif
 #else
 inline Element to_element(float value) {
   const __m128bh rounded = _mm_cvtneps_pbh(_mm_set_ss(value));
@@ -124,22 +186,22 @@ inline Element to_element(float value) {
   memcpy(&element, &rounded, sizeof element);
   return element;
 }
-inline __m256i round_to_elements(__m512 v) { return (__m256i)_mm512_cvtneps_pbh(v); }
-inline __m512 load(const Element* p) {
+inline __m256i round_to_elements(Vec v) { return (__m256i)_mm512_cvtneps_pbh(v); }
+inline Vec load(const Element* p) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
-inline void store(Element* p, __m512 v) {
+inline void store(Element* p, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), round_to_elements(v));
 }
 
 // sums + x[0] * y[0] + x[1] * y[1] in each lane.
-inline __m512 multiply_add(__m512 sums, __m512i x, __m512i y) {
+inline Vec multiply_packed(Vec sums, Packed x, Packed y) {
   return _mm512_dpbf16_ps(sums, (__m512bh)x, (__m512bh)y);
 }
 
 // x[0] y[0] x[1] y[1] ...
-inline __m512i interleave(__m256i x, __m256i y) {
+inline Packed interleave(__m256i x, __m256i y) {
   alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(x), y, 1);
@@ -148,17 +210,17 @@ inline __m512i interleave(__m256i x, __m256i y) {
 #endif
 
 // The lane at p in every lane.
-inline __m512i broadcast_lane(const Element* p) {
+inline Packed broadcast_lane(const Element* p) {
   int32_t lane;
   memcpy(&lane, p, sizeof lane);
-  return _mm512_set1_epi32(lane);
+  return splat_lane(lane);
 }
 
-// relu(scale * raw + shift + shortcut) of 16 channels; without shortcut where it is null.
-inline __m512 activate(const Element* raw, __m512 scale, __m512 shift, const Element* shortcut) {
-  __m512 x = _mm512_fmadd_ps(load(raw), scale, shift);
-  if (shortcut) x = _mm512_add_ps(x, load(shortcut));
-  return _mm512_max_ps(x, _mm512_setzero_ps());
+// relu(scale * raw + shift + shortcut) of kLanes channels; without shortcut where it is null.
+inline Vec activate(const Element* raw, Vec scale, Vec shift, const Element* shortcut) {
+  Vec x = multiply_add(load(raw), scale, shift);
+  if (shortcut) x = add(x, load(shortcut));
+  return relu(x);
 }
 
 // Ask for part `part` of `num_parts` of some memory, to be in the cache when the next image begins.
@@ -199,9 +261,9 @@ constexpr Taps kAllTaps{0, 1};
 // `input` is where tap (0, 0) of the first pixel falls; row_step, tap_step and pixel_step are in elements.
 template <int kIn, int kVectors, int kPixels>
 inline void compute_tile(const Element* input, int row_step, int tap_step, int pixel_step, const Element* weight,
-                         Taps row_taps, Taps column_taps, __m512 (&sums)[kVectors][kPixels]) {
+                         Taps row_taps, Taps column_taps, Vec (&sums)[kVectors][kPixels]) {
   UNROLL for (int v = 0; v < kVectors; v++) {
-    UNROLL for (int p = 0; p < kPixels; p++) sums[v][p] = _mm512_setzero_ps();
+    UNROLL for (int p = 0; p < kPixels; p++) sums[v][p] = zero();
   }
   for (int row = row_taps.first; row < 3; row += row_taps.step) {
     for (int column = column_taps.first; column < 3; column += column_taps.step) {
@@ -209,13 +271,13 @@ inline void compute_tile(const Element* input, int row_step, int tap_step, int p
       const Element* w = weight + (row * 3 + column) * kIn * kVectors * kLanes;
 #pragma GCC unroll 2
       for (int i = 0; i < kIn / kPack; i++) {
-        __m512i weights[kVectors];
+        Packed weights[kVectors];
         UNROLL for (int v = 0; v < kVectors; v++) {
-          weights[v] = _mm512_loadu_si512(w + (i * kVectors + v) * kLanes * kPack);
+          weights[v] = load_packed(w + (i * kVectors + v) * kLanes * kPack);
         }
         UNROLL for (int p = 0; p < kPixels; p++) {
-          const __m512i pixel = broadcast_lane(x + p * pixel_step + i * kPack);
-          UNROLL for (int v = 0; v < kVectors; v++) sums[v][p] = multiply_add(sums[v][p], weights[v], pixel);
+          const Packed pixel = broadcast_lane(x + p * pixel_step + i * kPack);
+          UNROLL for (int v = 0; v < kVectors; v++) sums[v][p] = multiply_packed(sums[v][p], weights[v], pixel);
         }
       }
     }
@@ -285,8 +347,8 @@ struct Conv {
     for (int h = 0; h < kInSize; h++) {
       Element* row = padded + (h + 1) * kInRow + kIn;
       for (int c = 0; c < kIn; c += kLanes) {
-        const __m512 scale = _mm512_loadu_ps(previous.scale + c);
-        const __m512 shift = _mm512_loadu_ps(previous.shift + c);
+        const Vec scale = load_floats(previous.scale + c);
+        const Vec shift = load_floats(previous.shift + c);
         const Element* x = raw + h * kInSize * kIn + c;
         if (c < shortcut.channels) {
           const Element* y = shortcut.values + h * shortcut.row_step + c;
@@ -310,7 +372,7 @@ struct Conv {
 
   // Write the layer's output for each image and, per image, its sums. Keep the input where it is to be kept.
   static void forward(const Layer& layer, int num_images, int num_threads) {
-    constexpr int kVectors = kForwardVectors, kPixels = 16 / kVectors;
+    constexpr int kVectors = kForwardVectors, kPixels = kTile / kVectors;
     const Input& input = layer.input;
 #pragma omp parallel num_threads(num_threads)
     {
@@ -328,8 +390,8 @@ struct Conv {
         }
         const bool last = n + 1 == num_images;
         for (int block = 0; block < kOut; block += kVectors * kLanes) {
-          __m512 sum[kVectors], square_sum[kVectors];
-          UNROLL for (int v = 0; v < kVectors; v++) sum[v] = square_sum[v] = _mm512_setzero_ps();
+          Vec sum[kVectors], square_sum[kVectors];
+          UNROLL for (int v = 0; v < kVectors; v++) sum[v] = square_sum[v] = zero();
           for (int h = 0; h < kOutSize; h++) {
             if (block == 0 && !last) {
               prefetch(source + kInImage, kInImage, h, kOutSize);
@@ -340,7 +402,7 @@ struct Conv {
             }
 #pragma GCC unroll 1  // else the compiler runs out of registers
             for (int w = 0; w < kOutSize; w += kPixels) {
-              __m512 tile[kVectors][kPixels];
+              Vec tile[kVectors][kPixels];
               compute_tile<kIn, kVectors, kPixels>(padded + h * kStride * kInRow + w * kStride * kIn, kInRow, kIn,
                                                    kStride * kIn, layer.forward_weight + block * 9 * kIn, kAllTaps,
                                                    kAllTaps, tile);
@@ -348,16 +410,16 @@ struct Conv {
               UNROLL for (int v = 0; v < kVectors; v++) {
                 UNROLL for (int p = 0; p < kPixels; p++) {
                   store(out + p * kOut + v * kLanes, tile[v][p]);
-                  sum[v] = _mm512_add_ps(sum[v], tile[v][p]);
-                  square_sum[v] = _mm512_fmadd_ps(tile[v][p], tile[v][p], square_sum[v]);
+                  sum[v] = add(sum[v], tile[v][p]);
+                  square_sum[v] = multiply_add(tile[v][p], tile[v][p], square_sum[v]);
                 }
               }
             }
           }
           float* sums = layer.sums + ptrdiff_t{n} * 2 * kOut + block;
           UNROLL for (int v = 0; v < kVectors; v++) {
-            _mm512_storeu_ps(sums + v * kLanes, sum[v]);
-            _mm512_storeu_ps(sums + kOut + v * kLanes, square_sum[v]);
+            store_floats(sums + v * kLanes, sum[v]);
+            store_floats(sums + kOut + v * kLanes, square_sum[v]);
           }
         }
       }
@@ -368,11 +430,11 @@ struct Conv {
   static void load_output_grad(Scratch& scratch, const Layer& layer, const Element* g, const Element* output) {
     constexpr int kBorder = kStride == 1 ? kGradRow + kOut : 0;
     for (int channel = 0; channel < kOut; channel += kLanes) {
-      const __m512 a = _mm512_loadu_ps(layer.a + channel);
-      const __m512 b = _mm512_loadu_ps(layer.b + channel);
-      const __m512 c = _mm512_loadu_ps(layer.c + channel);
+      const Vec a = load_floats(layer.a + channel);
+      const Vec b = load_floats(layer.b + channel);
+      const Vec c = load_floats(layer.c + channel);
       const auto output_grad = [=](int offset) {
-        return _mm512_fmadd_ps(load(g + offset), a, _mm512_fmadd_ps(load(output + offset), b, c));
+        return multiply_add(load(g + offset), a, multiply_add(load(output + offset), b, c));
       };
       for (int h = 0; h < kOutSize; h++) {
         Element* padded = scratch.grad + kBorder + h * kGradRow + channel;
@@ -380,7 +442,7 @@ struct Conv {
         for (int w = 0; w < kOutSize; w += 2) {
           const int offset = (h * kOutSize + w) * kOut + channel;
 #ifdef DEEPRES_FLOAT32
-          const __m512 left = output_grad(offset), right = output_grad(offset + kOut);
+          const Vec left = output_grad(offset), right = output_grad(offset + kOut);
           store(padded + w * kOut, left);
           store(padded + (w + 1) * kOut, right);
           store(pairs + w * kOut, left);
@@ -434,10 +496,10 @@ struct Conv {
     for (int first_row = 1; first_row <= kInSize; first_row += kCachedRows) {
       const int end_row = std::min(first_row + kCachedRows, kInSize + 1);
       for (int in = 0; in < kIn; in += kChannels) {
-        __m512 sums[3][3][kChannels];
+        Vec sums[3][3][kChannels];
         UNROLL for (int k = 0; k < 9; k++) {
           UNROLL for (int i = 0; i < kChannels; i++) {
-            sums[k / 3][k % 3][i] = _mm512_loadu_ps(weight_grad + (k * kIn + in + i) * kOut);
+            sums[k / 3][k % 3][i] = load_floats(weight_grad + (k * kIn + in + i) * kOut);
           }
         }
         for (int h = first_row; h < end_row; h++) {  // a row of the padded input
@@ -445,16 +507,16 @@ struct Conv {
           const Element *x0 = taps[0] + offset, *x1 = taps[1] + offset, *x2 = taps[2] + offset;
           const Element* g = grad + (h + 1) * kGradPairRow;
           for (int w = 0; w < kOutSize / kPack; w++) {
-            __m512i grads[3];
+            Packed grads[3];
             UNROLL for (int k = 0; k < 3; k++) {
-              grads[k] = _mm512_loadu_si512(g - k * kGradPairRow + w * kOut * kPack);
+              grads[k] = load_packed(g - k * kGradPairRow + w * kOut * kPack);
             }
             UNROLL for (int i = 0; i < kChannels; i++) {
               const int step = w * kTapStep + i * kPack;
-              const __m512i x[3] = {broadcast_lane(x0 + step), broadcast_lane(x1 + step), broadcast_lane(x2 + step)};
+              const Packed x[3] = {broadcast_lane(x0 + step), broadcast_lane(x1 + step), broadcast_lane(x2 + step)};
               UNROLL for (int column = 0; column < 3; column++) {
                 UNROLL for (int row = 0; row < 3; row++) {
-                  sums[row][column][i] = multiply_add(sums[row][column][i], grads[row], x[column]);
+                  sums[row][column][i] = multiply_packed(sums[row][column][i], grads[row], x[column]);
                 }
               }
             }
@@ -462,7 +524,7 @@ struct Conv {
         }
         UNROLL for (int k = 0; k < 9; k++) {
           UNROLL for (int i = 0; i < kChannels; i++) {
-            _mm512_storeu_ps(weight_grad + (k * kIn + in + i) * kOut, sums[k / 3][k % 3][i]);
+            store_floats(weight_grad + (k * kIn + in + i) * kOut, sums[k / 3][k % 3][i]);
           }
         }
       }
@@ -472,18 +534,18 @@ struct Conv {
   // 32 or 64 output channels: one row of taps at a time, for four input and 32 output channels at once.
   template <int kTapRow, int kTapStep>
   static void add_weight_grad_wide(const Element* const (&taps)[3], const Element* grad, float* weight_grad) {
-    constexpr int kVectors = 2, kChannels = 4;
+    constexpr int kVectors = 2, kChannels = kGradChannels;
     for (int first_row = 0; first_row < kOutSize; first_row += kCachedRows) {
       const int end_row = std::min(first_row + kCachedRows, kOutSize);
       for (int row = 0; row < 3; row++) {
         for (int out = 0; out < kOut; out += kVectors * kLanes) {
           for (int in = 0; in < kIn; in += kChannels) {
             float* target = weight_grad + (row * 3 * kIn + in) * kOut + out;
-            __m512 sums[3][kChannels][kVectors];
+            Vec sums[3][kChannels][kVectors];
             UNROLL for (int k = 0; k < 3; k++) {
               UNROLL for (int i = 0; i < kChannels; i++) {
                 UNROLL for (int v = 0; v < kVectors; v++) {
-                  sums[k][i][v] = _mm512_loadu_ps(target + (k * kIn + i) * kOut + v * kLanes);
+                  sums[k][i][v] = load_floats(target + (k * kIn + i) * kOut + v * kLanes);
                 }
               }
             }
@@ -492,16 +554,16 @@ struct Conv {
               const Element *x0 = taps[0] + offset, *x1 = taps[1] + offset, *x2 = taps[2] + offset;
               const Element* g = grad + h * kGradPairRow + out * kPack;
               for (int w = 0; w < kOutSize / kPack; w++) {
-                __m512i grads[kVectors];
+                Packed grads[kVectors];
                 UNROLL for (int v = 0; v < kVectors; v++) {
-                  grads[v] = _mm512_loadu_si512(g + w * kOut * kPack + v * kLanes * kPack);
+                  grads[v] = load_packed(g + w * kOut * kPack + v * kLanes * kPack);
                 }
                 UNROLL for (int i = 0; i < kChannels; i++) {
                   const int step = w * kTapStep + i * kPack;
                   UNROLL for (int v = 0; v < kVectors; v++) {
-                    sums[0][i][v] = multiply_add(sums[0][i][v], grads[v], broadcast_lane(x0 + step));
-                    sums[1][i][v] = multiply_add(sums[1][i][v], grads[v], broadcast_lane(x1 + step));
-                    sums[2][i][v] = multiply_add(sums[2][i][v], grads[v], broadcast_lane(x2 + step));
+                    sums[0][i][v] = multiply_packed(sums[0][i][v], grads[v], broadcast_lane(x0 + step));
+                    sums[1][i][v] = multiply_packed(sums[1][i][v], grads[v], broadcast_lane(x1 + step));
+                    sums[2][i][v] = multiply_packed(sums[2][i][v], grads[v], broadcast_lane(x2 + step));
                   }
                 }
               }
@@ -509,7 +571,7 @@ struct Conv {
             UNROLL for (int k = 0; k < 3; k++) {
               UNROLL for (int i = 0; i < kChannels; i++) {
                 UNROLL for (int v = 0; v < kVectors; v++) {
-                  _mm512_storeu_ps(target + (k * kIn + i) * kOut + v * kLanes, sums[k][i][v]);
+                  store_floats(target + (k * kIn + i) * kOut + v * kLanes, sums[k][i][v]);
                 }
               }
             }
@@ -523,7 +585,7 @@ struct Conv {
   // shortcut_grad, (n, out size, out size, kOut): what comes through the block's shortcut; null: none does.
   static void write_input_grad(const Scratch& scratch, const Layer& layer, int n, const Element* shortcut_grad,
                                Element* input_grad, const Element* g, bool last) {
-    constexpr int kVectors = kBackwardVectors, kPixels = 16 / kVectors;
+    constexpr int kVectors = kBackwardVectors, kPixels = kTile / kVectors;
     const Layer& previous = *layer.input.previous;
     const Element* raw = previous.output + ptrdiff_t{n} * kInImage;
     const Element* next_input = (layer.input.values ? layer.input.values + ptrdiff_t{n} * kInImage : raw) + kInImage;
@@ -534,8 +596,8 @@ struct Conv {
 
     for (int block = 0; block < kIn; block += kVectors * kLanes) {
       const Element* weight = layer.backward_weight + block * 9 * kOut;
-      __m512 sum[kVectors], product_sum[kVectors];
-      UNROLL for (int v = 0; v < kVectors; v++) sum[v] = product_sum[v] = _mm512_setzero_ps();
+      Vec sum[kVectors], product_sum[kVectors];
+      UNROLL for (int v = 0; v < kVectors; v++) sum[v] = product_sum[v] = zero();
       for (int h = 0; h < kInSize; h++) {
         if (block == 0 && !last) {
           prefetch(next_input, kInImage, h, kInSize);
@@ -546,7 +608,7 @@ struct Conv {
           // With stride 2, input pixels of one parity are reached by the taps of the other: tap k of pixel h lies
           // at (h + k - 1) / 2. The pixels of a tile are of one parity.
           for (int w = first_w; w < first_w + kStride; w++) {
-            __m512 tile[kVectors][kPixels];
+            Vec tile[kVectors][kPixels];
             if constexpr (kStride == 1) {
               compute_tile<kOut, kVectors, kPixels>(scratch.grad + h * kGradRow + w * kOut, kGradRow, kOut, kOut,
                                                     weight, kAllTaps, kAllTaps, tile);
@@ -564,12 +626,12 @@ struct Conv {
             UNROLL for (int v = 0; v < kVectors; v++) {
               UNROLL for (int p = 0; p < kPixels; p++) {
                 const int step = p * kStride * kIn + v * kLanes;
-                __m512 y = tile[v][p];
-                if (shortcut) y = _mm512_add_ps(y, load(shortcut + p * kOut + v * kLanes));
-                y = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(load(x + step), _mm512_setzero_ps(), _CMP_GT_OQ), y);
+                Vec y = tile[v][p];
+                if (shortcut) y = add(y, load(shortcut + p * kOut + v * kLanes));
+                y = mask_by(load(x + step), y);
                 store(target + offset + step, y);
-                sum[v] = _mm512_add_ps(sum[v], y);
-                product_sum[v] = _mm512_fmadd_ps(y, load(raw + offset + step), product_sum[v]);
+                sum[v] = add(sum[v], y);
+                product_sum[v] = multiply_add(y, load(raw + offset + step), product_sum[v]);
               }
             }
           }
@@ -577,8 +639,8 @@ struct Conv {
       }
       float* sums = previous.sums + ptrdiff_t{n} * 2 * kIn + block;
       UNROLL for (int v = 0; v < kVectors; v++) {
-        _mm512_storeu_ps(sums + v * kLanes, sum[v]);
-        _mm512_storeu_ps(sums + kIn + v * kLanes, product_sum[v]);
+        store_floats(sums + v * kLanes, sum[v]);
+        store_floats(sums + kIn + v * kLanes, product_sum[v]);
       }
     }
   }
@@ -782,15 +844,15 @@ void pool_forward(const Input* input, int num_images, float* pooled, int num_thr
     Element* values = input->values + ptrdiff_t{n} * Last::kInImage;
     const ImageShortcut shortcut = Last::image_shortcut(*input, n);
     for (int c = 0; c < kChannels; c += kLanes) {
-      const __m512 scale = _mm512_loadu_ps(previous.scale + c), shift = _mm512_loadu_ps(previous.shift + c);
-      __m512 sum = _mm512_setzero_ps();
+      const Vec scale = load_floats(previous.scale + c), shift = load_floats(previous.shift + c);
+      Vec sum = zero();
       for (int p = 0; p < kPixels; p++) {
         const Element* y = shortcut.values + p / 8 * shortcut.row_step + p % 8 * kChannels + c;
-        const __m512 x = activate(raw + p * kChannels + c, scale, shift, c < shortcut.channels ? y : nullptr);
+        const Vec x = activate(raw + p * kChannels + c, scale, shift, c < shortcut.channels ? y : nullptr);
         store(values + p * kChannels + c, x);
-        sum = _mm512_add_ps(sum, x);
+        sum = add(sum, x);
       }
-      _mm512_storeu_ps(pooled + n * kChannels + c, _mm512_mul_ps(sum, _mm512_set1_ps(1.0f / kPixels)));
+      store_floats(pooled + n * kChannels + c, multiply(sum, splat(1.0f / kPixels)));
     }
   }
 }
@@ -802,19 +864,19 @@ void pool_backward(const Input* input, int num_images, const float* pooled_grad,
 #pragma omp parallel for schedule(static) num_threads(num_threads)
   for (int n = 0; n < num_images; n++) {
     for (int c = 0; c < kChannels; c += kLanes) {
-      const __m512 mean_grad = _mm512_loadu_ps(pooled_grad + n * kChannels + c);
-      const __m512 pixel_grad = _mm512_mul_ps(mean_grad, _mm512_set1_ps(1.0f / kPixels));
-      __m512 sum = _mm512_setzero_ps(), product_sum = _mm512_setzero_ps();
+      const Vec mean_grad = load_floats(pooled_grad + n * kChannels + c);
+      const Vec pixel_grad = multiply(mean_grad, splat(1.0f / kPixels));
+      Vec sum = zero(), product_sum = zero();
       for (int p = 0; p < kPixels; p++) {
         const ptrdiff_t offset = (ptrdiff_t{n} * kPixels + p) * kChannels + c;
-        const __m512 x = load(input->values + offset);
-        const __m512 y = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), pixel_grad);
+        const Vec x = load(input->values + offset);
+        const Vec y = mask_by(x, pixel_grad);
         store(g + offset, y);
-        sum = _mm512_add_ps(sum, y);
-        product_sum = _mm512_fmadd_ps(y, load(previous.output + offset), product_sum);
+        sum = add(sum, y);
+        product_sum = multiply_add(y, load(previous.output + offset), product_sum);
       }
-      _mm512_storeu_ps(previous.sums + n * 2 * kChannels + c, sum);
-      _mm512_storeu_ps(previous.sums + (n * 2 + 1) * kChannels + c, product_sum);
+      store_floats(previous.sums + n * 2 * kChannels + c, sum);
+      store_floats(previous.sums + (n * 2 + 1) * kChannels + c, product_sum);
     }
   }
 }
@@ -825,11 +887,11 @@ void linear_forward(int num_images, int num_classes, const float* pooled, const 
 #pragma omp parallel for schedule(static) num_threads(num_threads)
   for (int n = 0; n < num_images; n++) {
     for (int k = 0; k < num_classes; k++) {
-      __m512 sums = _mm512_setzero_ps();
+      Vec sums = zero();
       for (int c = 0; c < 64; c += kLanes) {
-        sums = _mm512_fmadd_ps(_mm512_loadu_ps(pooled + n * 64 + c), _mm512_loadu_ps(weight + k * 64 + c), sums);
+        sums = multiply_add(load_floats(pooled + n * 64 + c), load_floats(weight + k * 64 + c), sums);
       }
-      logits[ptrdiff_t{n} * num_classes + k] = _mm512_reduce_add_ps(sums) + bias[k];
+      logits[ptrdiff_t{n} * num_classes + k] = sum_lanes(sums) + bias[k];
     }
   }
 }
@@ -862,14 +924,16 @@ void linear_backward(int num_images, int num_classes, const float* logits_grad, 
                      const float* weight, float* weight_grad, float* bias_grad, float* pooled_grad, int num_threads) {
   // sums (64,) of factors[i * step] * rows[i] over i
   const auto weigh_rows = [](int num_rows, const float* factors, int step, const float* rows, float* sums) {
-    __m512 total[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+    constexpr int kVectors = 64 / kLanes;
+    Vec total[kVectors];
+    UNROLL for (int v = 0; v < kVectors; v++) total[v] = zero();
     for (int i = 0; i < num_rows; i++) {
-      const __m512 factor = _mm512_set1_ps(factors[ptrdiff_t{i} * step]);
-      UNROLL for (int v = 0; v < 4; v++) {
-        total[v] = _mm512_fmadd_ps(factor, _mm512_loadu_ps(rows + i * 64 + v * kLanes), total[v]);
+      const Vec factor = splat(factors[ptrdiff_t{i} * step]);
+      UNROLL for (int v = 0; v < kVectors; v++) {
+        total[v] = multiply_add(factor, load_floats(rows + i * 64 + v * kLanes), total[v]);
       }
     }
-    UNROLL for (int v = 0; v < 4; v++) _mm512_storeu_ps(sums + v * kLanes, total[v]);
+    UNROLL for (int v = 0; v < kVectors; v++) store_floats(sums + v * kLanes, total[v]);
   };
 #pragma omp parallel num_threads(num_threads)
   {
