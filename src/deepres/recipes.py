@@ -49,6 +49,19 @@ class Muon:
 
 
 @dataclass(frozen=True)
+class LowResolution:
+    """The first part of a training on images made smaller, which cost less in proportion to their pixels."""
+
+    size: int
+    """Rows and columns of an image."""
+    until: float
+    """The share of all steps after which the next part begins."""
+
+    def __str__(self) -> str:
+        return f"{self.size} x {self.size} until {self.until:.0%} of the steps"
+
+
+@dataclass(frozen=True)
 class SlowStart:
     """A low constant rate at the start of very deep nets, until the training error is below a bound."""
 
@@ -96,6 +109,8 @@ class Recipe:
     flips: str = "random"
     """Which images are flipped left to right: "random", each with probability 1/2 every time, or "alternating",
     half of them in the first epoch and the others in the next, and so on."""
+    low_resolutions: tuple[LowResolution, ...] = ()
+    """Parts of the training on smaller images, in order; the rest is on images as they are."""
     muon: Muon | None = None
     """If set, how the convolutions are trained; `learning_rate`, `momentum` and `weight_decay` are of all else."""
     slow_start: SlowStart | None = None
@@ -115,6 +130,9 @@ class Recipe:
         ):
             if name not in known:
                 raise unknown_name(kind, name, known)
+        ends = [0.0, *(part.until for part in self.low_resolutions), 1.0]
+        if ends != sorted(ends):
+            raise UserError(f"recipe {self.name}: low resolutions must end one after another, before the last step")
 
     def total_steps(self, num_train: int) -> int:
         """Return the length in mini-batches for a training set of `num_train` images."""
@@ -127,6 +145,30 @@ class Recipe:
         """Return the number of passes over the training images, the last one perhaps in part."""
         steps = self.total_steps(num_train)
         return (steps - 1) * self.batch_size // num_train + 1
+
+    def image_size(self, step: int, total_steps: int) -> int | None:
+        """Return the rows and columns of the images of a step, counted from 0; None: as they are."""
+        for part in self.low_resolutions:
+            if step < round(part.until * total_steps):
+                return part.size
+        return None
+
+    def compute(self, num_train: int, size: int = 32) -> float:
+        """Return the training's compute in images of full size: small ones count in proportion to their pixels.
+
+        That is exact for the convolutions, which do all but 0.002% of the multiplications.
+
+        Args:
+            num_train: images of the training set.
+            size: rows and columns of an image at full size.
+        """
+        total, begin, pixels = self.total_steps(num_train), 0, 0
+        for part in self.low_resolutions:
+            end = round(part.until * total)
+            pixels += (end - begin) * part.size**2
+            begin = end
+        pixels += (total - begin) * size**2
+        return pixels * self.batch_size / size**2
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain data; two recipes are the same if and only if these are."""

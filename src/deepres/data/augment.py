@@ -104,3 +104,8 @@ def crop_and_flip(images: Tensor, choices: Augmentation, pad: int, padding: str 
     index = torch.arange(batch, device=images.device)
     crops = windows[index, :, choices.offsets[:, 0], choices.offsets[:, 1]]  # (B, C, H, W)
     return torch.where(choices.flips[:, None, None, None], crops.flip(-1), crops)
+
+
+def shrink(images: Tensor, size: int) -> Tensor:
+    """Resample images (B, C, H, W) to (B, C, size, size): bilinear, over all pixels that a smaller one covers."""
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)

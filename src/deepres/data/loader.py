@@ -1,12 +1,13 @@
 """The stream of training mini-batches."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from deepres.data.augment import Augmentation, Normalization, crop_and_flip
+from deepres.data.augment import Augmentation, Normalization, crop_and_flip, shrink
 from deepres.recipes import Recipe
 from deepres.seeding import Stream, derive_generator
 
@@ -28,6 +29,7 @@ class TrainStream:
         padding: "zeros" or "reflection".
         flips: "random" or "alternating", see `deepres.recipes.Recipe`.
         seed: the run's.
+        image_size: gives the rows and columns of the images of a step, or None: as they are.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class TrainStream:
         seed: int,
         padding: str = "zeros",
         flips: str = "random",
+        image_size: Callable[[int], int | None] = lambda _: None,
     ) -> None:
         self.images = images
         self.labels = labels
@@ -49,6 +52,7 @@ class TrainStream:
         self.pad = pad
         self.seed = seed
         self.padding = padding
+        self.image_size = image_size
         self._first_flips: Tensor | None = None
         if flips == "alternating":
             self._first_flips = torch.rand(len(images), generator=derive_generator(seed, Stream.FLIPS)) < 0.5
@@ -59,7 +63,10 @@ class TrainStream:
         indices, choices = self._choose(step)
         indices, choices = indices[share], choices[share]
         images = self.normalization(self.images[indices])
-        return crop_and_flip(images, choices, self.pad, self.padding), self.labels[indices]
+        images = crop_and_flip(images, choices, self.pad, self.padding)
+        if (size := self.image_size(step)) is not None:
+            images = shrink(images, size)
+        return images, self.labels[indices]
 
     def _choose(self, step: int) -> tuple[Tensor, Augmentation]:
         """Cut the step's piece out of the concatenated epochs: indices (B,) and the choices for them."""
@@ -89,6 +96,7 @@ class TrainStream:
 
 def build_stream(images: Tensor, labels: Tensor, recipe: Recipe, seed: int) -> TrainStream:
     """Return the mini-batches that a recipe makes of training images, normalised by their own statistics."""
+    total_steps = recipe.total_steps(len(images))
     return TrainStream(
         images,
         labels,
@@ -98,4 +106,5 @@ def build_stream(images: Tensor, labels: Tensor, recipe: Recipe, seed: int) -> T
         padding=recipe.padding,
         flips=recipe.flips,
         seed=seed,
+        image_size=lambda step: recipe.image_size(step, total_steps),
     )
