@@ -107,7 +107,7 @@ def test_a_layer_agrees_with_autograd(precision, in_channels, out_channels, size
     grad, input_grad = torch.zeros_like(output), torch.zeros_like(raw)
     grad.copy_(random(*grad.shape))
     previous_sums, sums = torch.zeros(num_images, 2, in_channels), torch.zeros(num_images, 2, out_channels)
-    packed = torch.zeros(2, 9 * in_channels * out_channels, dtype=dtype)
+    packed = torch.zeros(2, library.packed_size(in_channels, out_channels), dtype=dtype)
     vectors = torch.zeros(12, out_channels)
     weight_grad, chunk_grads = torch.zeros_like(weight), torch.zeros(library.chunk_grads_size())
     tracked = torch.zeros((), dtype=torch.int64)

@@ -132,6 +132,7 @@ inline void store_floats(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 inline Packed load_packed(const Element* p) { return _mm512_loadu_si512(p); }
 inline Packed splat_lane(int32_t lane) { return _mm512_set1_epi32(lane); }
 inline Vec add(Vec x, Vec y) { return _mm512_add_ps(x, y); }
+inline Vec subtract(Vec x, Vec y) { return _mm512_sub_ps(x, y); }
 inline Vec multiply(Vec x, Vec y) { return _mm512_mul_ps(x, y); }
 inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm512_fmadd_ps(x, y, sum); }
 inline Vec relu(Vec x) { return _mm512_max_ps(x, _mm512_setzero_ps()); }
@@ -151,6 +152,7 @@ inline void store_floats(float* p, Vec v) { _mm256_storeu_ps(p, v); }
 inline Packed load_packed(const Element* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline Packed splat_lane(int32_t lane) { return _mm256_set1_epi32(lane); }
 inline Vec add(Vec x, Vec y) { return _mm256_add_ps(x, y); }
+inline Vec subtract(Vec x, Vec y) { return _mm256_sub_ps(x, y); }
 inline Vec multiply(Vec x, Vec y) { return _mm256_mul_ps(x, y); }
 inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm256_fmadd_ps(x, y, sum); }
 inline Vec relu(Vec x) { return _mm256_max_ps(x, _mm256_setzero_ps()); }
@@ -248,6 +250,22 @@ Scratch& thread_scratch() {
   return *scratch;
 }
 
+#ifdef DEEPRES_FLOAT32
+constexpr int kGroupTiles = 32;
+constexpr int kMaxTransformed = 36 * (32 * 64 + 16);
+
+struct alignas(64) WinogradScratch {
+  float padded[kMaxPadded];
+  float first[kMaxTransformed], second[kMaxTransformed], product[kMaxTransformed];
+  float weight_grad[36 * (64 * 64 + 16)];
+};
+
+WinogradScratch& thread_winograd_scratch() {
+  static thread_local const std::unique_ptr<WinogradScratch> scratch = std::make_unique<WinogradScratch>();
+  return *scratch;
+}
+#endif
+
 // ---------------------------------------------------------------------------------------------------------------
 // The convolutions
 
@@ -312,6 +330,32 @@ struct ImageShortcut {
   int row_step;  // elements; from pixel to pixel it is the input's number of channels in either case
 };
 
+// Compute an image's input from the previous layer's output, to rows that lie row_step apart. `kept`, unless null, gets
+// the same without gaps.
+template <int kChannels, int kSize>
+void activate_rows(Element* target, int row_step, const Layer& previous, const Element* raw, ImageShortcut shortcut,
+                   Element* kept) {
+  for (int h = 0; h < kSize; h++) {
+    Element* row = target + h * row_step;
+    for (int c = 0; c < kChannels; c += kLanes) {
+      const Vec scale = load_floats(previous.scale + c);
+      const Vec shift = load_floats(previous.shift + c);
+      const Element* x = raw + h * kSize * kChannels + c;
+      if (c < shortcut.channels) {
+        const Element* y = shortcut.values + h * shortcut.row_step + c;
+        for (int w = 0; w < kSize; w++) {
+          store(row + w * kChannels + c, activate(x + w * kChannels, scale, shift, y + w * kChannels));
+        }
+      } else {
+        for (int w = 0; w < kSize; w++) {
+          store(row + w * kChannels + c, activate(x + w * kChannels, scale, shift, nullptr));
+        }
+      }
+    }
+    if (kept) memcpy(kept + h * kSize * kChannels, row, kSize * kChannels * sizeof(Element));
+  }
+}
+
 template <int kIn, int kOut, int kInSize, int kStride>
 struct Conv {
   static constexpr int kOutSize = kInSize / kStride;
@@ -344,21 +388,7 @@ struct Conv {
   // ... or from the previous layer's output. `kept`, unless null, gets the values without padding.
   static void activate_input(Element* padded, const Layer& previous, const Element* raw, ImageShortcut shortcut,
                              Element* kept) {
-    for (int h = 0; h < kInSize; h++) {
-      Element* row = padded + (h + 1) * kInRow + kIn;
-      for (int c = 0; c < kIn; c += kLanes) {
-        const Vec scale = load_floats(previous.scale + c);
-        const Vec shift = load_floats(previous.shift + c);
-        const Element* x = raw + h * kInSize * kIn + c;
-        if (c < shortcut.channels) {
-          const Element* y = shortcut.values + h * shortcut.row_step + c;
-          for (int w = 0; w < kInSize; w++) store(row + w * kIn + c, activate(x + w * kIn, scale, shift, y + w * kIn));
-        } else {
-          for (int w = 0; w < kInSize; w++) store(row + w * kIn + c, activate(x + w * kIn, scale, shift, nullptr));
-        }
-      }
-      if (kept) memcpy(kept + h * kInSize * kIn, row, kInSize * kIn * sizeof(Element));
-    }
+    activate_rows<kIn, kInSize>(padded + kInRow + kIn, kInRow, previous, raw, shortcut, kept);
   }
 
   static void clear_border(Element* padded) {
@@ -676,18 +706,21 @@ struct Conv {
         }
       }
 #pragma omp for schedule(static)
-      for (int in = 0; in < static_cast<int>(layer.in_channels); in++) {
-        float total[9][kOut] = {};
-        for (int chunk = 0; chunk < kNumChunks; chunk++) {
-          for (int k = 0; k < 9; k++) {
-            const float* part = chunk_grads + chunk * kWeights + (k * kIn + in) * kOut;
-            for (int out = 0; out < kOut; out++) total[k][out] += part[out];
-          }
-        }
-        for (int out = 0; out < kOut; out++) {
-          for (int k = 0; k < 9; k++) layer.weight_grad[(out * layer.in_channels + in) * 9 + k] = total[k][out];
-        }
+      for (int in = 0; in < static_cast<int>(layer.in_channels); in++) add_chunks(layer, chunk_grads, in);
+    }
+  }
+
+  // Add up the chunks' weight gradients of one input channel.
+  static void add_chunks(const Layer& layer, const float* chunk_grads, int in) {
+    float total[9][kOut] = {};
+    for (int chunk = 0; chunk < kNumChunks; chunk++) {
+      for (int k = 0; k < 9; k++) {
+        const float* part = chunk_grads + chunk * kWeights + (k * kIn + in) * kOut;
+        for (int out = 0; out < kOut; out++) total[k][out] += part[out];
       }
+    }
+    for (int out = 0; out < kOut; out++) {
+      for (int k = 0; k < 9; k++) layer.weight_grad[(out * layer.in_channels + in) * 9 + k] = total[k][out];
     }
   }
 
@@ -713,15 +746,486 @@ struct Conv {
   }
 };
 
+#ifdef DEEPRES_FLOAT32
+// ---------------------------------------------------------------------------------------------------------------
+// Winograd's convolutions
+
+// F(4x4, 3x3): 4x4 outputs from 6x6 inputs with 36 multiplications instead of 144. In one dimension, for inputs d and
+// a filter g, the outputs are A^T ((G g) * (B^T d)): polynomials are multiplied through their values at the points
+// 0, a, -a, b, -b and infinity. In two dimensions the same is done to columns and then to rows, and the product, over
+// all tiles and channels, is one matrix product for each of 36 positions. The transposed matrices give the weight's
+// gradient, G^T ((B^T d) * (A y)) for the gradient y of the outputs. The points 5/8 and 3/2 halve the rounding errors of
+// the usual 1 and 2; all constants below but the divisors are exact.
+constexpr int kPositions = 36;
+constexpr float kA = 0.625f, kA2 = kA * kA, kA3 = kA2 * kA;
+constexpr float kB = 1.5f, kB2 = kB * kB, kB3 = kB2 * kB;
+constexpr float kDivisor0 = kA2 * kB2, kDivisorA = 2 * kA2 * (kA2 - kB2), kDivisorB = 2 * kB2 * (kB2 - kA2);
+
+// B^T d
+inline void transform_input(const Vec (&d)[6], Vec (&v)[6]) {
+  const Vec even_a = multiply_add(d[2], splat(-kB2), d[4]), odd_a = multiply_add(d[1], splat(-kB2), d[3]);
+  const Vec even_b = multiply_add(d[2], splat(-kA2), d[4]), odd_b = multiply_add(d[1], splat(-kA2), d[3]);
+  v[0] = multiply_add(d[0], splat(kA2 * kB2), multiply_add(d[2], splat(-kA2 - kB2), d[4]));
+  v[1] = multiply_add(odd_a, splat(kA), even_a);
+  v[2] = multiply_add(odd_a, splat(-kA), even_a);
+  v[3] = multiply_add(odd_b, splat(kB), even_b);
+  v[4] = multiply_add(odd_b, splat(-kB), even_b);
+  v[5] = multiply_add(d[1], splat(kA2 * kB2), multiply_add(d[3], splat(-kA2 - kB2), d[5]));
+}
+
+// A^T m
+inline void transform_output(const Vec (&m)[6], Vec (&y)[4]) {
+  const Vec even_a = add(m[1], m[2]), odd_a = subtract(m[1], m[2]);
+  const Vec even_b = add(m[3], m[4]), odd_b = subtract(m[3], m[4]);
+  y[0] = add(m[0], add(even_a, even_b));
+  y[1] = multiply_add(odd_a, splat(kA), multiply(odd_b, splat(kB)));
+  y[2] = multiply_add(even_a, splat(kA2), multiply(even_b, splat(kB2)));
+  y[3] = multiply_add(odd_a, splat(kA3), multiply_add(odd_b, splat(kB3), m[5]));
+}
+
+// A y
+inline void transform_output_grad(const Vec (&y)[4], Vec (&m)[6]) {
+  const Vec even_a = multiply_add(y[2], splat(kA2), y[0]), odd_a = multiply_add(y[3], splat(kA2), y[1]);
+  const Vec even_b = multiply_add(y[2], splat(kB2), y[0]), odd_b = multiply_add(y[3], splat(kB2), y[1]);
+  m[0] = y[0];
+  m[1] = multiply_add(odd_a, splat(kA), even_a);
+  m[2] = multiply_add(odd_a, splat(-kA), even_a);
+  m[3] = multiply_add(odd_b, splat(kB), even_b);
+  m[4] = multiply_add(odd_b, splat(-kB), even_b);
+  m[5] = y[3];
+}
+
+// G g
+inline void transform_weight(const Vec (&g)[3], Vec (&u)[6]) {
+  const Vec even_a = multiply(multiply_add(g[2], splat(kA2), g[0]), splat(1 / kDivisorA));
+  const Vec even_b = multiply(multiply_add(g[2], splat(kB2), g[0]), splat(1 / kDivisorB));
+  u[0] = multiply(g[0], splat(1 / kDivisor0));
+  u[1] = multiply_add(g[1], splat(kA / kDivisorA), even_a);
+  u[2] = multiply_add(g[1], splat(-kA / kDivisorA), even_a);
+  u[3] = multiply_add(g[1], splat(kB / kDivisorB), even_b);
+  u[4] = multiply_add(g[1], splat(-kB / kDivisorB), even_b);
+  u[5] = g[2];
+}
+
+// G^T u
+inline void transform_weight_grad(const Vec (&u)[6], Vec (&g)[3]) {
+  const Vec even_a = add(u[1], u[2]), odd_a = subtract(u[1], u[2]);
+  const Vec even_b = add(u[3], u[4]), odd_b = subtract(u[3], u[4]);
+  g[0] = multiply_add(u[0], splat(1 / kDivisor0),
+                      multiply_add(even_a, splat(1 / kDivisorA), multiply(even_b, splat(1 / kDivisorB))));
+  g[1] = multiply_add(odd_a, splat(kA / kDivisorA), multiply(odd_b, splat(kB / kDivisorB)));
+  g[2] = multiply_add(even_a, splat(kA2 / kDivisorA), multiply_add(even_b, splat(kB2 / kDivisorB), u[5]));
+}
+
+// Transform columns and then rows: kTo x kTo registers from kFrom x kFrom.
+template <int kFrom, int kTo, typename Transform, typename Load, typename Store>
+inline void transform_both(Transform transform, Load load_at, Store store_at) {
+  Vec half[kTo][kFrom];
+  UNROLL for (int j = 0; j < kFrom; j++) {
+    Vec from[kFrom], to[kTo];
+    UNROLL for (int i = 0; i < kFrom; i++) from[i] = load_at(i, j);
+    transform(from, to);
+    UNROLL for (int i = 0; i < kTo; i++) half[i][j] = to[i];
+  }
+  UNROLL for (int i = 0; i < kTo; i++) {
+    Vec to[kTo];
+    transform(half[i], to);
+    UNROLL for (int j = 0; j < kTo; j++) store_at(i, j, to[j]);
+  }
+}
+
+template <int kChannels, int kSize>
+struct Winograd {
+  using Direct = Conv<kChannels, kChannels, kSize, 1>;
+  static constexpr int kOutSize = kSize;
+  static constexpr int kImage = kSize * kSize * kChannels;
+  static constexpr int kTiles = (kSize + 3) / 4;                   // of a row or column
+  static constexpr int kImageTiles = kTiles * kTiles;
+  static constexpr int kPaddedSize = 4 * kTiles + 2;
+  static constexpr int kRow = kPaddedSize * kChannels;             // elements of a row of a padded image
+  static constexpr int kGroup = std::max(1, kGroupTiles / kImageTiles);  // images whose tiles are multiplied at once
+  static constexpr int kRows = kTile / 2;                          // of the registers that hold a matrix product's sums
+  static constexpr int kGroupRows = (kGroup * kImageTiles + kRows - 1) / kRows * kRows;
+  static constexpr int kVectors = std::min(2, kChannels / kLanes);
+  static constexpr int kBlock = kVectors * kLanes;                 // output channels that are computed at once
+  // Floats from position to position; a line more than a power of two, which would fall on few sets of the cache.
+  static constexpr int kPosition = kGroupRows * kChannels + 16;
+  static constexpr int kBlockPosition = kGroupRows * kBlock + 16;
+  static constexpr int kGradPosition = kChannels * kChannels + 16;
+
+  // Transform a padded image's input, of a convolution or its data gradient, to target[position][tile][channel].
+  static void transform_image(const float* padded, float* target) {
+    alignas(64) float columns[6][kRow];
+    for (int tile_row = 0; tile_row < kTiles; tile_row++, padded += 4 * kRow) {
+      for (int x = 0; x < kRow; x += kLanes) {
+        Vec from[6], to[6];
+        UNROLL for (int i = 0; i < 6; i++) from[i] = load_floats(padded + i * kRow + x);
+        transform_input(from, to);
+        UNROLL for (int i = 0; i < 6; i++) store_floats(columns[i] + x, to[i]);
+      }
+      for (int i = 0; i < 6; i++) {
+        for (int tile = 0; tile < kTiles; tile++) {
+          for (int c = 0; c < kChannels; c += kLanes) {
+            Vec from[6], to[6];
+            UNROLL for (int j = 0; j < 6; j++) from[j] = load_floats(columns[i] + (4 * tile + j) * kChannels + c);
+            transform_input(from, to);
+            float* out = target + 6 * i * kPosition + (tile_row * kTiles + tile) * kChannels + c;
+            UNROLL for (int j = 0; j < 6; j++) store_floats(out + j * kPosition, to[j]);
+          }
+        }
+      }
+    }
+  }
+
+  // Transform a padded image of the output's gradient, for the weight gradient, to target[position][tile][channel].
+  static void transform_grad(const float* padded, float* target) {
+    for (int tile = 0; tile < kImageTiles; tile++) {
+      const float* from = padded + (tile / kTiles * 4 + 1) * kRow + (tile % kTiles * 4 + 1) * kChannels;
+      for (int c = 0; c < kChannels; c += kLanes) {
+        float* out = target + tile * kChannels + c;
+        Vec half[6][4];
+        UNROLL for (int j = 0; j < 4; j++) {
+          Vec y[4], m[6];
+          UNROLL for (int i = 0; i < 4; i++) y[i] = load_floats(from + i * kRow + j * kChannels + c);
+          transform_output_grad(y, m);
+          UNROLL for (int i = 0; i < 6; i++) half[i][j] = m[i];
+        }
+        UNROLL for (int i = 0; i < 6; i++) {
+          Vec m[6];
+          transform_output_grad(half[i], m);
+          UNROLL for (int j = 0; j < 6; j++) store_floats(out + (6 * i + j) * kPosition, m[j]);
+        }
+      }
+    }
+  }
+
+  // Clear what lies between the tiles of num_images and the rows that are multiplied.
+  static void clear_rest(float* transformed, int num_images) {
+    const int num_tiles = num_images * kImageTiles;
+    const int num_rest = rows_of(num_images) - num_tiles;
+    if (num_rest == 0) return;
+    for (int p = 0; p < kPositions; p++) {
+      memset(transformed + p * kPosition + num_tiles * kChannels, 0, num_rest * kChannels * sizeof(float));
+    }
+  }
+
+  static int rows_of(int num_images) { return (num_images * kImageTiles + kRows - 1) / kRows * kRows; }
+
+  // product[position][tile][kBlock] = transformed[position][tile][kChannels] * weight[position][kChannels][kBlock]
+  static void multiply_positions(const float* transformed, const float* weight, float* product, int num_rows) {
+    for (int p = 0; p < kPositions; p++, weight += kChannels * kBlock) {
+      for (int row = 0; row < num_rows; row += kRows) {
+        const float* x = transformed + p * kPosition + row * kChannels;
+        Vec sums[kRows][kVectors];
+        UNROLL for (int r = 0; r < kRows; r++) {
+          UNROLL for (int v = 0; v < kVectors; v++) sums[r][v] = zero();
+        }
+#pragma GCC unroll 4
+        for (int k = 0; k < kChannels; k++) {
+          Vec weights[kVectors];
+          UNROLL for (int v = 0; v < kVectors; v++) weights[v] = load_floats(weight + k * kBlock + v * kLanes);
+          UNROLL for (int r = 0; r < kRows; r++) {
+            const Vec value = splat(x[r * kChannels + k]);
+            UNROLL for (int v = 0; v < kVectors; v++) sums[r][v] = multiply_add(value, weights[v], sums[r][v]);
+          }
+        }
+        float* out = product + p * kBlockPosition + row * kBlock;
+        UNROLL for (int r = 0; r < kRows; r++) {
+          UNROLL for (int v = 0; v < kVectors; v++) store_floats(out + r * kBlock + v * kLanes, sums[r][v]);
+        }
+      }
+    }
+  }
+
+  // weight_grad[position][in][out] = or += sum over tiles of input[position][tile][in] * grad[position][tile][out]
+  static void multiply_for_weight_grad(const float* input, const float* grad, float* weight_grad, int num_rows,
+                                       bool first) {
+    for (int p = 0; p < kPositions; p++) {
+      for (int out = 0; out < kChannels; out += kBlock) {
+        for (int in = 0; in < kChannels; in += kRows) {
+          const float *x = input + p * kPosition + in, *g = grad + p * kPosition + out;
+          float* target = weight_grad + p * kGradPosition + in * kChannels + out;
+          Vec sums[kRows][kVectors];
+          UNROLL for (int r = 0; r < kRows; r++) {
+            UNROLL for (int v = 0; v < kVectors; v++) {
+              sums[r][v] = first ? zero() : load_floats(target + r * kChannels + v * kLanes);
+            }
+          }
+          for (int row = 0; row < num_rows; row++, x += kChannels, g += kChannels) {
+            Vec grads[kVectors];
+            UNROLL for (int v = 0; v < kVectors; v++) grads[v] = load_floats(g + v * kLanes);
+            UNROLL for (int r = 0; r < kRows; r++) {
+              const Vec value = splat(x[r]);
+              UNROLL for (int v = 0; v < kVectors; v++) sums[r][v] = multiply_add(value, grads[v], sums[r][v]);
+            }
+          }
+          UNROLL for (int r = 0; r < kRows; r++) {
+            UNROLL for (int v = 0; v < kVectors; v++) {
+              store_floats(target + r * kChannels + v * kLanes, sums[r][v]);
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // Transform the products of a tile back: take(pixel row, pixel column, values) gets each of the image's pixels.
+  template <typename Take>
+  static void transform_tile(const float* product, int tile, Take take) {
+    Vec half[4][6];
+    UNROLL for (int j = 0; j < 6; j++) {
+      Vec m[6], y[4];
+      UNROLL for (int i = 0; i < 6; i++) m[i] = load_floats(product + (6 * i + j) * kBlockPosition);
+      transform_output(m, y);
+      UNROLL for (int i = 0; i < 4; i++) half[i][j] = y[i];
+    }
+    const int first_row = tile / kTiles * 4, first_column = tile % kTiles * 4;
+    UNROLL for (int i = 0; i < 4; i++) {
+      Vec y[4];
+      transform_output(half[i], y);
+      UNROLL for (int j = 0; j < 4; j++) {
+        if (kSize % 4 == 0 || (first_row + i < kSize && first_column + j < kSize)) {
+          take(first_row + i, first_column + j, y[j]);
+        }
+      }
+    }
+  }
+
+  static void copy_input(float* padded, const float* values) {
+    for (int h = 0; h < kSize; h++) {
+      memcpy(padded + (h + 1) * kRow + kChannels, values + h * kSize * kChannels, kSize * kChannels * sizeof(float));
+    }
+  }
+
+  static void forward(const Layer& layer, int num_images, int num_threads) {
+    const Input& input = layer.input;
+    const Layer& previous = *input.previous;
+#pragma omp parallel num_threads(num_threads)
+    {
+      WinogradScratch& scratch = thread_winograd_scratch();
+      memset(scratch.padded, 0, kPaddedSize * kRow * sizeof(float));
+#pragma omp for schedule(dynamic, 1)
+      for (int first = 0; first < num_images; first += kGroup) {
+        const int count = std::min(kGroup, num_images - first);
+        for (int i = 0; i < count; i++) {
+          const ptrdiff_t offset = ptrdiff_t{first + i} * kImage;
+          activate_rows<kChannels, kSize>(scratch.padded + kRow + kChannels, kRow, previous, previous.output + offset,
+                                          Direct::image_shortcut(input, first + i),
+                                          input.values ? input.values + offset : nullptr);
+          transform_image(scratch.padded, scratch.first + i * kImageTiles * kChannels);
+        }
+        clear_rest(scratch.first, count);
+        for (int block = 0; block < kChannels; block += kBlock) {
+          multiply_positions(scratch.first, layer.forward_weight + block * kPositions * kChannels, scratch.product,
+                             rows_of(count));
+          for (int i = 0; i < count; i++) {
+            float* out = layer.output + ptrdiff_t{first + i} * kImage + block;
+            Vec totals[2][kVectors];
+            UNROLL for (int v = 0; v < kVectors; v++) totals[0][v] = totals[1][v] = zero();
+            for (int tile = 0; tile < kImageTiles; tile++) {
+              UNROLL for (int v = 0; v < kVectors; v++) {
+                Vec sum = zero(), square_sum = zero();
+                transform_tile(scratch.product + (i * kImageTiles + tile) * kBlock + v * kLanes, tile,
+                               [&](int h, int w, Vec y) {
+                                 store_floats(out + (h * kSize + w) * kChannels + v * kLanes, y);
+                                 sum = add(sum, y);
+                                 square_sum = multiply_add(y, y, square_sum);
+                               });
+                totals[0][v] = add(totals[0][v], sum);
+                totals[1][v] = add(totals[1][v], square_sum);
+              }
+            }
+            float* sums = layer.sums + ptrdiff_t{first + i} * 2 * kChannels + block;
+            UNROLL for (int v = 0; v < kVectors; v++) {
+              store_floats(sums + v * kLanes, totals[0][v]);
+              store_floats(sums + kChannels + v * kLanes, totals[1][v]);
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // Write a * g + b * output + c of an image, padded.
+  static void load_output_grad(float* padded, const Layer& layer, const float* g, const float* output) {
+    for (int h = 0; h < kSize; h++) {
+      float* row = padded + (h + 1) * kRow + kChannels;
+      for (int channel = 0; channel < kChannels; channel += kLanes) {
+        const Vec a = load_floats(layer.a + channel), b = load_floats(layer.b + channel);
+        const Vec c = load_floats(layer.c + channel);
+        for (int w = 0; w < kSize; w++) {
+          const int offset = (h * kSize + w) * kChannels + channel;
+          store_floats(row + w * kChannels + channel,
+                       multiply_add(load_floats(g + offset), a, multiply_add(load_floats(output + offset), b, c)));
+        }
+      }
+    }
+  }
+
+  static void write_input_grad(const float* product, const Layer& layer, int n, int block, const float* shortcut_grad,
+                               float* input_grad) {
+    const Layer& previous = *layer.input.previous;
+    const ptrdiff_t offset = ptrdiff_t{n} * kImage + block;
+    const float* raw = previous.output + offset;
+    const float* values = layer.input.values ? layer.input.values + offset : nullptr;
+    const float* shortcut = shortcut_grad ? shortcut_grad + offset : nullptr;
+    float* out = input_grad + offset;
+    Vec totals[2][kVectors];
+    UNROLL for (int v = 0; v < kVectors; v++) totals[0][v] = totals[1][v] = zero();
+    for (int tile = 0; tile < kImageTiles; tile++) {
+      UNROLL for (int v = 0; v < kVectors; v++) {
+        const Vec scale = load_floats(previous.scale + block + v * kLanes);
+        const Vec shift = load_floats(previous.shift + block + v * kLanes);
+        Vec sum = zero(), product_sum = zero();
+        transform_tile(product + tile * kBlock + v * kLanes, tile, [&](int h, int w, Vec y) {
+          const int pixel = (h * kSize + w) * kChannels + v * kLanes;
+          const Vec x = load_floats(raw + pixel);
+          if (shortcut) y = add(y, load_floats(shortcut + pixel));
+          y = mask_by(values ? load_floats(values + pixel) : multiply_add(x, scale, shift), y);
+          store_floats(out + pixel, y);
+          sum = add(sum, y);
+          product_sum = multiply_add(y, x, product_sum);
+        });
+        totals[0][v] = add(totals[0][v], sum);
+        totals[1][v] = add(totals[1][v], product_sum);
+      }
+    }
+    float* sums = previous.sums + ptrdiff_t{n} * 2 * kChannels + block;
+    UNROLL for (int v = 0; v < kVectors; v++) {
+      store_floats(sums + v * kLanes, totals[0][v]);
+      store_floats(sums + kChannels + v * kLanes, totals[1][v]);
+    }
+  }
+
+  static void backward(const Layer& layer, int num_images, const float* g, const float* shortcut_grad,
+                       float* input_grad, float* chunk_grads, int num_threads) {
+    const Input& input = layer.input;
+    const Layer& previous = *input.previous;
+#pragma omp parallel num_threads(num_threads)
+    {
+      WinogradScratch& scratch = thread_winograd_scratch();
+      memset(scratch.padded, 0, kPaddedSize * kRow * sizeof(float));
+#pragma omp for schedule(dynamic, 1)
+      for (int chunk = 0; chunk < kNumChunks; chunk++) {
+        const int begin = chunk * num_images / kNumChunks, end = (chunk + 1) * num_images / kNumChunks;
+        if (begin == end) {
+          memset(chunk_grads + chunk * Direct::kWeights, 0, Direct::kWeights * sizeof(float));
+          continue;
+        }
+        for (int first = begin; first < end; first += kGroup) {
+          const int count = std::min(kGroup, end - first), num_rows = rows_of(count);
+          for (int i = 0; i < count; i++) {
+            const ptrdiff_t offset = ptrdiff_t{first + i} * kImage, tiles = i * kImageTiles * kChannels;
+            load_output_grad(scratch.padded, layer, g + offset, layer.output + offset);
+            transform_image(scratch.padded, scratch.first + tiles);
+            transform_grad(scratch.padded, scratch.second + tiles);
+          }
+          clear_rest(scratch.first, count);
+          clear_rest(scratch.second, count);
+          for (int block = 0; block < kChannels; block += kBlock) {
+            multiply_positions(scratch.first, layer.backward_weight + block * kPositions * kChannels, scratch.product,
+                               num_rows);
+            for (int i = 0; i < count; i++) {
+              write_input_grad(scratch.product + i * kImageTiles * kBlock, layer, first + i, block, shortcut_grad,
+                               input_grad);
+            }
+          }
+          for (int i = 0; i < count; i++) {
+            const ptrdiff_t offset = ptrdiff_t{first + i} * kImage;
+            if (input.values) {
+              copy_input(scratch.padded, input.values + offset);
+            } else {
+              activate_rows<kChannels, kSize>(scratch.padded + kRow + kChannels, kRow, previous,
+                                              previous.output + offset, {nullptr, 0, 0}, nullptr);
+            }
+            transform_image(scratch.padded, scratch.first + i * kImageTiles * kChannels);
+          }
+          clear_rest(scratch.first, count);
+          multiply_for_weight_grad(scratch.first, scratch.second, scratch.weight_grad, num_rows, first == begin);
+        }
+        write_chunk_grad(scratch.weight_grad, chunk_grads + chunk * Direct::kWeights);
+      }
+#pragma omp for schedule(static)
+      for (int in = 0; in < kChannels; in++) Direct::add_chunks(layer, chunk_grads, in);
+    }
+  }
+
+  // Transform the weight gradient back to [3][3][in][out].
+  static void write_chunk_grad(const float* transformed, float* chunk_grad) {
+    for (int i = 0; i < kChannels * kChannels; i += kLanes) {
+      Vec half[3][6];
+      UNROLL for (int column = 0; column < 6; column++) {
+        Vec u[6], w[3];
+        UNROLL for (int row = 0; row < 6; row++) {
+          u[row] = load_floats(transformed + (6 * row + column) * kGradPosition + i);
+        }
+        transform_weight_grad(u, w);
+        UNROLL for (int row = 0; row < 3; row++) half[row][column] = w[row];
+      }
+      UNROLL for (int row = 0; row < 3; row++) {
+        Vec w[3];
+        transform_weight_grad(half[row], w);
+        UNROLL for (int column = 0; column < 3; column++) {
+          store_floats(chunk_grad + (3 * row + column) * kChannels * kChannels + i, w[column]);
+        }
+      }
+    }
+  }
+
+  // Transform filters taps[9][kChannels], one in each lane, to target[block][position][][lane in block].
+  static void pack_filters(const float (&taps)[9][kChannels], float* target) {
+    for (int i = 0; i < kChannels; i += kLanes) {
+      float* out = target + i / kBlock * kBlock * kPositions * kChannels + i % kBlock;
+      Vec half[6][3];
+      UNROLL for (int column = 0; column < 3; column++) {
+        Vec g[3], u[6];
+        UNROLL for (int row = 0; row < 3; row++) g[row] = load_floats(taps[3 * row + column] + i);
+        transform_weight(g, u);
+        UNROLL for (int row = 0; row < 6; row++) half[row][column] = u[row];
+      }
+      UNROLL for (int row = 0; row < 6; row++) {
+        Vec u[6];
+        transform_weight(half[row], u);
+        UNROLL for (int column = 0; column < 6; column++) {
+          store_floats(out + (6 * row + column) * kChannels * kBlock, u[column]);
+        }
+      }
+    }
+  }
+
+  static void pack(const Layer& layer) {
+    float taps[9][kChannels];
+    for (int i = 0; i < kChannels; i++) {
+      for (int out = 0; out < kChannels; out++) {
+        for (int k = 0; k < 9; k++) taps[k][out] = layer.weight[(out * kChannels + i) * 9 + k];
+      }
+      pack_filters(taps, layer.forward_weight + i * kBlock);
+      for (int in = 0; in < kChannels; in++) {
+        for (int k = 0; k < 9; k++) taps[8 - k][in] = layer.weight[(i * kChannels + in) * 9 + k];
+      }
+      pack_filters(taps, layer.backward_weight + i * kBlock);
+    }
+  }
+};
+#endif
+
+#ifdef DEEPRES_FLOAT32
+template <int kChannels, int kSize>
+using Stride1 = Winograd<kChannels, kSize>;
+#else
+template <int kChannels, int kSize>
+using Stride1 = Conv<kChannels, kChannels, kSize, 1>;
+#endif
+
 // Call action with the Conv of the layer's shape, which its channels tell.
 template <typename Action>
 void with_conv(const Layer& layer, Action action) {
   const bool same = layer.in_channels == layer.out_channels;
   switch (layer.in_channels) {
     case 3: return action(Conv<4, 16, 32, 1>{});
-    case 16: return same ? action(Conv<16, 16, 32, 1>{}) : action(Conv<16, 32, 32, 2>{});
-    case 32: return same ? action(Conv<32, 32, 16, 1>{}) : action(Conv<32, 64, 16, 2>{});
-    default: return action(Conv<64, 64, 8, 1>{});
+    case 16: return same ? action(Stride1<16, 32>{}) : action(Conv<16, 32, 32, 2>{});
+    case 32: return same ? action(Stride1<32, 16>{}) : action(Conv<32, 64, 16, 2>{});
+    default: return action(Stride1<64, 8>{});
   }
 }
 
@@ -786,6 +1290,14 @@ extern "C" {
 
 // Floats of the buffer `chunk_grads` of layer_backward.
 int64_t chunk_grads_size() { return int64_t{kNumChunks} * 9 * kMaxChannels * kMaxChannels; }
+
+// Elements of a layer's packed weights, forward or backward.
+int64_t packed_size(int in_channels, int out_channels) {
+#ifdef DEEPRES_FLOAT32
+  if (in_channels == out_channels) return int64_t{kPositions} * in_channels * out_channels;
+#endif
+  return int64_t{9} * std::max(in_channels, 4) * out_channels;  // images have a fourth channel of zeros
+}
 
 // Convert images, float (n, 3, 32, 32) with strides in elements, to elements (n, 32, 32, 4).
 void load_images(int num_images, const float* images, int64_t image_stride, int64_t channel_stride, int64_t row_stride,

@@ -77,6 +77,7 @@ class Layer(ctypes.Structure):
 # Functions of kernels.cpp: argument types, in its order, and the type of the result.
 FUNCTIONS = {
     "chunk_grads_size": ((), c_int64),
+    "packed_size": ((c_int, c_int), c_int64),
     "load_images": ((c_int, c_void_p, *[c_int64] * 4, c_void_p, c_int), None),
     "pack_weights": ((c_void_p, c_int, c_int), None),
     "layer_forward": ((c_void_p, c_int, c_int, c_int), None),
