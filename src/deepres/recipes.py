@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -169,6 +169,14 @@ class Recipe:
             begin = end
         pixels += (total - begin) * size**2
         return pixels * self.batch_size / size**2
+
+    def with_compute(self, images: float) -> "Recipe":
+        """Return the recipe with as many steps as cost no more than `images` images of full size (see `compute`)."""
+        long = replace(self, steps=1_000_000, epochs=None)
+        steps = math.ceil(images / long.compute(num_train=1) * 1_000_000)  # in steps: num_train does not matter
+        while (recipe := replace(long, steps=steps)).compute(num_train=1) > images:
+            steps -= 1
+        return recipe
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain data; two recipes are the same if and only if these are."""
