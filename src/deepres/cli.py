@@ -9,20 +9,29 @@ import click
 from rich.table import Table
 
 import deepres
+from deepres.commands.figures import figures
+from deepres.commands.grid import grid
+from deepres.commands.options import DATA_DIR
+from deepres.commands.report import report
+from deepres.commands.responses import responses
+from deepres.commands.results import results
 from deepres.console import ConsoleReporter, confusion_table, duration, err, out, result_table, say, this_command
-from deepres.errors import UserError
-
-DATA_DIR = click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="Folder that holds, or will hold, cifar-10-batches-bin/. Default: $DEEPRES_DATA, or the user cache.",
-)
+from deepres.errors import UserError, first_line
+from deepres.progress import JsonReporter
+from deepres.rundir import run_name
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(deepres.__version__, message="deepres %(version)s")
 def cli() -> None:
     """Deep residual learning on CIFAR-10, reproduced."""
+
+
+cli.add_command(grid)
+cli.add_command(results)
+cli.add_command(figures)
+cli.add_command(report)
+cli.add_command(responses)
 
 
 @cli.command()
@@ -85,6 +94,13 @@ def _cell(value: object) -> str:
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that share each mini-batch. Default: 1.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it goes on.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
+@click.option(
+    "--progress",
+    type=click.Choice(["bar", "json"]),
+    default="bar",
+    show_default=True,
+    help="json: an object a line on standard output, for programs.",
+)
 def train(
     name: str,
     recipe_name: str,
@@ -99,6 +115,7 @@ def train(
     workers: int | None,
     max_steps: int | None,
     checkpoint_minutes: float,
+    progress: str,
 ) -> None:
     """Train the net NAME, or go on with its interrupted run."""
     from deepres.models import build_model, count_parameters
@@ -111,8 +128,7 @@ def train(
     if run_dir is not None and run_dir.name == "":
         raise UserError(f"--run-dir {str(run_dir)!r} is no place for a run: name a folder of its own")
     if run_dir is None:
-        variants = [f"option{option}"] * (option != "A") + [f"split{recipe.split}"] * (recipe.split != "50k")
-        run_dir = Path("runs") / "-".join([name, recipe.name, *variants, f"seed{seed}"])
+        run_dir = Path("runs") / run_name(name, recipe.name, seed, option=option, split=recipe.split)
 
     from deepres.data.cifar10 import load_cifar10
     from deepres.training.backends import check_backend
@@ -137,8 +153,9 @@ def train(
         f"deepres: {name} ({parameters:,} parameters), recipe {recipe.name}, seed {seed}, "
         f"on {describe_device(chosen)}{f', {group.size} workers' if group.size > 1 else ''}, in {run_dir}"
     )
+    reporter = JsonReporter(sys.stdout) if progress == "json" else ConsoleReporter(name)
     try:
-        with ConsoleReporter(name, recipe.total_epochs(len(data.train.labels))) as reporter:
+        with reporter:
             result = train_net(
                 config,
                 data,
@@ -153,6 +170,9 @@ def train(
         say(f"deepres: {interrupted}; resume with: {this_command()}")
         sys.exit(128 + interrupted.signal_number)
     if group.rank > 0:
+        return
+    if isinstance(reporter, JsonReporter):
+        reporter.write("result", result=result)
         return
     out.print(result_table(result))
     out.print(f"run directory {run_dir}, curve {run_dir / 'curve.png'}", markup=False, soft_wrap=True)
@@ -282,7 +302,7 @@ def run() -> None:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise
-        _fail(f"out of memory ({str(error).splitlines()[0]}): a smaller net, or a machine with more", 2)
+        _fail(f"out of memory ({first_line(error)}): a smaller net, or a machine with more", 2)
     except BrokenPipeError:  # whoever read our output has gone; say nothing more, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -1,5 +1,6 @@
 """Runs as users see them: real processes, really killed."""
 
+import io
 import json
 import os
 import shutil
@@ -18,7 +19,13 @@ from tiny_run import BATCH, NUM_TRAIN, first_images, run_tiny, tiny_command, tin
 
 from deepres.data.cifar10 import load_cifar10
 from deepres.errors import UserError
+from deepres.models import build_model
+from deepres.models.cost import flop_per_image
+from deepres.predictions import Predictions
+from deepres.progress import JsonReporter
 from deepres.rundir import RunDir
+from deepres.training.checkpoint import load_weights
+from deepres.training.evaluate import predict_logits
 from deepres.training.run import InterruptedRun, RunConfig, train
 
 CPU = torch.device("cpu")
@@ -68,6 +75,7 @@ def test_run_directory_holds_everything(uninterrupted):
         "tensorboard",
         "checkpoints",
         "model.safetensors",
+        "predictions.npz",
         "curve.png",
         "result.json",
     }
@@ -90,6 +98,7 @@ def test_run_directory_holds_everything(uninterrupted):
     assert result["recipe"] == "tiny"
     assert result["seed"] == 0
     assert result["num_parameters"] == 269_722
+    assert result["flop_per_image"] == flop_per_image(build_model("resnet20"))
     assert result["steps"] == result["total_steps"] == STEPS
     assert result["epochs"] == STEPS * BATCH / NUM_TRAIN == 4
     assert result["test_error_last"] == errors[-1]
@@ -107,6 +116,18 @@ def test_run_directory_holds_everything(uninterrupted):
     assert run.curve.read_bytes().startswith(b"\x89PNG")
     weights = load_file(run.weights)
     assert weights["mean"].shape == weights["std"].shape == (3, 1, 1)
+
+
+def test_predictions_are_those_of_the_saved_weights(uninterrupted, tiny_data):
+    predictions = Predictions.read(RunDir(uninterrupted).predictions)
+    net = load_weights(RunDir(uninterrupted).weights)
+    logits = predict_logits(net.model, torch.from_numpy(tiny_data.test.images), net.normalization)
+    probability, predicted = logits.softmax(dim=1).max(dim=1)
+    assert predictions.labels.tolist() == tiny_data.test.labels.tolist()
+    assert predictions.predicted.tolist() == predicted.tolist()
+    torch.testing.assert_close(torch.from_numpy(predictions.probability), probability)
+    wrong = 100 * (predictions.predicted != predictions.labels).mean()
+    assert round(float(wrong), 2) == json.loads(RunDir(uninterrupted).result.read_text())["test_error_last"]
 
 
 def test_tensorboard_holds_the_same_numbers(uninterrupted):
@@ -316,7 +337,9 @@ def test_the_45k_split_evaluates_val_and_test_once(tmp_path, tiny_data):
 
     from deepres.data.splits import stratified_split
 
-    result = train(config(recipe=replace(tiny_recipe(), split="45k")), tiny_data, tmp_path, device=CPU)
+    stream = io.StringIO()
+    recipe = replace(tiny_recipe(), split="45k")
+    result = train(config(recipe=recipe), tiny_data, tmp_path, device=CPU, reporter=JsonReporter(stream))
     rows = RunDir(tmp_path).read_metrics()
     assert all("test_error" not in row for row in rows)
     val_errors = [row["val_error"] for row in rows]
@@ -327,6 +350,18 @@ def test_the_45k_split_evaluates_val_and_test_once(tmp_path, tiny_data):
     num_train = len(stratified_split(tiny_data.train.labels, 0.1, 0)[0])
     assert num_train < NUM_TRAIN
     assert result["total_steps"] == -(-4 * num_train // BATCH)
+    (start,) = [event for event in map(json.loads, stream.getvalue().splitlines()) if event["event"] == "start"]
+    assert start["total_epochs"] == recipe.total_epochs(num_train)
+
+
+def test_total_epochs_are_those_of_the_images_trained_on(tmp_path, tiny_data):
+    from dataclasses import replace
+
+    recipe = replace(tiny_recipe(), split="45k", epochs=None, steps=32)  # 5.1 passes over 100 images, 5.9 over 87
+    stream = io.StringIO()
+    train(config(recipe=recipe), tiny_data, tmp_path, device=CPU, max_steps=1, reporter=JsonReporter(stream))
+    (start,) = [event for event in map(json.loads, stream.getvalue().splitlines()) if event["event"] == "start"]
+    assert start["total_epochs"] == recipe.total_epochs(num_train=87)
 
 
 def test_a_diverging_run_names_its_last_good_checkpoint(tmp_path, tiny_data):

@@ -19,8 +19,10 @@ from deepres.curve import draw_curve
 from deepres.data.cifar10 import Cifar10
 from deepres.data.loader import build_stream
 from deepres.data.splits import stratified_split
-from deepres.errors import UserError
+from deepres.errors import UserError, first_line
 from deepres.models import build_model, count_parameters
+from deepres.models.cost import flop_per_image
+from deepres.predictions import Predictions
 from deepres.progress import Reporter
 from deepres.recipes import Recipe
 from deepres.rundir import Row, RunDir, read_json, write_atomically, write_json
@@ -116,19 +118,20 @@ def train(
     reporter = reporter or Reporter()
     build_model(config.model, option=config.option)  # an unknown name ends here, before anything is written
     keep_freed_memory()
-    total_steps = config.recipe.total_steps(num_train=_num_train(config.recipe, data))
+    sets = load_sets(data, config.recipe, device)
+    total_steps = config.recipe.total_steps(num_train=len(sets.train[0]))
     target = min(total_steps, max_steps or total_steps)
     group = group or Group()
     config = replace(config, workers=group.size)
     if group.rank > 0:
-        return follow(config, data, total_steps, target, device, group)
+        return follow(config, sets, total_steps, target, device, group)
     with run_dir.locked():
         config = claim(run_dir, config, device, target, reporter)
         if finished := finished_result(run_dir, target):
             reporter.notice(f"the run in {run_dir} is finished: nothing to do")
             group.broadcast(None)
             return finished
-        run = Run(config, run_dir, load_sets(data, config.recipe, device), total_steps, device, reporter, group)
+        run = Run(config, run_dir, sets, total_steps, device, reporter, group)
         state = run.resume()
         run.record_environment()
         group.broadcast((config.precision, config.backend, state))
@@ -138,14 +141,13 @@ def train(
 
 
 def follow(
-    config: RunConfig, data: Cifar10, total_steps: int, target: int, device: torch.device, group: Group
+    config: RunConfig, sets: Sets, total_steps: int, target: int, device: torch.device, group: Group
 ) -> dict[str, Any]:
     """Compute this process's share of each step of the run that process 0 leads."""
     message = group.broadcast()
     if message is None:
         return {}
     config = replace(config, precision=message[0], backend=message[1])
-    sets = load_sets(data, config.recipe, device)
     trainer = build_trainer(config, sets, total_steps, device, group, notice=lambda _: None)
     evaluated = 0
     if message[2] is not None:
@@ -218,12 +220,6 @@ def finished_result(run_dir: RunDir, target: int) -> dict[str, Any] | None:
         return None
     result = read_json(run_dir.result, required=RESULT_KEYS)
     return result if result["steps"] >= target else None
-
-
-def _num_train(recipe: Recipe, data: Cifar10) -> int:
-    if recipe.split == "50k":
-        return len(data.train.labels)
-    return len(stratified_split(data.train.labels, VAL_FRACTION, recipe.split_seed)[0])
 
 
 def load_sets(data: Cifar10, recipe: Recipe, device: torch.device) -> Sets:
@@ -306,9 +302,8 @@ class Run:
             self.rows = state["rows"]
             self.clock = Clock(*state["clock"])
         except Exception as error:  # whatever a file of another origin makes torch raise
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
-                f"checkpoint {path} is not of this run ({reason[0]}): remove it, or give another --run-dir"
+                f"checkpoint {path} is not of this run ({first_line(error)}): remove it, or give another --run-dir"
             ) from None
         self.trainer.last_checkpoint = str(path)
         self.saved_step = self.trainer.step
@@ -338,7 +333,9 @@ class Run:
         self.run_dir.result.unlink(missing_ok=True)  # of a run that ended early by max_steps and now goes on
         self.run_dir.write_metrics(self.rows)  # what was recorded after the checkpoint will be recorded again
         self.write_events(self.rows)
-        self.reporter.start(trainer.step, target, self.config.recipe.batch_size)
+        recipe = self.config.recipe
+        total_epochs = recipe.total_epochs(len(self.sets.train[0]))
+        self.reporter.start(trainer.step, target, recipe.batch_size, total_epochs)
         clock.start()
         saved = time.monotonic()
         while trainer.step < target:
@@ -431,14 +428,18 @@ class Run:
         path = self.run_dir.write_checkpoint(self.trainer.step, encode_state(state))
         self.trainer.last_checkpoint = str(path)
         self.saved_step = self.trainer.step
+        self.reporter.saved(self.trainer.step)
 
     def finish(self) -> dict[str, Any]:
-        """Evaluate the last step in float32, write its row, weights, curve and, last of all, the result."""
+        """Evaluate the last step in float32, write its row, weights, predictions, curve and, last, the result."""
         trainer, config, recipe = self.trainer, self.config, self.config.recipe
         self.reporter.evaluating()
         name = self.held_out_name
         epoch = trainer.epochs_done + (0 if trainer.at_epoch_end else 1)
-        row = self.make_row(epoch, self.final_error(*self.sets.held_out))
+        test_logits = self.final_logits(self.sets.test[0])
+        test_error = error_percent(test_logits, self.sets.test[1])
+        val = self.sets.val
+        row = self.make_row(epoch, test_error if val is None else error_percent(self.final_logits(val[0]), val[1]))
         rows = [*self.rows, row]
         best = min(rows, key=lambda r: r[f"{name}_error"])
         self.record(rows)
@@ -450,18 +451,19 @@ class Run:
             "split": recipe.split,
             "seed": config.seed,
             "num_parameters": count_parameters(trainer.model),
+            "flop_per_image": flop_per_image(trainer.model),
             "steps": trainer.step,
             "total_steps": trainer.total_steps,
             "epochs": round(trainer.step * recipe.batch_size / len(self.sets.train[0]), 2),
             "train_error": row["train_error"],
         }
         if name == "test":
-            result["test_error_last"] = row["test_error"]
+            result["test_error_last"] = test_error
             result["test_error_best"] = best["test_error"]
         else:
             result["val_error_last"] = row["val_error"]
             result["val_error_best"] = best["val_error"]
-            result["test_error_last"] = self.final_error(*self.sets.test)
+            result["test_error_last"] = test_error
             result["test_error_best"] = None
         result |= {
             "best_epoch": best["epoch"],
@@ -473,13 +475,15 @@ class Run:
             "workers": config.workers,
         }
         save_weights(self.run_dir.weights, config.model, trainer.model, trainer.stream.normalization)
+        predictions = Predictions.of_logits(test_logits.cpu().numpy(), self.sets.test[1].cpu().numpy())
+        write_atomically(self.run_dir.predictions, predictions.encode())
         title = f"{config.model}, recipe {recipe.name}, seed {config.seed}"
         write_atomically(self.run_dir.curve, draw_curve(rows, title))
         write_json(self.run_dir.result, result)
         return result
 
-    def final_error(self, images: Tensor, labels: Tensor) -> float:
-        """Return the error in percent as `deepres evaluate` computes it: float32, plain torch."""
+    def final_logits(self, images: Tensor) -> Tensor:
+        """Return the logits (N, num_classes) as `deepres evaluate` computes them: float32, plain torch."""
         model = deepcopy(self.trainer.model).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
         def forward(batch: Tensor) -> Tensor:
@@ -487,6 +491,6 @@ class Run:
             logits: Tensor = model(batch)
             return logits
 
-        error = error_percent(predict_logits(forward, images, self.trainer.stream.normalization), labels)
+        logits = predict_logits(forward, images, self.trainer.stream.normalization)
         self.clock.lap()
-        return error
+        return logits
