@@ -99,6 +99,7 @@ def test_run_directory_holds_everything(uninterrupted):
     assert result["seed"] == 0
     assert result["num_parameters"] == 269_722
     assert result["flop_per_image"] == flop_per_image(build_model("resnet20"))
+    assert result["compute"] == STEPS * BATCH
     assert result["steps"] == result["total_steps"] == STEPS
     assert result["epochs"] == STEPS * BATCH / NUM_TRAIN == 4
     assert result["test_error_last"] == errors[-1]

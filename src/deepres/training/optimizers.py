@@ -26,7 +26,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         Same shape and type; singular values between 0.7 and 1.2 unless they were tiny.
     """
     a, b, c = QUINTIC
-    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT  # (B, M, M)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -62,7 +62,8 @@ class Muon(Optimizer):
                 self._step_stack(parameters, group["lr"], group["momentum"])
 
     def _step_stack(self, parameters: list[Tensor], lr: float, momentum: float) -> None:
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        assert len(gradients) == len(parameters), "every parameter of a training step has a gradient"
         buffers = [self._buffer(parameter) for parameter in parameters]
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, gradients)

@@ -452,6 +452,7 @@ class Run:
             "seed": config.seed,
             "num_parameters": count_parameters(trainer.model),
             "flop_per_image": flop_per_image(trainer.model),
+            "compute": recipe.compute(len(self.sets.train[0]), steps=trainer.step),
             "steps": trainer.step,
             "total_steps": trainer.total_steps,
             "epochs": round(trainer.step * recipe.batch_size / len(self.sets.train[0]), 2),
