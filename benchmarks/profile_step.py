@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from deepres.data.augment import Normalization
 from deepres.data.loader import TrainStream
-from deepres.recipes import fast
+from deepres.recipes import one_cycle
 from deepres.training.device import keep_freed_memory
 from deepres.training.loop import Trainer
 
@@ -37,7 +37,7 @@ def build_trainer(name: str, backend: str) -> Trainer:
     return Trainer(
         name=name,
         option="A",
-        recipe=fast(),
+        recipe=one_cycle(),
         seed=0,
         stream=stream,
         total_steps=1000,

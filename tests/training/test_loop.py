@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from deepres.data.cifar10 import load_cifar10
 from deepres.data.loader import build_stream
 from deepres.models import build_model
-from deepres.recipes import Muon, fast, paper
+from deepres.recipes import Muon, one_cycle, paper
 from deepres.seeding import Stream, derive_generator
 from deepres.training.device import find_compiler
 from deepres.training.loop import DivergedError, Trainer
@@ -42,7 +42,7 @@ def trainer_of(images_and_labels):
     return make
 
 
-@pytest.mark.parametrize("make_recipe", [paper, fast])
+@pytest.mark.parametrize("make_recipe", [paper, one_cycle])
 def test_steps_are_sgd_written_out_by_hand(trainer_of, make_recipe):
     """Three steps against momentum, weight decay and Nesterov written out on plain tensors."""
     recipe = replace(make_recipe(), batch_size=16)
@@ -69,7 +69,7 @@ def test_steps_are_sgd_written_out_by_hand(trainer_of, make_recipe):
 
 
 def test_loss_falls_and_totals_are_the_running_means(trainer_of):
-    trainer = trainer_of(replace(fast(), batch_size=32, learning_rate=0.05), total_steps=30)
+    trainer = trainer_of(replace(one_cycle(), batch_size=32, learning_rate=0.05), total_steps=30)
     expected = []
     for _ in range(30):
         before = trainer.totals.loss
@@ -84,7 +84,7 @@ def test_loss_falls_and_totals_are_the_running_means(trainer_of):
     ("precision", "muon"), [("float32", None), ("bfloat16", None), ("float32", Muon(learning_rate=0.1, momentum=0.8))]
 )
 def test_state_restores_the_next_steps_bit_for_bit(trainer_of, precision, muon):
-    recipe = replace(fast(), batch_size=16, muon=muon)
+    recipe = replace(one_cycle(), batch_size=16, muon=muon)
     straight = trainer_of(recipe, precision=precision)
     for _ in range(4):
         straight.advance()
@@ -108,7 +108,7 @@ def test_state_restores_the_next_steps_bit_for_bit(trainer_of, precision, muon):
 
 def test_state_goes_from_one_memory_format_to_another(trainer_of):
     """The fused kernels keep weights in the default format, torch's backends channels last."""
-    recipe = replace(fast(), batch_size=16, learning_rate=0.01)
+    recipe = replace(one_cycle(), batch_size=16, learning_rate=0.01)
     straight, resumed = trainer_of(recipe), trainer_of(recipe)
     for _ in range(3):
         straight.advance()
@@ -124,7 +124,7 @@ def test_state_goes_from_one_memory_format_to_another(trainer_of):
 
 
 def test_every_optimizer_follows_the_schedule(trainer_of):
-    recipe = replace(fast(), batch_size=16, learning_rate=0.5, muon=Muon(learning_rate=0.1, momentum=0.8))
+    recipe = replace(one_cycle(), batch_size=16, learning_rate=0.5, muon=Muon(learning_rate=0.1, momentum=0.8))
     trainer = trainer_of(recipe)
     trainer.advance()
     rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
@@ -170,7 +170,7 @@ def test_without_a_working_compiler_training_goes_on_plainly(trainer_of, monkeyp
 
     monkeypatch.setattr("deepres.training.backends.compile_function", broken)
     notices = []
-    recipe = replace(fast(), batch_size=16)
+    recipe = replace(one_cycle(), batch_size=16)
     trainer, plain = trainer_of(recipe, backend="compiled", notices=notices), trainer_of(recipe)
     for _ in range(3):
         trainer.advance()
@@ -182,7 +182,7 @@ def test_without_a_working_compiler_training_goes_on_plainly(trainer_of, monkeyp
 
 @pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 def test_compiled_steps_agree_with_plain_ones(trainer_of):
-    recipe = replace(fast(), batch_size=16, learning_rate=0.01)
+    recipe = replace(one_cycle(), batch_size=16, learning_rate=0.01)
     notices = []
     compiled, plain = trainer_of(recipe, backend="compiled", notices=notices), trainer_of(recipe)
     for _ in range(3):

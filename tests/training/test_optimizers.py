@@ -5,14 +5,14 @@ import torch
 
 from deepres.models import build_model
 from deepres.recipes import Muon as MuonRule
-from deepres.recipes import fast, paper
+from deepres.recipes import one_cycle, paper
 from deepres.seeding import Stream, derive_generator
 from deepres.training.optimizers import Muon, build_optimizers, orthogonalize
 
 MUON = MuonRule(learning_rate=0.05, momentum=0.8)
 
 
-@pytest.mark.parametrize(("make_recipe", "decay", "nesterov"), [(paper, 1e-4, False), (fast, 5e-4, True)])
+@pytest.mark.parametrize(("make_recipe", "decay", "nesterov"), [(paper, 1e-4, False), (one_cycle, 5e-4, True)])
 def test_sgd_against_its_formula(make_recipe, decay, nesterov):
     """With gradients that are known, to the last digits: decay and momentum show."""
     recipe = replace(make_recipe(), muon=None, momentum=0.9, weight_decay=decay, nesterov=nesterov)
@@ -46,7 +46,7 @@ def test_decay_may_spare_batch_norm_and_biases():
 
 def test_muon_takes_the_convolutions_and_sgd_all_else():
     model = build_model("resnet20")
-    muon, sgd = build_optimizers(replace(fast(), muon=MUON), model)
+    muon, sgd = build_optimizers(replace(one_cycle(), muon=MUON), model)
     assert {p.shape[2:] for group in muon.param_groups for p in group["params"]} == {(3, 3)}
     held = [p for optimizer in (muon, sgd) for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in model.parameters()}
