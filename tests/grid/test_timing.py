@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from deepres.grid.plan import plan_grid
 from deepres.grid.timing import JobProgress, grid_seconds_left, seconds_left
-from deepres.recipes import paper
+from deepres.recipes import LowResolution, paper
 
 
 @pytest.fixture
@@ -13,6 +15,18 @@ def jobs(tmp_path):
 def begin(progress, step, images_per_second):
     progress.state, progress.step, progress.target, progress.batch_size = "running", step, 64_000, 128
     progress.images_per_second = images_per_second
+
+
+def test_steps_on_smaller_images_take_less_time(tmp_path):
+    half = replace(paper(), low_resolutions=(LowResolution(size=16, until=0.5),))
+    (job,) = plan_grid(["plain20"], [half], [0], tmp_path)
+    run = JobProgress(job)
+    begin(run, 16_000, 1280.0)  # on images of a quarter of the pixels: 320 of full size a second
+    assert run.speed == 320
+    assert seconds_left(run, []) == (16_000 / 4 + 32_000) * 128 / 320
+    begin(run, 48_000, 640.0)  # 32,000 steps count for 8,000: 24,000 in all
+    assert run.speed == 320
+    assert seconds_left(run, []) == 16_000 * 128 / 320
 
 
 def test_nothing_measured_yet(jobs):

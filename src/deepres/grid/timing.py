@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deepres.grid.plan import Job
 
@@ -25,6 +25,19 @@ class JobProgress:
     held_out: str = ""
     """The last epoch's error on the test or val images, as text."""
     images_per_second: float | None = None
+    """Of the run's loop so far, whatever the size of the images."""
+
+    def compute(self, steps: int) -> float:
+        """Return what the first `steps` steps cost, in images of full size."""
+        recipe = replace(self.job.config.recipe, steps=self.target, epochs=None)
+        return recipe.compute(num_train=1, steps=steps)  # in steps: num_train does not matter
+
+    @property
+    def speed(self) -> float | None:
+        """Images of full size per second; None before anything was measured."""
+        if not self.images_per_second or not self.step:
+            return None
+        return self.images_per_second * self.compute(self.step) / (self.step * self.batch_size)
 
     @property
     def share(self) -> float:
@@ -41,23 +54,22 @@ def seconds_left(progress: JobProgress, others: Sequence[JobProgress]) -> float 
     second: the more a net takes for an image, the fewer images.
     """
     images = images_left(progress, others)
-    if progress.images_per_second:
-        return images / progress.images_per_second
-    measured = [other for other in others if other.images_per_second]
-    if same := [other for other in measured if other.job.config.model == progress.job.config.model]:
-        speeds = [other.images_per_second or 0.0 for other in same]
-    else:
-        cost = progress.job.flop_per_image
-        speeds = [(other.images_per_second or 0.0) * other.job.flop_per_image / cost for other in measured]
+    if progress.speed:
+        return images / progress.speed
+    measured = [(other.job, other.speed) for other in others if other.speed]
+    speeds = [speed for job, speed in measured if job.config.model == progress.job.config.model]
+    if not speeds:
+        speeds = [speed * job.flop_per_image / progress.job.flop_per_image for job, speed in measured]
     return images * len(speeds) / sum(speeds) if speeds else None
 
 
 def images_left(progress: JobProgress, others: Sequence[JobProgress]) -> float:
-    """Return how many images a run is still to be trained on: before it has begun, as many as others of its recipe."""
+    """Return what a run has still to train on, in images of full size: before it begins, what others of its recipe do."""
     if progress.target:
-        return (progress.target - progress.step) * progress.batch_size
-    known = [p.target * p.batch_size for p in others if p.target and p.job.config.recipe == progress.job.config.recipe]
-    return known[0] if known else progress.job.num_images
+        return progress.compute(progress.target) - progress.compute(progress.step)
+    recipe = progress.job.config.recipe
+    known = (other.compute(other.target) for other in others if other.target and other.job.config.recipe == recipe)
+    return next(known, progress.job.num_images)
 
 
 def grid_seconds_left(jobs: Sequence[JobProgress]) -> float | None:
