@@ -109,6 +109,7 @@ class FusedNet:
         return Layer(
             in_channels=in_channels,
             out_channels=out_channels,
+            descending=source.previous is not None and not Layer.from_address(source.previous).descending,
             input=source,
             output=self._allocate(self._capacity, out_size, out_size, out_channels),
             forward_weight=self._allocate(num_weights),

@@ -48,6 +48,7 @@ class Layer(ctypes.Structure):
     _fields_ = (
         ("in_channels", c_int64),
         ("out_channels", c_int64),
+        ("descending", c_int64),
         ("input", Input),
         ("output", c_void_p),
         ("forward_weight", c_void_p),
