@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deepres.predictions import Predictions
 from deepres.recipes import Recipe, get_recipe
 from deepres.rundir import RunDir, write_json
 
@@ -19,6 +20,8 @@ def write_run(
     split: str = "50k",
     precision: str = "float32",
     finished: bool = True,
+    flop: float | None = 242_421_504,
+    predictions: Predictions | None = None,
 ) -> Path:
     """Write a run with one error per epoch; with split "45k" they are val errors, and the test error is the last."""
     recipe = replace(get_recipe(recipe) if isinstance(recipe, str) else recipe, split=split)
@@ -54,6 +57,9 @@ def write_run(
         result |= {"test_error_best": min(test_errors) if split == "50k" else None}
         if split == "45k":
             result |= {"val_error_last": test_errors[-1], "val_error_best": min(test_errors)}
+        result |= {} if flop is None else {"flop_per_image": flop}
+        if predictions is not None:
+            run_dir.predictions.write_bytes(predictions.encode())
         result |= {"best_epoch": best + 1, "seconds": 60.0 * len(test_errors), "images_per_second": 1000.0}
         write_json(
             run_dir.result, {**result, "device": "cpu", "precision": precision, "backend": "fused", "workers": 1}

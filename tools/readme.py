@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 
 from deepres.report.markdown import markdown_table
 from deepres.report.published import PUBLISHED
@@ -70,7 +71,30 @@ def speed() -> str:
     )
 
 
-PARTS: dict[str, Callable[[], str]] = {"published": published, "speed": speed}
+def table_time() -> str:
+    """Return how long the whole table takes, from what benchmarks/table_time.py measured last, where it did."""
+    sentences = []
+    for file in ("table_time.json", "table_time_gpu.json"):
+        path = ROOT / "benchmarks" / "results" / file
+        if path.exists():
+            report = json.loads(path.read_text())
+            times = " and ".join(
+                f"{of['seconds'] / 3600:.1f} hours by the recipe `{name}` ({of['epochs']} epochs)"
+                for name, of in report["recipes"].items()
+            )
+            sentences.append(
+                f"On {report['device']} in {report['precision']}, {report['jobs']} at a time with {report['threads']} "
+                f"thread{'s' if report['threads'] > 1 else ''} each, one seed of the eight nets takes {times}."
+            )
+    if not sentences:
+        return "How long that takes on your machine: `python benchmarks/table_time.py`, or `deepres bench`.\n"
+    how = "Extrapolated from the speed of each net, which `benchmarks/table_time.py` measured as `deepres bench` does"
+    if len(sentences) == 1:
+        how += "; not measured on a GPU"
+    return fill(" ".join([*sentences, f"{how}."]), 120) + "\n"
+
+
+PARTS: dict[str, Callable[[], str]] = {"published": published, "speed": speed, "table-time": table_time}
 
 
 def generate(text: str) -> str:

@@ -176,7 +176,8 @@ def draw_error_against_compute(summaries: Sequence[Summary]) -> Figure:
         axes.set(xlabel="training, PFLOP (1e15 operations)", ylabel="test error, last epoch (%)")
         add_grid(axes)
         axes.margins(y=0.12)
-        axes.legend()
+        if known:
+            axes.legend()
     return figure
 
 

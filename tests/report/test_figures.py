@@ -1,0 +1,111 @@
+import pytest
+from matplotlib.colors import to_hex
+from run_files import write_run
+
+from deepres.report.curves import average, error_limit
+from deepres.report.figures import (
+    draw_error_against_compute,
+    draw_error_against_depth,
+    draw_figure6,
+    paper_errors,
+    split_families,
+)
+from deepres.report.runs import group_runs, load_runs
+from deepres.report.statistics import summarise
+from deepres.report.style import depth_look
+from deepres.rundir import RunDir
+
+
+@pytest.fixture
+def groups(tmp_path):
+    write_run(tmp_path / "a", "plain20", test_errors=(30.0, 12.0, 9.0))
+    write_run(tmp_path / "b", "plain20", seed=1, test_errors=(20.0, 11.0, 10.0))
+    write_run(tmp_path / "c", "plain56", test_errors=(60.0, 30.0, 13.0), flop=752_029_440)
+    write_run(tmp_path / "d", "resnet20", test_errors=(15.0, 9.0, 8.0))
+    return group_runs(load_runs([tmp_path])[0])
+
+
+def lines(axes, style):
+    return [line for line in axes.get_lines() if line.get_linestyle() == style]
+
+
+def test_average_by_hand(groups):
+    curve = average(groups[0])
+    assert curve.steps.tolist() == [21333, 42666, 64000]
+    assert curve.held_out.mean.tolist() == [25, 11.5, 9.5]
+    assert (curve.held_out.low.tolist(), curve.held_out.high.tolist()) == ([20, 11, 9], [30, 12, 10])
+    assert curve.train.mean.tolist() == pytest.approx([20, 10, 20 / 3])
+    assert curve.held_out_name == "test"
+
+
+def test_only_epochs_that_all_seeds_recorded_are_averaged(tmp_path, groups):
+    run_dir = RunDir(tmp_path / "b")
+    run_dir.write_metrics(run_dir.read_metrics()[1:])
+    (group, *_) = group_runs(load_runs([tmp_path])[0])
+    assert average(group).held_out.mean.tolist() == [11.5, 9.5]
+
+
+def test_val_error_of_the_45k_split(tmp_path):
+    write_run(tmp_path / "v", split="45k", test_errors=(9.0, 8.5))
+    (group,) = group_runs(load_runs([tmp_path])[0])
+    assert (average(group).held_out_name, average(group).held_out.mean.tolist()) == ("val", [9.0, 8.5])
+    assert "bold: val error" in draw_figure6([group]).get_suptitle()
+
+
+def test_figure6_has_the_papers_axes_and_both_errors(groups):
+    figure = draw_figure6(groups)
+    plain, residual = figure.get_axes()
+    for axes in (plain, residual):
+        assert axes.get_ylim() == (0, 20)
+        assert axes.get_xlim() == (0, 1.01 * 64_000)
+        assert axes.get_xlabel() == "iterations (1e4)"
+        assert axes.xaxis.get_major_formatter()(20_000, 0) == "2"
+    assert (plain.get_title(), residual.get_title()) == ("plain nets", "residual nets")
+    assert len(lines(plain, "--")) == len(lines(plain, "-")) == 2
+    test, train = lines(plain, "-")[0], lines(plain, "--")[0]
+    assert test.get_ydata().tolist() == [25, 11.5, 9.5]
+    assert train.get_ydata().tolist() == pytest.approx([20, 10, 20 / 3])
+    assert test.get_linewidth() > train.get_linewidth()
+    assert [to_hex(line.get_color()) for line in lines(plain, "-")] == [depth_look(20).light, depth_look(56).light]
+    labels = [text.get_text() for text in plain.get_legend().get_texts()]
+    assert labels == ["plain-20: 9.50% (2 seeds)", "plain-56: 13.00% (1 seed)"]
+    assert "running, over augmented images" in figure.get_suptitle()
+
+
+def test_figure6_of_one_family_and_of_poor_runs(tmp_path):
+    write_run(tmp_path / "a", "resnet20", "fast", test_errors=(89.0, 70.0))
+    figure = draw_figure6(group_runs(load_runs([tmp_path])[0]))
+    plain, residual = figure.get_axes()
+    assert residual.get_ylim() == (0, 100)
+    assert [text.get_text() for text in plain.texts] == ["no finished runs"]
+    assert [error_limit([limit]) for limit in (9.0, 19.5, 50.0, 58.0)] == [20, 40, 60, 100]
+
+
+def test_other_families_get_a_panel_of_their_own():
+    assert split_families(["resnet20"]) == ["plain", "resnet"]
+    assert split_families(["preresnet110", "plain20"]) == ["plain", "resnet", "preresnet"]
+
+
+def test_error_against_depth_beside_the_papers(groups):
+    (axes,) = draw_error_against_depth([summarise(group) for group in groups]).get_axes()
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+    assert drawn["plain, mean of the seeds"] == [[20, 9.5], [56, 13]]
+    assert drawn["ResNet, mean of the seeds"] == [[20, 8]]
+    assert drawn["plain, the paper"] == [[20, 9.5], [32, 10], [44, 12], [56, 13.5]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["20", "32", "44", "56"]
+    assert paper_errors("resnet")[110] == 6.61  # a mean is held against the mean
+
+
+def test_error_against_compute(groups):
+    (axes,) = draw_error_against_compute([summarise(group) for group in groups]).get_axes()
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+    resnet20, plain56 = 242_421_504 * 64_000 * 128, 752_029_440 * 64_000 * 128
+    assert drawn["ResNet, paper"] == [[resnet20, 8]]
+    assert drawn["plain, the paper"] == [[resnet20, 9.5], [plain56, 13.5]]
+    assert axes.get_xscale() == "log"
+
+
+def test_compute_leaves_out_runs_that_did_not_record_it(tmp_path):
+    write_run(tmp_path / "old", flop=None)
+    summaries = [summarise(group) for group in group_runs(load_runs([tmp_path])[0])]
+    assert draw_error_against_compute(summaries).get_axes()[0].get_lines() == []
