@@ -34,10 +34,10 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
 import torch
-from torch import nn
 
 from deepres.data.cifar10 import Cifar10, Split, load_cifar10
 from deepres.models import build_model
+from deepres.models.cost import flop_per_image
 from deepres.progress import Reporter
 from deepres.recipes import fast
 from deepres.rundir import Row
@@ -50,27 +50,6 @@ CPU = torch.device("cpu")
 BATCH = 128
 MATRIX = 4096
 PRECISIONS = ("bfloat16", "float32")
-
-
-def flop_per_image(name: str) -> int:
-    """Count the floating-point operations of a training step: forward, and twice that backward.
-
-    A multiply-add is two operations. The first layer's input needs no gradient.
-    """
-    macs: list[int] = []
-
-    def count(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        positions = output[0].numel() // output.shape[1]
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)
-        macs.append(weight.numel() * positions)
-
-    model = build_model(name).eval()
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(count)
-    model(torch.zeros(1, 3, 32, 32))
-    return 2 * (3 * sum(macs) - macs[0])
 
 
 def subset(steps: int) -> Cifar10:
@@ -173,7 +152,7 @@ def ceiling(name: str, precision: str) -> None:
     dtype = getattr(torch, precision)
     a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
     out = torch.empty(MATRIX, MATRIX, dtype=dtype)
-    flop = flop_per_image(name)
+    flop = flop_per_image(build_model(name))
 
     def rounds() -> Iterator[float]:
         while True:
@@ -234,7 +213,7 @@ def measure(name: str, num_rounds: int, steps: int) -> dict[str, Any]:
         process.stdin.close()
         process.terminate()
         process.wait()
-    return {"flop_per_image": flop_per_image(name), "rates": rates, "peak_mb": peaks}
+    return {"flop_per_image": flop_per_image(build_model(name)), "rates": rates, "peak_mb": peaks}
 
 
 def startup(cold: bool) -> float:
@@ -306,7 +285,7 @@ def main() -> None:
     }
     print(f"first step after {report['startup_warm_seconds']:.1f} s, cold {report['startup_cold_seconds']:.1f} s")
     for name in arguments.models:
-        steps = round(arguments.steps * flop_per_image("resnet20") / flop_per_image(name))
+        steps = round(arguments.steps * flop_per_image(build_model("resnet20")) / flop_per_image(build_model(name)))
         report["models"][name] = measure(name, arguments.rounds, steps)
         print_table(name, report["models"][name])
     if arguments.out:

@@ -10,17 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from deepres.report.markdown import markdown_table
 from deepres.report.published import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def markdown_table(headings: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
-    """Lay out a table, numbers to the right."""
-    rule = ["---"] * text_columns + ["---:"] * (len(headings) - text_columns)
-    lines = [headings, rule, *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def published() -> str:
@@ -33,7 +27,7 @@ def published() -> str:
         [name, cell(p.paper), cell(p.repository_last), cell(p.repository_best), p.note]
         for name, p in PUBLISHED.items()
     ]
-    return markdown_table(["net", "paper", "public repository, last epoch", "its best epoch"], rows)
+    return markdown_table(["net", "paper", "public repository, last epoch", "its best epoch", "note"], rows)
 
 
 def speed() -> str:

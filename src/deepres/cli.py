@@ -9,8 +9,10 @@ import click
 from rich.table import Table
 
 import deepres
+from deepres.commands.results import results
 from deepres.console import ConsoleReporter, confusion_table, duration, err, out, result_table, say, this_command
 from deepres.errors import UserError
+from deepres.rundir import run_name
 
 DATA_DIR = click.option(
     "--data-dir",
@@ -23,6 +25,9 @@ DATA_DIR = click.option(
 @click.version_option(deepres.__version__, message="deepres %(version)s")
 def cli() -> None:
     """Deep residual learning on CIFAR-10, reproduced."""
+
+
+cli.add_command(results)
 
 
 @cli.command()
@@ -111,8 +116,7 @@ def train(
     if run_dir is not None and run_dir.name == "":
         raise UserError(f"--run-dir {str(run_dir)!r} is no place for a run: name a folder of its own")
     if run_dir is None:
-        variants = [f"option{option}"] * (option != "A") + [f"split{recipe.split}"] * (recipe.split != "50k")
-        run_dir = Path("runs") / "-".join([name, recipe.name, *variants, f"seed{seed}"])
+        run_dir = Path("runs") / run_name(name, recipe.name, seed, option=option, split=recipe.split)
 
     from deepres.data.cifar10 import load_cifar10
     from deepres.training.backends import check_backend

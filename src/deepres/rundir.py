@@ -18,6 +18,12 @@ CHECKPOINTS_KEPT = 2  # the latest, and the one before it should the latest be d
 Row = dict[str, Any]
 
 
+def run_name(model: str, recipe: str, seed: int, *, option: str = "A", split: str = "50k") -> str:
+    """Return a run directory's usual name: MODEL-RECIPE-seedN, with what departs from the usual in between."""
+    variants = [f"option{option}"] * (option != "A") + [f"split{split}"] * (split != "50k")
+    return "-".join([model, recipe, *variants, f"seed{seed}"])
+
+
 class RunDir:
     """One training run on disk.
 
@@ -29,6 +35,7 @@ class RunDir:
     | tensorboard/ | the same as TensorBoard events |
     | checkpoints/ | the last two states, from which the run resumes |
     | model.safetensors | the trained weights with their normalisation |
+    | predictions.npz | for each test image its label, the predicted class and that class's probability |
     | curve.png | errors against steps |
     | result.json | the outcome; written last, so that its presence means finished |
     """
@@ -41,6 +48,7 @@ class RunDir:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "model.safetensors"
+        self.predictions = self.path / "predictions.npz"
         self.curve = self.path / "curve.png"
         self.result = self.path / "result.json"
 

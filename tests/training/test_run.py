@@ -18,7 +18,12 @@ from tiny_run import BATCH, NUM_TRAIN, first_images, run_tiny, tiny_command, tin
 
 from deepres.data.cifar10 import load_cifar10
 from deepres.errors import UserError
+from deepres.models import build_model
+from deepres.models.cost import flop_per_image
+from deepres.predictions import Predictions
 from deepres.rundir import RunDir
+from deepres.training.checkpoint import load_weights
+from deepres.training.evaluate import predict_logits
 from deepres.training.run import InterruptedRun, RunConfig, train
 
 CPU = torch.device("cpu")
@@ -68,6 +73,7 @@ def test_run_directory_holds_everything(uninterrupted):
         "tensorboard",
         "checkpoints",
         "model.safetensors",
+        "predictions.npz",
         "curve.png",
         "result.json",
     }
@@ -90,6 +96,7 @@ def test_run_directory_holds_everything(uninterrupted):
     assert result["recipe"] == "tiny"
     assert result["seed"] == 0
     assert result["num_parameters"] == 269_722
+    assert result["flop_per_image"] == flop_per_image(build_model("resnet20"))
     assert result["steps"] == result["total_steps"] == STEPS
     assert result["epochs"] == STEPS * BATCH / NUM_TRAIN == 4
     assert result["test_error_last"] == errors[-1]
@@ -107,6 +114,18 @@ def test_run_directory_holds_everything(uninterrupted):
     assert run.curve.read_bytes().startswith(b"\x89PNG")
     weights = load_file(run.weights)
     assert weights["mean"].shape == weights["std"].shape == (3, 1, 1)
+
+
+def test_predictions_are_those_of_the_saved_weights(uninterrupted, tiny_data):
+    predictions = Predictions.read(RunDir(uninterrupted).predictions)
+    net = load_weights(RunDir(uninterrupted).weights)
+    logits = predict_logits(net.model, torch.from_numpy(tiny_data.test.images), net.normalization)
+    probability, predicted = logits.softmax(dim=1).max(dim=1)
+    assert predictions.labels.tolist() == tiny_data.test.labels.tolist()
+    assert predictions.predicted.tolist() == predicted.tolist()
+    torch.testing.assert_close(torch.from_numpy(predictions.probability), probability)
+    wrong = 100 * (predictions.predicted != predictions.labels).mean()
+    assert round(float(wrong), 2) == json.loads(RunDir(uninterrupted).result.read_text())["test_error_last"]
 
 
 def test_tensorboard_holds_the_same_numbers(uninterrupted):

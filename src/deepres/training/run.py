@@ -22,6 +22,8 @@ from deepres.data.loader import TrainStream
 from deepres.data.splits import stratified_split
 from deepres.errors import UserError
 from deepres.models import build_model, count_parameters
+from deepres.models.cost import flop_per_image
+from deepres.predictions import Predictions
 from deepres.progress import Reporter
 from deepres.recipes import Recipe
 from deepres.rundir import Row, RunDir, read_json, write_atomically, write_json
@@ -441,12 +443,15 @@ class Run:
         self.saved_step = self.trainer.step
 
     def finish(self) -> dict[str, Any]:
-        """Evaluate the last step in float32, write its row, weights, curve and, last of all, the result."""
+        """Evaluate the last step in float32, write its row, weights, predictions, curve and, last, the result."""
         trainer, config, recipe = self.trainer, self.config, self.config.recipe
         self.reporter.evaluating()
         name = self.held_out_name
         epoch = trainer.epochs_done + (0 if trainer.at_epoch_end else 1)
-        row = self.make_row(epoch, self.final_error(*self.sets.held_out))
+        test_logits = self.final_logits(self.sets.test[0])
+        test_error = error_percent(test_logits, self.sets.test[1])
+        val = self.sets.val
+        row = self.make_row(epoch, test_error if val is None else error_percent(self.final_logits(val[0]), val[1]))
         rows = [*self.rows, row]
         best = min(rows, key=lambda r: r[f"{name}_error"])
         self.record(rows)
@@ -458,18 +463,19 @@ class Run:
             "split": recipe.split,
             "seed": config.seed,
             "num_parameters": count_parameters(trainer.model),
+            "flop_per_image": flop_per_image(trainer.model),
             "steps": trainer.step,
             "total_steps": trainer.total_steps,
             "epochs": round(trainer.step * recipe.batch_size / len(self.sets.train[0]), 2),
             "train_error": row["train_error"],
         }
         if name == "test":
-            result["test_error_last"] = row["test_error"]
+            result["test_error_last"] = test_error
             result["test_error_best"] = best["test_error"]
         else:
             result["val_error_last"] = row["val_error"]
             result["val_error_best"] = best["val_error"]
-            result["test_error_last"] = self.final_error(*self.sets.test)
+            result["test_error_last"] = test_error
             result["test_error_best"] = None
         result |= {
             "best_epoch": best["epoch"],
@@ -481,13 +487,15 @@ class Run:
             "workers": config.workers,
         }
         save_weights(self.run_dir.weights, config.model, trainer.model, trainer.stream.normalization)
+        predictions = Predictions.of_logits(test_logits.cpu().numpy(), self.sets.test[1].cpu().numpy())
+        write_atomically(self.run_dir.predictions, predictions.encode())
         title = f"{config.model}, recipe {recipe.name}, seed {config.seed}"
         write_atomically(self.run_dir.curve, draw_curve(rows, title))
         write_json(self.run_dir.result, result)
         return result
 
-    def final_error(self, images: Tensor, labels: Tensor) -> float:
-        """Return the error in percent as `deepres evaluate` computes it: float32, plain torch."""
+    def final_logits(self, images: Tensor) -> Tensor:
+        """Return the logits (N, num_classes) as `deepres evaluate` computes them: float32, plain torch."""
         model = deepcopy(self.trainer.model).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
         def forward(batch: Tensor) -> Tensor:
@@ -495,6 +503,6 @@ class Run:
             logits: Tensor = model(batch)
             return logits
 
-        error = error_percent(predict_logits(forward, images, self.trainer.stream.normalization), labels)
+        logits = predict_logits(forward, images, self.trainer.stream.normalization)
         self.clock.lap()
-        return error
+        return logits

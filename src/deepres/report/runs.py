@@ -1,0 +1,374 @@
+"""Finished runs, read from their directories: what every table, figure and statistic is made of. Needs no torch.
+
+A run directory is one that holds recipe.json; `runs/` of a training machine and the committed `results/` alike are
+folders of them.
+"""
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from deepres.errors import UserError
+from deepres.recipes import RECIPES
+from deepres.rundir import Row, RunDir, read_json
+
+FAMILIES = ("plain", "resnet")  # the paper's come first, as it shows them
+RESULT_KEYS = ("steps", "total_steps", "epochs", "num_parameters", "best_epoch", "seconds", "images_per_second")
+ENVIRONMENT_KEYS = ("deepres", "commit", "python", "torch", "device", "device_name")
+ROW_KEYS = ("step", "epoch", "learning_rate", "train_loss", "train_error")
+SHOWN_DIFFERENCES = 3
+
+
+def model_key(name: str) -> tuple[int, str, int, str]:
+    """Return a sort key that puts models in natural order: plain20 ... plain56, resnet20 ... resnet110, others."""
+    match = re.fullmatch(r"(\D*)(\d*)(.*)", name)
+    assert match is not None
+    family, depth, rest = match.groups()
+    place = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
+    return place, family, int(depth or 0), rest
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run that took all steps of its schedule. Errors are in percent."""
+
+    path: Path
+    config: dict[str, Any]
+    """The content of recipe.json."""
+    environment: dict[str, Any]
+    """The content of environment.json: that of the last start, with those before it under "earlier_starts"."""
+    rows: list[Row]
+    """The lines of metrics.jsonl, one per epoch."""
+    result: dict[str, Any]
+    """The content of result.json."""
+
+    @property
+    def model(self) -> str:
+        """The net's name."""
+        return str(self.config["model"])
+
+    @property
+    def depth(self) -> int:
+        """The number of layers in the net's name; 0 if there is none."""
+        return model_key(self.model)[2]
+
+    @property
+    def recipe(self) -> str:
+        """The recipe's name. Its content is in `config`; see `group_runs`."""
+        return str(self.config["recipe"]["name"])
+
+    @property
+    def split(self) -> str:
+        """ "50k" or "45k"."""
+        return str(self.config["recipe"]["split"])
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.config["seed"])
+
+    @property
+    def option(self) -> str:
+        """The kind of shortcut."""
+        return str(self.config["option"])
+
+    @property
+    def precision(self) -> str:
+        """ "float32" or "bfloat16"."""
+        return str(self.config["precision"])
+
+    @property
+    def batch_size(self) -> int:
+        """Images per mini-batch."""
+        return int(self.config["recipe"]["batch_size"])
+
+    @property
+    def held_out(self) -> str:
+        """The set that was evaluated at each epoch: "test", or "val" with the 45k/5k split."""
+        return "test" if self.split == "50k" else "val"
+
+    @property
+    def test_error_last(self) -> float:
+        """Of the last epoch."""
+        return float(self.result["test_error_last"])
+
+    @property
+    def test_error_best(self) -> float | None:
+        """Of the best epoch, chosen by test error; None where val was evaluated at each epoch in its place."""
+        return _optional(self.result["test_error_best"])
+
+    @property
+    def val_error_last(self) -> float | None:
+        """Of the last epoch; None without val."""
+        return _optional(self.result.get("val_error_last"))
+
+    @property
+    def val_error_best(self) -> float | None:
+        """Of the best epoch, chosen by val error; None without val."""
+        return _optional(self.result.get("val_error_best"))
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch, counted from 1, whose test error (or else val error) was the lowest."""
+        return int(self.result["best_epoch"])
+
+    @property
+    def train_error(self) -> float:
+        """The running one of the last epoch, over augmented images."""
+        return float(self.result["train_error"])
+
+    @property
+    def steps(self) -> int:
+        """Mini-batches taken."""
+        return int(self.result["steps"])
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training images."""
+        return float(self.result["epochs"])
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the net."""
+        return int(self.result["num_parameters"])
+
+    @property
+    def seconds(self) -> float:
+        """Wall time over all starts."""
+        return float(self.result["seconds"])
+
+    @property
+    def images_per_second(self) -> float:
+        """Speed of the loop."""
+        return float(self.result["images_per_second"])
+
+    @property
+    def device(self) -> str:
+        """ "cpu" or "cuda"."""
+        return str(self.environment["device"])
+
+    @property
+    def device_name(self) -> str:
+        """The chip."""
+        return str(self.environment["device_name"])
+
+    @property
+    def versions(self) -> str:
+        """Of what computed, in one line."""
+        return ", ".join(f"{name} {self.environment[name]}" for name in ("deepres", "torch", "python"))
+
+    @property
+    def commit(self) -> str:
+        """Of the code of the last start; empty if it was not run from a checkout."""
+        return str(self.environment["commit"] or "")
+
+    @property
+    def predictions(self) -> Path | None:
+        """predictions.npz, where the run has it."""
+        path = self.path / "predictions.npz"
+        return path if path.is_file() else None
+
+    @property
+    def variant(self) -> str:
+        """A short digest of all that determines a run but its net and seed; `group_runs` averages by it."""
+        return digest({key: value for key, value in self.config.items() if key not in ("model", "seed")})
+
+
+@dataclass(frozen=True)
+class SkippedRun:
+    """A run directory that no statistic is made of."""
+
+    path: Path
+    reason: str
+    """One line."""
+
+
+def find_run_dirs(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the run directories in folders, or the folders themselves where they are such; sorted, each one once.
+
+    Raises:
+        UserError: a path is no folder.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise UserError(f"no folder {path}: name run directories, or folders that hold some")
+        for folder, subfolders, files in os.walk(path):
+            if RunDir(folder).recipe.name in files:
+                subfolders.clear()  # nothing in a run directory is another one
+                found.setdefault(Path(folder).resolve(), Path(folder))
+            else:
+                subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+    return sorted(found.values(), key=lambda path: [model_key(part) for part in path.parts])
+
+
+def load_runs(paths: Iterable[str | Path]) -> tuple[list[FinishedRun], list[SkippedRun]]:
+    """Read the run directories in folders: the finished runs, by model, recipe and seed, and the others with a reason.
+
+    A run that is there twice, as in `runs/` and in `results/`, is read once; of two runs of the same configuration and
+    seed that ended differently, the first one found, for they are not independent.
+
+    Raises:
+        UserError: a path is no folder.
+    """
+    finished: dict[str, FinishedRun] = {}
+    skipped: list[SkippedRun] = []
+    for path in find_run_dirs(paths):
+        try:
+            run = read_run(path)
+        except UserError as error:
+            skipped.append(SkippedRun(path, str(error)))
+            continue
+        twin = finished.setdefault(digest(run.config), run)
+        if twin is not run and twin.result != run.result:
+            skipped.append(SkippedRun(path, f"the same configuration and seed as {twin.path}, with another result"))
+    return sorted(finished.values(), key=_order), skipped
+
+
+def _order(run: FinishedRun) -> tuple[Any, ...]:
+    return model_key(run.model), run.recipe, run.variant, run.seed
+
+
+def read_run(path: str | Path) -> FinishedRun:
+    """Read one run directory.
+
+    Raises:
+        UserError: the run is not finished, or a file of it is missing or damaged; the message says so in one line.
+    """
+    run_dir = RunDir(path)
+    config = read_json(run_dir.recipe, required=("model", "option", "seed", "precision", "recipe"))
+    recipe = config["recipe"]
+    if not isinstance(recipe, dict) or not {"name", "split", "batch_size"} <= recipe.keys():
+        raise UserError(f"{run_dir.recipe} is damaged (no whole recipe in it)")
+    if not isinstance(config["seed"], int) or not isinstance(config["model"], str):
+        raise UserError(f"{run_dir.recipe} is damaged (model or seed)")
+    if not run_dir.result.exists():
+        raise UserError(f"not finished{_progress(run_dir)}")
+    held_out = "test" if recipe["split"] == "50k" else "val"
+    numbers = ("test_error_last", f"{held_out}_error_last", f"{held_out}_error_best", "train_error")
+    result = read_json(run_dir.result, required=("test_error_best", *numbers, *RESULT_KEYS))
+    _check_numbers(result, {*numbers, *RESULT_KEYS}, run_dir.result)
+    if result["steps"] < result["total_steps"]:
+        raise UserError(f"ended by --max-steps after step {result['steps']:,} of {result['total_steps']:,}")
+    rows = run_dir.read_metrics() if run_dir.metrics.exists() else []
+    for row in rows:
+        if not isinstance(row, dict):
+            raise UserError(f"{run_dir.metrics} is damaged (a line that is no JSON object)")
+        _check_numbers(row, {*ROW_KEYS, f"{held_out}_error"}, run_dir.metrics)
+    if not rows or rows[-1]["step"] != result["steps"]:
+        raise UserError(
+            f"{run_dir.metrics} is missing or does not end at step {result['steps']:,} as result.json does"
+        )
+    environment = read_json(run_dir.environment, required=ENVIRONMENT_KEYS)
+    return FinishedRun(Path(path), config, environment, rows, result)
+
+
+def _progress(run_dir: RunDir) -> str:
+    """Say how far an unfinished run is."""
+    try:
+        last = run_dir.read_metrics()[-1]
+        return f": epoch {last['epoch']}, step {last['step']:,}"
+    except (OSError, UserError, IndexError, KeyError, TypeError, ValueError):
+        return ": no epoch yet"
+
+
+def _check_numbers(content: Mapping[str, Any], keys: Iterable[str], path: Path) -> None:
+    """Raise the error for a value that is missing or no finite number."""
+    for key in keys:
+        value = content.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{path} is damaged ({key} is {value!r}, no number)")
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs that differ in their seed alone, so that they may be averaged."""
+
+    model: str
+    recipe: str
+    """The recipe's name."""
+    differences: tuple[str, ...]
+    """What tells the group from the recipe of that name as the code has it now, such as "split 45k"; where the code
+    knows none, from the most frequent settings among the runs of that name."""
+    runs: tuple[FinishedRun, ...]
+    """By seed."""
+
+    @property
+    def label(self) -> str:
+        """The recipe's name with the differences: the same for all nets, never the same for two groups of one."""
+        if not self.differences:
+            return self.recipe
+        shown = ", ".join(self.differences[:SHOWN_DIFFERENCES])
+        more = len(self.differences) - SHOWN_DIFFERENCES
+        if more > 0:
+            shown += f" and {more} more, variant {self.runs[0].variant}"
+        return f"{self.recipe} ({shown})"
+
+
+def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:
+    """Put together the runs that differ in their seed alone; ordered by model and label."""
+    usual = {
+        name: _usual_settings(name, [_settings(run) for run in runs if run.recipe == name])
+        for name in {run.recipe for run in runs}
+    }
+    groups: dict[tuple[str, str], list[FinishedRun]] = {}
+    for run in sorted(runs, key=_order):
+        groups.setdefault((run.model, run.variant), []).append(run)
+    made = []
+    for members in groups.values():
+        first = members[0]
+        mine, reference = _settings(first), usual[first.recipe]
+        differences = tuple(
+            f"{key.removeprefix('recipe.')} {_show(mine.get(key))}"
+            for key in dict.fromkeys([*mine, *reference])
+            if mine.get(key) != reference.get(key)
+        )
+        made.append(RunGroup(first.model, first.recipe, differences, tuple(members)))
+    return sorted(made, key=lambda group: (model_key(group.model), group.label))
+
+
+def _settings(run: FinishedRun) -> dict[str, Any]:
+    """Return what determines a run, but for its model and seed, without nesting."""
+    return dict(_flatten({key: value for key, value in run.config.items() if key not in ("model", "seed")}))
+
+
+def _usual_settings(name: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings that go without saying for a recipe name."""
+    usual: dict[str, Any] = {}
+    for key in dict.fromkeys(key for settings in found for key in settings):
+        values = [json.dumps(settings.get(key)) for settings in found]
+        usual[key] = json.loads(Counter(values).most_common(1)[0][0])
+    if name in RECIPES:
+        usual = {key: value for key, value in usual.items() if not key.startswith("recipe.")}
+        defined = json.loads(json.dumps(RECIPES[name]().to_json()))
+        usual |= {"option": "A", "workers": 1, **dict(_flatten({"recipe": defined}))}
+    return usual
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested objects under names such as "recipe.schedule.kind"."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _show(value: object) -> str:
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
+
+
+def _optional(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Return eight hexadecimal digits that depend on a JSON object's whole content and not on its order."""
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
