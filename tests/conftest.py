@@ -2,13 +2,18 @@
 
 import hashlib
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_cifar10 import TinyCifar10
+from tiny_run import first_images
 
+from deepres.cli import main
 from deepres.data import cifar10
+from deepres.data.cifar10 import Cifar10, Split
 from deepres.data.fetch import fetch_cifar10
 
 # One thread in each test process: several run at once, and their threads would wait for one another.
@@ -43,3 +48,33 @@ def tiny_cifar10(monkeypatch: pytest.MonkeyPatch) -> TinyCifar10:
     sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
     monkeypatch.setattr(cifar10, "FILES", sums)
     return TinyCifar10(files)
+
+
+@pytest.fixture(scope="session")
+def few(cifar10_dir: Path) -> Split:
+    """The first training images of CIFAR-10, as many as `fitted` nets classify perfectly."""
+    from fitted import NUM_IMAGES  # which needs torch, not to be imported before the line above
+
+    return first_images(cifar10.load_cifar10(cifar10_dir), NUM_IMAGES).train
+
+
+@pytest.fixture
+def few_cifar10(few: Split, monkeypatch: pytest.MonkeyPatch) -> Cifar10:
+    """Makes deepres take those few images for all of CIFAR-10, for training and for testing."""
+    data = Cifar10(train=few, test=few)
+    monkeypatch.setattr(cifar10, "load_cifar10", lambda data_dir=None: data)
+    return data
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Call the command line in this process: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["deepres", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        captured = capsys.readouterr()
+        return int(exited.value.code or 0), captured.out, captured.err
+
+    return call

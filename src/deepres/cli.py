@@ -9,16 +9,17 @@ import click
 from rich.table import Table
 
 import deepres
+from deepres.commands.evaluate import evaluate
+from deepres.commands.export import export
+from deepres.commands.import_ import import_checkpoint
+from deepres.commands.options import DATA_DIR
+from deepres.commands.predict import predict
 from deepres.commands.results import results
-from deepres.console import ConsoleReporter, confusion_table, duration, err, out, result_table, say, this_command
+from deepres.commands.verify import verify
+from deepres.commands.zoo import zoo
+from deepres.console import ConsoleReporter, duration, err, out, result_table, say, this_command
 from deepres.errors import UserError
 from deepres.rundir import run_name
-
-DATA_DIR = click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="Folder that holds, or will hold, cifar-10-batches-bin/. Default: $DEEPRES_DATA, or the user cache.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,6 +29,12 @@ def cli() -> None:
 
 
 cli.add_command(results)
+cli.add_command(evaluate)
+cli.add_command(predict)
+cli.add_command(verify)
+cli.add_command(export)
+cli.add_command(import_checkpoint)
+cli.add_command(zoo)
 
 
 @cli.command()
@@ -212,42 +219,6 @@ def bench(names: tuple[str, ...], recipe_names: tuple[str, ...], seconds: float,
 
 
 DEEPEST = ("110", "1202")  # layers
-
-
-@cli.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@DATA_DIR
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def evaluate(path: Path, data_dir: Path | None, device: str, as_json: bool) -> None:
-    """Evaluate a run directory or a .safetensors file on the 10,000 test images."""
-    import json
-
-    import torch
-
-    from deepres.data.cifar10 import CLASSES, load_cifar10
-    from deepres.rundir import RunDir
-    from deepres.training.checkpoint import load_weights
-    from deepres.training.device import resolve_device
-    from deepres.training.evaluate import confusion_matrix, error_percent, predict_logits
-
-    chosen = resolve_device(device)
-    weights = RunDir(path).weights if path.is_dir() else path
-    if path.is_dir() and not (weights.exists() and RunDir(path).result.exists()):
-        raise UserError(f"{path} holds no model.safetensors: it is no run directory, or its run has not finished")
-    net = load_weights(weights)
-    test = load_cifar10(data_dir).test
-    images, labels = torch.from_numpy(test.images).to(chosen), torch.from_numpy(test.labels).to(chosen)
-    logits = predict_logits(net.model.to(chosen), images, net.normalization.to(chosen))
-    if logits.shape[1] != len(CLASSES):
-        raise UserError(f"{weights} distinguishes {logits.shape[1]} classes, CIFAR-10 has {len(CLASSES)}")
-    error = error_percent(logits, labels)
-    confusion = confusion_matrix(logits, labels).tolist()
-    if as_json:
-        click.echo(json.dumps({"test_error": error, "num_images": len(labels), "confusion": confusion}))
-        return
-    out.print(confusion_table(confusion, CLASSES))
-    out.print(f"{net.name}: test error {error:.2f}% over {len(labels):,} images")
 
 
 def main() -> None:

@@ -2,147 +2,95 @@
 
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import torch
 
 from deepres.data.cifar10 import Split
 from deepres.errors import UserError
-from deepres.rundir import RunDir, read_json, write_atomically, write_json
+from deepres.models import count_parameters
+from deepres.report.runs import FinishedRun, RunGroup, group_runs, load_runs
+from deepres.rundir import RunDir, run_name, write_atomically, write_json
 from deepres.training.checkpoint import load_weights
 from deepres.training.evaluate import error_percent
 from deepres.weights.card import Card, same_card
 from deepres.weights.classifier import PixelClassifier
 from deepres.weights.zoo import file_sha256
 
-RESULT_KEYS = ("model", "option", "recipe", "split", "seed", "steps", "total_steps", "epochs", "test_error_last")
-ENVIRONMENT_KEYS = ("commit", "torch", "python", "device_name", "earlier_starts")
 
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """The files of one run that count here, as they were read."""
-
-    run_dir: RunDir
-    result: dict[str, Any]
-    config: dict[str, Any]
-    """recipe.json."""
-    environment: dict[str, Any]
-
-    @property
-    def error(self) -> float:
-        """Test error of the last epoch, in percent."""
-        return float(self.result["test_error_last"])
-
-    @property
-    def name(self) -> str:
-        """What the zoo calls the weights of such runs: NAME-RECIPE, and what departs from the defaults."""
-        option, split = self.result["option"], self.result["split"]
-        variants = [f"option{option}"] * (option != "A") + [f"split{split}"] * (split != "50k")
-        return "-".join([self.result["model"], self.result["recipe"], *variants])
-
-
-def build_zoo(run_dirs: Iterable[Path], folder: Path, test: Split, notice: Callable[[str], None]) -> list[Card]:
-    """Write the weights and the cards of all nets and recipes among the run directories; return the cards.
+def build_zoo(paths: Iterable[Path], folder: Path, test: Split, notice: Callable[[str], None]) -> list[Card]:
+    """Write the weights and the card of each net and recipe among finished runs; return the cards.
 
     What is there already and would come out the same is left untouched; entries of other nets and recipes stay.
 
     Args:
-        run_dirs: runs; those that have not finished are skipped with a notice.
+        paths: run directories, or folders that hold some; what has not finished, or has no weights, is left out with
+            a notice.
         folder: the zoo.
         test: the test images, on which each new file is evaluated before it is let in.
         notice: is told what was done.
 
     Raises:
-        UserError: a run is damaged, two runs of a recipe differ in more than their seed, a seed comes twice, or
-            weights do not give the error that their run states.
+        UserError: there is no finished run, runs of one name differ in more than their seed, or weights do not give
+            the error that their run states.
     """
-    groups: dict[str, list[FinishedRun]] = {}
-    for path in run_dirs:
-        run = read_run(path)
-        if run is None:
-            notice(f"{path} has not finished its recipe: skipped")
-        else:
-            groups.setdefault(run.name, []).append(run)
-    if not groups:
-        raise UserError("there is no finished run among these folders")
-    for runs in groups.values():
-        check_alike(runs)
-    return [write_entry(runs, folder, test, notice) for runs in groups.values()]
-
-
-def read_run(path: Path) -> FinishedRun | None:
-    """Read a run directory; None if its recipe was not trained to the end.
-
-    Raises:
-        UserError: it is no run directory, or damaged.
-    """
-    run_dir = RunDir(path)
-    if not run_dir.recipe.is_file():
-        raise UserError(f"{path} is no run directory: it holds no recipe.json")
-    if not run_dir.result.is_file():
-        return None
-    result = read_json(run_dir.result, required=RESULT_KEYS)
-    if result["steps"] < result["total_steps"]:
-        return None
-    config = read_json(run_dir.recipe, required=("recipe", "precision", "workers"))
-    return FinishedRun(run_dir, result, config, read_json(run_dir.environment, required=ENVIRONMENT_KEYS))
-
-
-def check_alike(runs: Sequence[FinishedRun]) -> None:
-    """Check that the runs of one entry are repetitions of each other.
-
-    Raises:
-        UserError: their recipes differ, or two have the same seed.
-    """
-    first, seeds = runs[0], dict[int, RunDir]()
-    for run in runs:
-        a, b = first.config["recipe"], run.config["recipe"]
-        if differing := [key for key in {**a, **b} if a.get(key) != b.get(key)]:
+    finished, skipped = load_runs(paths)
+    for run in skipped:
+        notice(f"left out {run.path}: {run.reason}")
+    if not finished:
+        raise UserError(f"no finished run in {', '.join(map(str, paths))}")
+    entries: dict[str, RunGroup] = {}
+    for group in group_runs(finished):
+        other = entries.setdefault(entry_name(group.runs[0]), group)
+        if other is not group:
             raise UserError(
-                f"{first.run_dir} and {run.run_dir} are both of recipe {first.result['recipe']} but differ in "
-                f"{', '.join(differing)}: give runs of one version of the recipe"
+                f"runs of {entry_name(group.runs[0])} differ in more than their seed, as {other.runs[0].path} "
+                f"({other.label}) and {group.runs[0].path} ({group.label}) do: name runs of one kind"
             )
-        seed = run.result["seed"]
-        if seed in seeds:
-            raise UserError(f"{seeds[seed]} and {run.run_dir} have the same seed {seed}: give one of them")
-        seeds[seed] = run.run_dir
+    return [write_entry(name, group.runs, folder, test, notice) for name, group in entries.items()]
+
+
+def entry_name(run: FinishedRun) -> str:
+    """Return what the zoo calls the weights of such runs: NAME-RECIPE, and what departs from the usual."""
+    named = run_name(run.model, run.recipe, run.seed, option=run.option, split=run.split)
+    return named.removesuffix(f"-seed{run.seed}")
+
+
+def in_order(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Sort by the error of the last epoch, best first; equal ones by seed."""
+    return sorted(runs, key=lambda run: (run.test_error_last, run.seed))
 
 
 def median_run(runs: Sequence[FinishedRun]) -> FinishedRun:
     """Return the run with the median error; of an even number the worse of the two in the middle.
 
-    The worse one, so that published weights are never better than the median of the runs behind them.
+    The worse one, so that published weights are never better than the median of the runs that they stand for.
     """
     return in_order(runs)[len(runs) // 2]
 
 
-def in_order(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """Sort by error, best first; equal ones by seed."""
-    return sorted(runs, key=lambda run: (run.error, run.result["seed"]))
-
-
-def write_entry(runs: Sequence[FinishedRun], folder: Path, test: Split, notice: Callable[[str], None]) -> Card:
+def write_entry(
+    name: str, runs: Sequence[FinishedRun], folder: Path, test: Split, notice: Callable[[str], None]
+) -> Card:
     """Write an entry's three files, unless they are there and the same."""
     run = median_run(runs)
-    trained = load_weights(run.run_dir.weights)
-    classifier = PixelClassifier(trained.model, trained.normalization, run.name)
-    card = make_card(runs, classifier)
-    weights, json_file, markdown = (folder / f"{card.name}.{suffix}" for suffix in ("safetensors", "json", "md"))
-    chosen = f"{card.name}: seed {card.seed}, {card.test_error_last:.2f}%, the median of {card.num_seeds}"
+    source = RunDir(run.path).weights
+    trained = load_weights(source)
+    classifier = PixelClassifier(trained.model, trained.normalization, name)
+    card = make_card(name, runs, classifier)
+    weights, json_file, markdown = (folder / f"{name}.{suffix}" for suffix in ("safetensors", "json", "md"))
+    chosen = f"{name}: seed {card.seed}, {card.test_error_last:.2f}%, the median of {card.num_seeds}"
     if weights.is_file() and file_sha256(weights) == card.sha256 and same_card(json_file, card):
         notice(f"{chosen}: unchanged")
     else:
-        error = error_percent(classifier.predict_logits(torch.from_numpy(test.images)), torch.from_numpy(test.labels))
-        if error != card.test_error_last:
+        logits = classifier.predict_logits(torch.from_numpy(test.images))
+        if (error := error_percent(logits, torch.from_numpy(test.labels))) != card.test_error_last:
             raise UserError(
-                f"{run.run_dir.weights} has {error:.2f}% test error, but its run ended with "
-                f"{card.test_error_last:.2f}%: it is not the file of this run"
+                f"{source} has {error:.2f}% test error, but its run ended with {card.test_error_last:.2f}%: it is not "
+                "the file of this run"
             )
-        write_atomically(weights, run.run_dir.weights.read_bytes())
+        write_atomically(weights, source.read_bytes())
         write_json(json_file, card.to_json())
         notice(f"{chosen}: written")
     if not markdown.is_file() or markdown.read_text() != card.markdown():
@@ -150,54 +98,53 @@ def write_entry(runs: Sequence[FinishedRun], folder: Path, test: Split, notice: 
     return card
 
 
-def make_card(runs: Sequence[FinishedRun], classifier: PixelClassifier) -> Card:
+def make_card(name: str, runs: Sequence[FinishedRun], classifier: PixelClassifier) -> Card:
     """Return the card of an entry from its runs and the weights of the median one."""
     run = median_run(runs)
-    result, environment = run.result, run.environment
-    errors = [r.error for r in runs]
-    starts = [*environment["earlier_starts"], environment]
-    net = classifier.net
+    source = RunDir(run.path).weights
+    errors = [r.test_error_last for r in runs]
+    starts = [*run.environment.get("earlier_starts", []), run.environment]
     return Card(
-        name=run.name,
-        model=result["model"],
-        option=result["option"],
-        num_parameters=sum(p.numel() for p in net.parameters()),
-        recipe=result["recipe"],
-        split=result["split"],
-        seed=result["seed"],
-        test_error_last=run.error,
+        name=name,
+        model=run.model,
+        option=run.option,
+        num_parameters=count_parameters(classifier.net),
+        recipe=run.recipe,
+        split=run.split,
+        seed=run.seed,
+        test_error_last=run.test_error_last,
         test_error_mean=round(mean(errors), 2),
         test_error_std=round(stdev(errors), 2) if len(errors) > 1 else None,
         num_seeds=len(runs),
-        runs=[{"seed": r.result["seed"], "test_error_last": r.error} for r in in_order(runs)],
+        runs=[{"seed": r.seed, "test_error_last": r.test_error_last} for r in in_order(runs)],
         normalization={
-            "kind": "channel" if classifier.mean.numel() == 3 else "pixel_mean",
+            "kind": run.config["recipe"]["normalization"],
             "mean": [round(value, 6) for value in classifier.mean.mean(dim=(1, 2)).tolist()],
             "std": [round(value, 6) for value in classifier.std.mean(dim=(1, 2)).tolist()],
         },
         classes=list(classifier.classes),
-        epochs=result["epochs"],
-        steps=result["steps"],
+        steps=run.steps,
+        epochs=run.epochs,
         command=train_command(run),
         commits=list(dict.fromkeys(start["commit"] for start in starts if start.get("commit"))),
         environment={
-            "precision": run.config["precision"],
-            "workers": run.config["workers"],
-            "device": environment["device_name"],
-            "torch": environment["torch"],
-            "python": environment["python"],
+            "precision": run.precision,
+            "workers": run.config.get("workers", 1),
+            "device": run.device_name,
+            "torch": run.environment["torch"],
+            "python": run.environment["python"],
         },
-        sha256=file_sha256(run.run_dir.weights),
-        num_bytes=run.run_dir.weights.stat().st_size,
+        sha256=file_sha256(source),
+        num_bytes=source.stat().st_size,
     )
 
 
 def train_command(run: FinishedRun) -> str:
-    """Return the command that trains this run again, wherever: without the folders of the machine it was made on."""
-    result, config = run.result, run.config
-    words = ["deepres", "train", result["model"], "--recipe", result["recipe"], "--seed", str(result["seed"])]
-    words += ["--option", result["option"]] if result["option"] != "A" else []
-    words += ["--split", result["split"]] if result["split"] != "50k" else []
-    words += ["--precision", config["precision"]]
-    words += ["--workers", str(config["workers"])] if config["workers"] != 1 else []
+    """Return the command that trains this run again anywhere: without the folders of the machine it was made on."""
+    words = ["deepres", "train", run.model, "--recipe", run.recipe, "--seed", str(run.seed)]
+    words += ["--option", run.option] if run.option != "A" else []
+    words += ["--split", run.split] if run.split != "50k" else []
+    words += ["--precision", run.precision]
+    workers = run.config.get("workers", 1)
+    words += ["--workers", str(workers)] if workers != 1 else []
     return shlex.join(words)

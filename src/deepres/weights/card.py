@@ -54,10 +54,15 @@ class Card:
         """Return the content of the .json file."""
         return asdict(self)
 
+    @property
+    def mean_and_std(self) -> str:
+        """The error over all seeds, such as "8.91 ± 0.12"."""
+        spread = "" if self.test_error_std is None else f" ± {self.test_error_std:.2f}"
+        return f"{self.test_error_mean:.2f}{spread}"
+
     def markdown(self) -> str:
         """Return the card for people to read."""
         paper = PUBLISHED[self.model].paper if self.option == "A" and self.model in PUBLISHED else None
-        spread = "" if self.test_error_std is None else f" ± {self.test_error_std:.2f}"
         runs = ", ".join(f"{run['test_error_last']:.2f} (seed {run['seed']})" for run in self.runs)
         kind = {"channel": "mean and deviation of each channel", "pixel_mean": "mean of each pixel, nothing divided"}
         values = [", ".join(f"{value:.6f}" for value in self.normalization[key]) for key in ("mean", "std")]
@@ -65,7 +70,7 @@ class Card:
         rows = {
             "net": f"{self.model}, shortcut option {self.option}, {self.num_parameters:,} parameters",
             "test error, last epoch": f"**{self.test_error_last:.2f}%** (seed {self.seed})",
-            "over seeds": f"{self.test_error_mean:.2f}{spread} (n = {self.num_seeds}): {runs}",
+            "over seeds": f"{self.mean_and_std} (n = {self.num_seeds}): {runs}",
             "the paper": "" if paper is None else f"{paper:.2f}%",
             "recipe": f"{self.recipe}, {self.steps:,} steps, {self.epochs:g} epochs of the {self.split} split",
             "trained by": f"`{self.command}`",

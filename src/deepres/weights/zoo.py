@@ -11,8 +11,8 @@ import requests
 
 import deepres
 from deepres.errors import UserError, unknown_name
-from deepres.models import MODELS
 from deepres.recipes import RECIPES
+from deepres.report.runs import model_key
 from deepres.rundir import RunDir
 from deepres.training.checkpoint import load_weights
 from deepres.weights.card import Card, read_card
@@ -35,12 +35,12 @@ def zoo_folder(folder: str | Path | None = None) -> Path:
 
 
 def list_cards(folder: str | Path | None = None) -> list[Card]:
-    """Return the cards of the zoo, by net as in `MODELS`, and for each net by recipe as in `RECIPES`."""
-    models, recipes = list(MODELS), list(RECIPES)
+    """Return the cards of the zoo in the order of their nets, and for each net in that of `deepres recipes`."""
+    recipes = list(RECIPES)
 
     def order(card: Card) -> tuple[Any, ...]:
         recipe = recipes.index(card.recipe) if card.recipe in recipes else len(recipes)
-        return models.index(card.model), (card.option, card.split) != ("A", "50k"), recipe, card.name
+        return model_key(card.model), (card.option, card.split) != ("A", "50k"), recipe, card.name
 
     return sorted((read_card(path) for path in zoo_folder(folder).glob("*.json")), key=order)
 
@@ -60,7 +60,21 @@ def find_card(name: str, folder: str | Path | None = None) -> Card:
     raise unknown_name("weights", name, dict.fromkeys(n for card in cards for n in (card.model, card.name)))
 
 
-def find_weights(card: Card, folder: str | Path | None = None, url: str | None = None) -> Path:
+def find_weights(card: Card, folder: str | Path | None = None) -> Path | None:
+    """Return the file of an entry's weights in the zoo, unverified, or in the user's cache; None if in neither."""
+    path = zoo_folder(folder) / f"{card.name}.safetensors"
+    if path.is_file():
+        return path
+    path = cache_path(card)
+    return path if path.is_file() and file_sha256(path) == card.sha256 else None
+
+
+def cache_path(card: Card) -> Path:
+    """Return where a downloaded file is kept."""
+    return platformdirs.user_cache_path("deepres") / "zoo" / f"{card.sha256[:16]}-{card.name}.safetensors"
+
+
+def get_weights(card: Card, folder: str | Path | None = None, url: str | None = None) -> Path:
     """Return the file of an entry's weights, verified; downloaded to the user's cache where the zoo lacks it.
 
     Args:
@@ -72,24 +86,18 @@ def find_weights(card: Card, folder: str | Path | None = None, url: str | None =
     Raises:
         UserError: the file is damaged, cannot be had, or there is no address to have it from.
     """
-    file = f"{card.name}.safetensors"
-    path = zoo_folder(folder) / file
-    if path.is_file():
+    if path := find_weights(card, folder):
         if file_sha256(path) != card.sha256:
             raise UserError(f"{path} is damaged or not the card's: its sha256 is not {card.sha256}; install it again")
-        return path
-    cache = platformdirs.user_cache_path("deepres") / "zoo"
-    path = cache / f"{card.sha256[:16]}-{file}"
-    if path.is_file() and file_sha256(path) == card.sha256:
         return path
     base = url or os.environ.get("DEEPRES_ZOO_URL")
     if not base:
         raise UserError(
-            f"{file} is not installed (only nets of 20 layers are), and no address to download it from is known: "
-            "set DEEPRES_ZOO_URL to the address of the folder that holds it, or DEEPRES_ZOO to a checkout's "
-            "src/deepres/zoo"
+            f"{card.name}.safetensors is not installed (only nets of 20 layers are), and no address to download it "
+            "from is known: set DEEPRES_ZOO_URL to the address of the folder that holds it, or DEEPRES_ZOO to a "
+            "checkout's src/deepres/zoo"
         )
-    return download(f"{base.rstrip('/')}/{file}", path, card.sha256)
+    return download(f"{base.rstrip('/')}/{card.name}.safetensors", cache_path(card), card.sha256)
 
 
 def download(address: str, path: Path, sha256: str) -> Path:
@@ -106,9 +114,8 @@ def download(address: str, path: Path, sha256: str) -> Path:
     except requests.RequestException as error:
         reason = str(error) if isinstance(error, requests.HTTPError) else type(error).__name__
         raise UserError(f"{address} cannot be had ({reason}): mend DEEPRES_ZOO_URL, or try again later") from None
-    except ValueError as error:  # pooch's, for an address of another kind and for a wrong checksum
-        reason = "its sha256 is not the card's" if "hash" in str(error) else "the address is not http or https"
-        raise UserError(f"{address} is refused: {reason}") from None
+    except ValueError:  # pooch's, for a wrong checksum
+        raise UserError(f"{address} is refused: its sha256 is not the card's") from None
     return path
 
 
@@ -125,7 +132,7 @@ def load_pretrained(name: str, *, folder: str | Path | None = None, url: str | N
         name: an entry such as "resnet20-fast", or a net such as "resnet20": its entry by the recipe `paper` if there
             is one, else by the next recipe that `deepres recipes` lists.
         folder: the zoo; None is the environment's DEEPRES_ZOO, else the one that is installed.
-        url: where to download what is not installed, see `find_weights`.
+        url: where to download what is not installed, see `get_weights`.
 
     Raises:
         UserError: an unknown name, or a file that is damaged or cannot be had.
@@ -136,7 +143,7 @@ def load_pretrained(name: str, *, folder: str | Path | None = None, url: str | N
         torch.Size([1, 10])
     """
     card = find_card(name, folder)
-    trained = load_weights(find_weights(card, folder, url))
+    trained = load_weights(get_weights(card, folder, url))
     return PixelClassifier(trained.model, trained.normalization, card.name).eval()
 
 
