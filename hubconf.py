@@ -1,7 +1,7 @@
 """For `torch.hub`: `torch.hub.load(".", "resnet20", source="local", pretrained=True)`.
 
-Every net of the paper is an entry point: `torch.hub.list(".", source="local")`. It gives a module that takes pixels,
-uint8 or float in [0, 1], (N, 3, 32, 32), and gives logits; the bare net is its attribute `net`.
+Every net of the paper is an entry point, by its name. It gives a module that takes pixels, uint8 or float in [0, 1],
+(N, 3, 32, 32), and gives logits; the bare net is its attribute `net`.
 """
 
 import sys as _sys

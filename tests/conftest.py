@@ -2,16 +2,15 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import run_cli
 from tiny_cifar10 import TinyCifar10
 from tiny_run import first_images
 
-from deepres.cli import main
 from deepres.data import cifar10
 from deepres.data.cifar10 import Cifar10, Split
 from deepres.data.fetch import fetch_cifar10
@@ -69,12 +68,4 @@ def few_cifar10(few: Split, monkeypatch: pytest.MonkeyPatch) -> Cifar10:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Call the command line in this process: exit code, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["deepres", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        captured = capsys.readouterr()
-        return int(exited.value.code or 0), captured.out, captured.err
-
-    return call
+    return lambda *arguments: run_cli(monkeypatch, capsys, *arguments)

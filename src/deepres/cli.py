@@ -52,14 +52,18 @@ def models() -> None:
     """List the nets."""
     from deepres.models import MODELS, build_model, count_parameters
     from deepres.report.published import PUBLISHED
+    from deepres.weights.zoo import list_cards
 
+    cards = list_cards()
     table = Table()
-    for heading in ("model", "layers", "parameters", "paper: test error %"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for heading in ("model", "layers", "parameters", "paper: test error %", "weights"):
+        table.add_column(heading, justify="left" if heading in ("model", "weights") else "right")
     for name in MODELS:
         model = build_model(name)
         paper = PUBLISHED[name].paper if name in PUBLISHED else None
-        table.add_row(name, str(model.depth), f"{count_parameters(model):,}", "" if paper is None else f"{paper:g}")
+        weights = ", ".join(card.name.removeprefix(f"{name}-") for card in cards if card.model == name)
+        published = "" if paper is None else f"{paper:g}"
+        table.add_row(name, str(model.depth), f"{count_parameters(model):,}", published, weights)
     out.print(table)
 
 

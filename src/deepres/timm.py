@@ -77,7 +77,7 @@ def _register(name: str) -> None:
         else:
             net = build_model(name, option=kwargs.get("option", "A"), num_classes=num_classes)
             classifier = PixelClassifier(net, get_normalization("cifar10"))
-        model = TimmClassifier(classifier, kwargs.get("pretrained_cfg") or default_cfgs[f"{PREFIX}{name}"].default)
+        model = TimmClassifier(classifier, default_cfgs[f"{PREFIX}{name}"].default.to_dict())
         if model.num_classes != num_classes:
             model.reset_classifier(num_classes)
         return model
