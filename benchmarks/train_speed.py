@@ -141,7 +141,7 @@ def bare(name: str, steps: int, precision: str) -> None:
             start = time.perf_counter()
             for _ in range(steps):
                 trainer.backend.forward_backward(images, labels)
-                trainer.optimizer.step()
+                trainer.update()
             yield steps * BATCH / (time.perf_counter() - start)
 
     take_turns(rounds())

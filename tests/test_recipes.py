@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from deepres.errors import UserError
-from deepres.recipes import RECIPES, Recipe, SlowStart, StepDecay, fast, get_recipe, paper
+from deepres.recipes import RECIPES, LowResolution, Recipe, SlowStart, StepDecay, fast, get_recipe, paper
 
 
 def test_paper_to_the_letter():
@@ -40,6 +40,22 @@ def test_recipes_are_frozen_and_checked():
         replace(fast(), epochs=None)
     with pytest.raises(UserError, match=r"unknown split '40k' .*: choose from 50k, 45k"):
         replace(fast(), split="40k")
+    with pytest.raises(UserError, match=r"unknown padding 'zero' \(did you mean zeros\?\)"):
+        replace(fast(), padding="zero")
+    with pytest.raises(UserError, match="unknown kind of flips 'never': choose from random, alternating"):
+        replace(fast(), flips="never")
+
+
+def test_compute_counts_small_images_by_their_pixels():
+    assert paper().compute(50_000) == 64_000 * 128
+    parts = (LowResolution(16, until=0.2), LowResolution(24, until=0.5))
+    recipe = replace(fast(), epochs=None, steps=1_000, batch_size=10, low_resolutions=parts)
+    assert recipe.compute(50_000) == pytest.approx(10 * (200 / 4 + 300 * 9 / 16 + 500))
+    assert [recipe.image_size(step, 1_000) for step in (0, 199, 200, 499, 500, 999)] == [16, 16, 24, 24, None, None]
+    with pytest.raises(UserError, match="one after another"):
+        replace(recipe, low_resolutions=parts[::-1])
+    with pytest.raises(UserError, match="before the last step"):
+        replace(recipe, low_resolutions=(LowResolution(16, until=1.1),))
 
 
 def test_json_tells_recipes_apart():

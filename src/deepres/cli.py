@@ -11,14 +11,19 @@ from rich.table import Table
 import deepres
 from deepres.commands.evaluate import evaluate
 from deepres.commands.export import export
+from deepres.commands.figures import figures
+from deepres.commands.grid import grid
 from deepres.commands.import_ import import_checkpoint
 from deepres.commands.options import DATA_DIR
 from deepres.commands.predict import predict
+from deepres.commands.report import report
+from deepres.commands.responses import responses
 from deepres.commands.results import results
 from deepres.commands.verify import verify
 from deepres.commands.zoo import zoo
 from deepres.console import ConsoleReporter, duration, err, out, result_table, say, this_command
-from deepres.errors import UserError
+from deepres.errors import UserError, first_line
+from deepres.progress import JsonReporter
 from deepres.rundir import run_name
 
 
@@ -28,7 +33,11 @@ def cli() -> None:
     """Deep residual learning on CIFAR-10, reproduced."""
 
 
+cli.add_command(grid)
 cli.add_command(results)
+cli.add_command(figures)
+cli.add_command(report)
+cli.add_command(responses)
 cli.add_command(evaluate)
 cli.add_command(predict)
 cli.add_command(verify)
@@ -101,6 +110,13 @@ def _cell(value: object) -> str:
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that share each mini-batch. Default: 1.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it goes on.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
+@click.option(
+    "--progress",
+    type=click.Choice(["bar", "json"]),
+    default="bar",
+    show_default=True,
+    help="json: an object a line on standard output, for programs.",
+)
 def train(
     name: str,
     recipe_name: str,
@@ -115,6 +131,7 @@ def train(
     workers: int | None,
     max_steps: int | None,
     checkpoint_minutes: float,
+    progress: str,
 ) -> None:
     """Train the net NAME, or go on with its interrupted run."""
     from deepres.models import build_model, count_parameters
@@ -152,8 +169,9 @@ def train(
         f"deepres: {name} ({parameters:,} parameters), recipe {recipe.name}, seed {seed}, "
         f"on {describe_device(chosen)}{f', {group.size} workers' if group.size > 1 else ''}, in {run_dir}"
     )
+    reporter = JsonReporter(sys.stdout) if progress == "json" else ConsoleReporter(name)
     try:
-        with ConsoleReporter(name, recipe.total_epochs(len(data.train.labels))) as reporter:
+        with reporter:
             result = train_net(
                 config,
                 data,
@@ -168,6 +186,9 @@ def train(
         say(f"deepres: {interrupted}; resume with: {this_command()}")
         sys.exit(128 + interrupted.signal_number)
     if group.rank > 0:
+        return
+    if isinstance(reporter, JsonReporter):
+        reporter.write("result", result=result)
         return
     out.print(result_table(result))
     out.print(f"run directory {run_dir}, curve {run_dir / 'curve.png'}", markup=False, soft_wrap=True)
@@ -261,7 +282,7 @@ def run() -> None:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise
-        _fail(f"out of memory ({str(error).splitlines()[0]}): a smaller net, or a machine with more", 2)
+        _fail(f"out of memory ({first_line(error)}): a smaller net, or a machine with more", 2)
     except BrokenPipeError:  # whoever read our output has gone; say nothing more, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -27,9 +27,8 @@ out = Console(highlight=False)  # results
 class ConsoleReporter(Reporter):
     """A progress bar on a terminal; a line per epoch everywhere, so that a log file reads well too."""
 
-    def __init__(self, model: str, total_epochs: int) -> None:
+    def __init__(self, model: str) -> None:
         self._model = model
-        self._total_epochs = total_epochs
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -41,20 +40,19 @@ class ConsoleReporter(Reporter):
         self._task = self._progress.add_task(model, state="compiling and loading")
         self._batch_size = 0
         self._target = 0
+        self._total_epochs = 0
 
-    def __enter__(self) -> "ConsoleReporter":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
+        """Take the bar away."""
         self._progress.stop()
 
     def notice(self, message: str) -> None:
         """Print a line above the bar."""
         say(f"deepres: {message}")
 
-    def start(self, step: int, target: int, batch_size: int) -> None:
+    def start(self, step: int, target: int, batch_size: int, total_epochs: int) -> None:
         """Show the bar."""
-        self._batch_size, self._target = batch_size, target
+        self._batch_size, self._target, self._total_epochs = batch_size, target, total_epochs
         self._progress.update(self._task, completed=step, total=target, state="first step")
         self._progress.start()
 

@@ -13,6 +13,12 @@ class UserError(ValueError):
     exit_code = 2
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its type's name if it has none."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip()
+
+
 def unknown_name(kind: str, name: object, choices: Iterable[object]) -> UserError:
     """Return the error for a name that is none of `choices`: it lists them and points to the nearest."""
     listed = [str(choice) for choice in choices]

@@ -38,6 +38,7 @@ class RunDir:
     | predictions.npz | for each test image its label, the predicted class and that class's probability |
     | curve.png | errors against steps |
     | result.json | the outcome; written last, so that its presence means finished |
+    | log.txt | what a run that a grid started said on standard error |
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -51,6 +52,7 @@ class RunDir:
         self.predictions = self.path / "predictions.npz"
         self.curve = self.path / "curve.png"
         self.result = self.path / "result.json"
+        self.log = self.path / "log.txt"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -64,7 +66,7 @@ class RunDir:
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock")
+            lock = self._lock()
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
@@ -76,6 +78,21 @@ class RunDir:
             yield
         finally:
             lock.release()
+
+    def in_use(self) -> bool:
+        """Tell whether another process trains here."""
+        if not self.path.is_dir():
+            return False
+        try:
+            with self._lock().acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:
+            return False  # it cannot be written: training there will say so
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.path / ".lock")
 
     def read_metrics(self) -> list[Row]:
         """Return the rows of metrics.jsonl, one per epoch."""
@@ -98,7 +115,7 @@ class RunDir:
         for same in self.checkpoints.glob(f"step-{step:08d}-*.pt"):
             if same != path:
                 same.unlink()
-        for old in self._checkpoint_paths()[CHECKPOINTS_KEPT:]:
+        for old in self.checkpoint_paths()[CHECKPOINTS_KEPT:]:
             old.unlink(missing_ok=True)
         return path
 
@@ -109,7 +126,7 @@ class RunDir:
             UserError: there are checkpoints, and all of them are damaged.
         """
         damaged: list[Path] = []
-        for path in self._checkpoint_paths():
+        for path in self.checkpoint_paths():
             state = path.read_bytes()
             if path.stem.endswith(sha256(state).hexdigest()[:16]):
                 return path, state, damaged
@@ -120,7 +137,7 @@ class RunDir:
             )
         return None
 
-    def _checkpoint_paths(self) -> list[Path]:
+    def checkpoint_paths(self) -> list[Path]:
         """List the checkpoints, newest first; temporary files of a killed process are not among them."""
         name = re.compile(r"step-\d+-[0-9a-f]{16}\.pt")
         return sorted((p for p in self.checkpoints.glob("step-*") if name.fullmatch(p.name)), reverse=True)

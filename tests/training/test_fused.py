@@ -1,6 +1,7 @@
 import copy
 import ctypes
 import os
+import platform
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from deepres.models import build_model
 from deepres.training import kernels
+from deepres.training.device import find_compiler
 from deepres.training.fused import FusedNet, why_unsupported
 from deepres.training.kernels import Input, KernelsUnavailable, Layer, load_kernels
 
@@ -105,7 +107,7 @@ def test_a_layer_agrees_with_autograd(precision, in_channels, out_channels, size
     grad, input_grad = torch.zeros_like(output), torch.zeros_like(raw)
     grad.copy_(random(*grad.shape))
     previous_sums, sums = torch.zeros(num_images, 2, in_channels), torch.zeros(num_images, 2, out_channels)
-    packed = torch.zeros(2, 9 * in_channels * out_channels, dtype=dtype)
+    packed = torch.zeros(2, library.packed_size(in_channels, out_channels), dtype=dtype)
     vectors = torch.zeros(12, out_channels)
     weight_grad, chunk_grads = torch.zeros_like(weight), torch.zeros(library.chunk_grads_size())
     tracked = torch.zeros((), dtype=torch.int64)
@@ -402,9 +404,30 @@ def test_why_there_are_no_kernels(tmp_path, monkeypatch, empty_cache):
     monkeypatch.setattr(kernels, "find_compiler", lambda: None)
     with pytest.raises(KernelsUnavailable, match=r"there is no C\+\+ compiler"):
         load_kernels("float32")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx512_bw": True})
-    with pytest.raises(KernelsUnavailable, match=r"the processor lacks avx512_vl, avx512_dq$"):
-        load_kernels("float32")
+    avx512 = dict.fromkeys(("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq"), True)
+    for capabilities, precision, lacking in (
+        ({"avx2": True, "avx512_f": True}, "float32", "fma3"),
+        ({}, "float32", "avx2, fma3"),
+        ({"avx2": True, "fma3": True}, "bfloat16", "avx512_f, avx512_bw, avx512_vl, avx512_dq, avx512_bf16"),
+        (avx512, "bfloat16", "avx512_bf16"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        with pytest.raises(KernelsUnavailable, match=f"the processor lacks {lacking}$"):
+            load_kernels(precision)
+    for enough in ({"avx2": True, "fma3": True}, avx512):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=enough: found)
+        with pytest.raises(KernelsUnavailable, match=r"there is no C\+\+ compiler"):
+            load_kernels("float32")
+
+
+@pytest.mark.skipif(find_compiler() is None or platform.machine() != "x86_64", reason="no C++ compiler for x86-64")
+@pytest.mark.parametrize(
+    ("processor", "precision"), [("haswell", "float32"), ("skylake-avx512", "float32"), ("cooperlake", "bfloat16")]
+)
+def test_the_kernels_compile_for_every_processor(processor, precision, tmp_path):
+    flags = [flag for flag in kernels.FLAGS if flag not in ("-O3", "-march=native")]
+    command = [find_compiler(), *flags, f"-march={processor}", *kernels.PRECISION_FLAGS[precision]]
+    subprocess.run([*command, str(kernels.SOURCE), "-o", str(tmp_path / "kernels.so")], check=True)
 
 
 @needs_float32

@@ -1,5 +1,6 @@
 """Runs as users see them: real processes, really killed."""
 
+import io
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from deepres.errors import UserError
 from deepres.models import build_model
 from deepres.models.cost import flop_per_image
 from deepres.predictions import Predictions
+from deepres.progress import JsonReporter
 from deepres.rundir import RunDir
 from deepres.training.checkpoint import load_weights
 from deepres.training.evaluate import predict_logits
@@ -97,6 +99,7 @@ def test_run_directory_holds_everything(uninterrupted):
     assert result["seed"] == 0
     assert result["num_parameters"] == 269_722
     assert result["flop_per_image"] == flop_per_image(build_model("resnet20"))
+    assert result["compute"] == STEPS * BATCH
     assert result["steps"] == result["total_steps"] == STEPS
     assert result["epochs"] == STEPS * BATCH / NUM_TRAIN == 4
     assert result["test_error_last"] == errors[-1]
@@ -335,7 +338,9 @@ def test_the_45k_split_evaluates_val_and_test_once(tmp_path, tiny_data):
 
     from deepres.data.splits import stratified_split
 
-    result = train(config(recipe=replace(tiny_recipe(), split="45k")), tiny_data, tmp_path, device=CPU)
+    stream = io.StringIO()
+    recipe = replace(tiny_recipe(), split="45k")
+    result = train(config(recipe=recipe), tiny_data, tmp_path, device=CPU, reporter=JsonReporter(stream))
     rows = RunDir(tmp_path).read_metrics()
     assert all("test_error" not in row for row in rows)
     val_errors = [row["val_error"] for row in rows]
@@ -346,6 +351,18 @@ def test_the_45k_split_evaluates_val_and_test_once(tmp_path, tiny_data):
     num_train = len(stratified_split(tiny_data.train.labels, 0.1, 0)[0])
     assert num_train < NUM_TRAIN
     assert result["total_steps"] == -(-4 * num_train // BATCH)
+    (start,) = [event for event in map(json.loads, stream.getvalue().splitlines()) if event["event"] == "start"]
+    assert start["total_epochs"] == recipe.total_epochs(num_train)
+
+
+def test_total_epochs_are_those_of_the_images_trained_on(tmp_path, tiny_data):
+    from dataclasses import replace
+
+    recipe = replace(tiny_recipe(), split="45k", epochs=None, steps=32)  # 5.1 passes over 100 images, 5.9 over 87
+    stream = io.StringIO()
+    train(config(recipe=recipe), tiny_data, tmp_path, device=CPU, max_steps=1, reporter=JsonReporter(stream))
+    (start,) = [event for event in map(json.loads, stream.getvalue().splitlines()) if event["event"] == "start"]
+    assert start["total_epochs"] == recipe.total_epochs(num_train=87)
 
 
 def test_a_diverging_run_names_its_last_good_checkpoint(tmp_path, tiny_data):
@@ -417,9 +434,10 @@ def test_workers_take_the_step_that_their_shares_add_up_to(tmp_path, tiny_data, 
     for p, *parts in zip(trainer.model.parameters(), *(model.parameters() for model in models), strict=True):
         gradient = sum(part.grad * weight for part, weight in zip(parts, weights_of_shares, strict=True))
         p.grad = torch.empty_like(p).copy_(gradient)  # in the memory format of p
-    for group in trainer.optimizer.param_groups:
+    (optimizer,) = trainer.optimizers
+    for group in optimizer.param_groups:
         group["lr"] = learning_rate(tiny_recipe(), 0, STEPS)
-    trainer.optimizer.step()
+    optimizer.step()
 
     workers = (*WORKERS[:-1], len(shares), "--backend", "eager", "--run-dir", tmp_path)
     run_tiny(*workers, "--max-steps", 1, data_dir=cifar10_dir)

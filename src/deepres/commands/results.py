@@ -100,7 +100,13 @@ def _summary_cells(summaries: Sequence["Summary"]) -> tuple[list[str], list[list
 
 def _claim_cells(claims: Sequence["ClaimTest"]) -> tuple[list[str], list[list[str]]]:
     rows = [
-        [c.claim.statement, f"{c.n[0]}, {c.n[1]}", _number(c.effect, "+z.2f"), _interval(c.interval, "+z.2f"), c.verdict]
+        [
+            c.claim.statement,
+            f"{c.n[0]}, {c.n[1]}",
+            _number(c.effect, "+z.2f"),
+            _interval(c.interval, "+z.2f"),
+            c.verdict,
+        ]
         for c in claims
     ]
     return ["claim", "n", "points", "95% interval", "p-value"], rows

@@ -52,7 +52,7 @@ def _copy(run: FinishedRun, target: Path) -> None:
     source, copy = RunDir(run.path), RunDir(target)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for old in (copy.result, target / "predictions.npz"):
+        for old in (copy.result, copy.predictions):
             old.unlink(missing_ok=True)
         files = [source.recipe, source.environment, source.metrics, run.predictions, source.result]
         for path in filter(None, files):

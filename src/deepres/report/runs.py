@@ -35,6 +35,16 @@ def model_key(name: str) -> tuple[int, str, int, str]:
     return place, family, int(depth or 0), rest
 
 
+def family_of(model: str) -> str:
+    """Return a net's name without its depth: "plain" or "resnet"."""
+    return model_key(model)[1]
+
+
+def depth_of(model: str) -> int:
+    """Return the number of layers in a net's name; 0 if there is none."""
+    return model_key(model)[2]
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """One run that took all steps of its schedule. Errors are in percent."""
@@ -57,7 +67,7 @@ class FinishedRun:
     @property
     def depth(self) -> int:
         """The number of layers in the net's name; 0 if there is none."""
-        return model_key(self.model)[2]
+        return depth_of(self.model)
 
     @property
     def recipe(self) -> str:
@@ -140,6 +150,17 @@ class FinishedRun:
         return int(self.result["num_parameters"])
 
     @property
+    def flop_per_image(self) -> float | None:
+        """Floating-point operations of training on one image of full size; None in runs that did not record them."""
+        return _optional(self.result.get("flop_per_image"))
+
+    @property
+    def training_flop(self) -> float | None:
+        """Floating-point operations of the whole training."""
+        images = self.result.get("compute")  # small ones counted in proportion to their pixels
+        return None if self.flop_per_image is None or images is None else self.flop_per_image * float(images)
+
+    @property
     def seconds(self) -> float:
         """Wall time over all starts."""
         return float(self.result["seconds"])
@@ -172,7 +193,7 @@ class FinishedRun:
     @property
     def predictions(self) -> Path | None:
         """predictions.npz, where the run has it."""
-        path = self.path / "predictions.npz"
+        path = RunDir(self.path).predictions
         return path if path.is_file() else None
 
     @property

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepres.errors import UserError, unknown_name
+from deepres.errors import UserError, first_line, unknown_name
 from deepres.models import ResNet
 from deepres.training.device import autocast, compile_function, find_compiler
 from deepres.training.fused import FusedNet, why_unsupported
@@ -87,7 +87,7 @@ class TorchBackend:
         try:
             return self.forward_backward(images, labels)
         except Exception as error:  # whatever the compiler raises: torch documents no type
-            self._notice(f"torch.compile does not work here ({_first_line(error)}): going on without it, slower")
+            self._notice(f"torch.compile does not work here ({first_line(error)}): going on without it, slower")
             self._objective, self._forward = self._eager_objective, self._model
             self._model.load_state_dict(buffers, strict=False)
             self._model.zero_grad(set_to_none=True)
@@ -148,8 +148,3 @@ def build_backend(
         except KernelsUnavailable as error:
             reason = str(error)
     raise UserError(f"the fused kernels do not work here ({reason}): give --backend compiled or eager")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip()

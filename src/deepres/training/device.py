@@ -15,14 +15,19 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
+def check_device(name: str) -> None:
+    """Raise the error for an unknown device."""
+    if name not in DEVICES:
+        raise unknown_name("device", name, DEVICES)
+
+
 def resolve_device(name: str) -> torch.device:
     """Turn "auto", "cpu" or "cuda" into a device; auto is a GPU if torch sees one.
 
     Raises:
         UserError: an unknown name, or "cuda" where torch sees no GPU.
     """
-    if name not in DEVICES:
-        raise unknown_name("device", name, DEVICES)
+    check_device(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

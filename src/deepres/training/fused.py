@@ -30,7 +30,7 @@ def why_unsupported(model: nn.Module, device: torch.device, precision: str) -> s
 
 
 class FusedNet:
-    """Forward and backward pass of a plain or option A net on 32x32 images, in hand-written AVX-512 kernels.
+    """Forward and backward pass of a plain or option A net on 32x32 images, in hand-written kernels.
 
     It computes with the model's own parameters and buffers and sees every change made to them in place. Results
     are the same bit for bit from run to run, for any number of threads (`torch.set_num_threads`) and any capacity.
@@ -103,7 +103,7 @@ class FusedNet:
         assert norm.running_var is not None
         assert norm.num_batches_tracked is not None
         out_channels, in_channels = conv.weight.shape[:2]
-        num_weights = 9 * max(in_channels, 4) * out_channels  # images have a fourth channel of zeros
+        num_weights = self._kernels.packed_size(in_channels, out_channels)
         per_channel = [self._allocate(out_channels, dtype=torch.float32) for _ in range(7)]
         scale, shift, mean, inverse_std, a, b, c = per_channel
         return Layer(

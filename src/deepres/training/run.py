@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from deepres.curve import draw_curve
-from deepres.data.augment import Normalization
 from deepres.data.cifar10 import Cifar10
-from deepres.data.loader import TrainStream
+from deepres.data.loader import build_stream
 from deepres.data.splits import stratified_split
-from deepres.errors import UserError
+from deepres.errors import UserError, first_line
 from deepres.models import build_model, count_parameters
 from deepres.models.cost import flop_per_image
 from deepres.predictions import Predictions
@@ -119,19 +118,20 @@ def train(
     reporter = reporter or Reporter()
     build_model(config.model, option=config.option)  # an unknown name ends here, before anything is written
     keep_freed_memory()
-    total_steps = config.recipe.total_steps(num_train=_num_train(config.recipe, data))
+    sets = load_sets(data, config.recipe, device)
+    total_steps = config.recipe.total_steps(num_train=len(sets.train[0]))
     target = min(total_steps, max_steps or total_steps)
     group = group or Group()
     config = replace(config, workers=group.size)
     if group.rank > 0:
-        return follow(config, data, total_steps, target, device, group)
+        return follow(config, sets, total_steps, target, device, group)
     with run_dir.locked():
         config = claim(run_dir, config, device, target, reporter)
         if finished := finished_result(run_dir, target):
             reporter.notice(f"the run in {run_dir} is finished: nothing to do")
             group.broadcast(None)
             return finished
-        run = Run(config, run_dir, load_sets(data, config.recipe, device), total_steps, device, reporter, group)
+        run = Run(config, run_dir, sets, total_steps, device, reporter, group)
         state = run.resume()
         run.record_environment()
         group.broadcast((config.precision, config.backend, state))
@@ -141,14 +141,13 @@ def train(
 
 
 def follow(
-    config: RunConfig, data: Cifar10, total_steps: int, target: int, device: torch.device, group: Group
+    config: RunConfig, sets: Sets, total_steps: int, target: int, device: torch.device, group: Group
 ) -> dict[str, Any]:
     """Compute this process's share of each step of the run that process 0 leads."""
     message = group.broadcast()
     if message is None:
         return {}
     config = replace(config, precision=message[0], backend=message[1])
-    sets = load_sets(data, config.recipe, device)
     trainer = build_trainer(config, sets, total_steps, device, group, notice=lambda _: None)
     evaluated = 0
     if message[2] is not None:
@@ -223,12 +222,6 @@ def finished_result(run_dir: RunDir, target: int) -> dict[str, Any] | None:
     return result if result["steps"] >= target else None
 
 
-def _num_train(recipe: Recipe, data: Cifar10) -> int:
-    if recipe.split == "50k":
-        return len(data.train.labels)
-    return len(stratified_split(data.train.labels, VAL_FRACTION, recipe.split_seed)[0])
-
-
 def load_sets(data: Cifar10, recipe: Recipe, device: torch.device) -> Sets:
     """Put the images on the device, split as the recipe says."""
     images, labels = (torch.from_numpy(array) for array in (data.train.images, data.train.labels))
@@ -251,19 +244,12 @@ def build_trainer(
     notice: Callable[[str], None],
 ) -> Trainer:
     """Build the trainer of a run, at step 0."""
-    stream = TrainStream(
-        *sets.train,
-        normalization=Normalization.fit(sets.train[0], config.recipe.normalization),
-        batch_size=config.recipe.batch_size,
-        pad=config.recipe.pad,
-        seed=config.seed,
-    )
     return Trainer(
         name=config.model,
         option=config.option,
         recipe=config.recipe,
         seed=config.seed,
-        stream=stream,
+        stream=build_stream(*sets.train, config.recipe, config.seed),
         total_steps=total_steps,
         device=device,
         precision=config.precision,
@@ -316,9 +302,8 @@ class Run:
             self.rows = state["rows"]
             self.clock = Clock(*state["clock"])
         except Exception as error:  # whatever a file of another origin makes torch raise
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
-                f"checkpoint {path} is not of this run ({reason[0]}): remove it, or give another --run-dir"
+                f"checkpoint {path} is not of this run ({first_line(error)}): remove it, or give another --run-dir"
             ) from None
         self.trainer.last_checkpoint = str(path)
         self.saved_step = self.trainer.step
@@ -348,7 +333,9 @@ class Run:
         self.run_dir.result.unlink(missing_ok=True)  # of a run that ended early by max_steps and now goes on
         self.run_dir.write_metrics(self.rows)  # what was recorded after the checkpoint will be recorded again
         self.write_events(self.rows)
-        self.reporter.start(trainer.step, target, self.config.recipe.batch_size)
+        recipe = self.config.recipe
+        total_epochs = recipe.total_epochs(len(self.sets.train[0]))
+        self.reporter.start(trainer.step, target, recipe.batch_size, total_epochs)
         clock.start()
         saved = time.monotonic()
         while trainer.step < target:
@@ -441,6 +428,7 @@ class Run:
         path = self.run_dir.write_checkpoint(self.trainer.step, encode_state(state))
         self.trainer.last_checkpoint = str(path)
         self.saved_step = self.trainer.step
+        self.reporter.saved(self.trainer.step)
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the last step in float32, write its row, weights, predictions, curve and, last, the result."""
@@ -464,6 +452,7 @@ class Run:
             "seed": config.seed,
             "num_parameters": count_parameters(trainer.model),
             "flop_per_image": flop_per_image(trainer.model),
+            "compute": recipe.compute(len(self.sets.train[0]), steps=trainer.step),
             "steps": trainer.step,
             "total_steps": trainer.total_steps,
             "epochs": round(trainer.step * recipe.batch_size / len(self.sets.train[0]), 2),

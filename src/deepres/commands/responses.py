@@ -1,0 +1,50 @@
+"""`deepres responses`: the layer responses of trained nets, figure 7."""
+
+from pathlib import Path
+
+import click
+
+from deepres.commands.options import DATA_DIR
+from deepres.console import err, out
+from deepres.errors import UserError
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="RUN_OR_WEIGHTS...", type=click.Path(path_type=Path))
+@click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder for data and figure.")
+@DATA_DIR
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def responses(paths: tuple[Path, ...], out_dir: Path, data_dir: Path | None, device: str) -> None:
+    """Measure how strongly each layer of trained nets responds, and draw figure 7.
+
+    RUN_OR_WEIGHTS is a run directory that holds model.safetensors, or such a file. Writes responses.json,
+    responses.csv and figure7.png, .svg and .pdf; `deepres report` takes them up where it finds them.
+    """
+    import torch
+
+    from deepres.data.cifar10 import load_cifar10
+    from deepres.report.responses import Responses, draw_figure7, write_responses
+    from deepres.report.style import write_figure
+    from deepres.rundir import RunDir
+    from deepres.training.checkpoint import load_weights
+    from deepres.training.device import resolve_device
+    from deepres.training.responses import layer_responses
+
+    chosen = resolve_device(device)
+    for path in paths:
+        if path.is_dir() and not RunDir(path).weights.exists():
+            raise UserError(f"{path} holds no {RunDir(path).weights.name}: name runs that keep their weights")
+    loaded = [(path, load_weights(RunDir(path).weights if path.is_dir() else path)) for path in paths]
+    images = torch.from_numpy(load_cifar10(data_dir).train.images).to(chosen)
+    nets = []
+    with err.status("") as status:
+        for path, net in loaded:
+            status.update(f"{net.name}: responses to {len(images):,} images")
+            std = layer_responses(net.model.to(chosen), images, net.normalization.to(chosen))
+            nets.append(Responses(net.name, path.resolve().name, tuple(std), tuple(std.values())))
+    out_dir.mkdir(parents=True, exist_ok=True)
+    written = write_responses(out_dir, nets, len(images)) + write_figure(draw_figure7(nets), out_dir, "figure7")
+    for done in nets:
+        low, high = min(done.std), max(done.std)
+        out.print(f"{done.model}: std of {len(done.std)} layers {low:.3f} to {high:.3f}", markup=False)
+    out.print(f"written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)

@@ -1,0 +1,128 @@
+"""What a grid in progress shows: bars on a terminal, lines elsewhere."""
+
+from collections.abc import Sequence
+from typing import Self
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from deepres.console import duration, err, say
+from deepres.grid.plan import Job
+from deepres.grid.process import Event, Outcome
+from deepres.grid.timing import JobProgress, grid_seconds_left, seconds_left
+
+
+class GridDisplay:
+    """On a terminal a bar for the grid and one for each running run; in a log file a line per epoch of each run.
+
+    Args:
+        jobs: the whole grid.
+        pending: those of them that are not finished.
+    """
+
+    def __init__(self, jobs: Sequence[Job], pending: Sequence[Job]) -> None:
+        self._all = {job.name: JobProgress(job, "waiting" if job in pending else "finished") for job in jobs}
+        self._bars: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[state]}", justify="right"),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._grid_bar = self._progress.add_task("", total=1.0, state="")
+
+    def __enter__(self) -> Self:
+        self._refresh()
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def started(self, job: Job, where: str = "") -> None:
+        """A run begins, or goes on."""
+        self._all[job.name].state = "running"
+        self._bars[job.name] = self._progress.add_task(job.name, total=1.0, state="starting")
+        if where or not err.is_terminal:
+            say(f"{job.name}: starting {where}".rstrip())
+
+    def lost(self, job: Job, message: str) -> None:
+        """A run's machine has gone; the run is to start again elsewhere."""
+        self._remove_bar(job)
+        self._all[job.name].state = "waiting"
+        say(f"{job.name}: {message}")
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """A run has ended."""
+        self._remove_bar(job)
+        run = self._all[job.name]
+        run.state = outcome.state
+        result = f", {run.held_out}" if run.held_out and outcome.state == "finished" else ""
+        say(f"{job.name}: {outcome.state}{result}{f': {outcome.message}' if outcome.message else ''} {self._done()}")
+        self._refresh()
+
+    def event(self, job: Job, event: Event) -> None:
+        """Take what a run tells."""
+        run = self._all[job.name]
+        match event["event"]:
+            case "notice":
+                say(f"{job.name}: {event['message']}")
+            case "start":
+                run.step, run.target, run.batch_size = event["step"], event["target"], event["batch_size"]
+                run.total_epochs = event["total_epochs"]
+            case "step":
+                run.step, run.epoch, run.error = event["step"], event["epoch"] + 1, event["error"]
+                run.images_per_second = event["images_per_second"]
+            case "epoch":
+                self._epoch(run, event["row"])
+        self._refresh(job)
+
+    def _epoch(self, run: JobProgress, row: Event) -> None:
+        name = "val" if "val_error" in row else "test"
+        run.step, run.images_per_second = row["step"], row["images_per_second"]
+        run.held_out = f"{name} error {row[f'{name}_error']:.2f}%"
+        if not err.is_terminal:
+            left = seconds_left(run, [])
+            say(
+                f"{run.job.name}: epoch {row['epoch']}/{run.total_epochs}, train error {row['train_error']:.2f}%, "
+                f"{run.held_out}, {row['images_per_second'] or 0:,.0f} images/s"
+                f"{f', {duration(left)} left' if left is not None else ''} {self._done()}"
+            )
+
+    def _done(self) -> str:
+        """Return how far the grid is, as text."""
+        finished = sum(run.state == "finished" for run in self._all.values())
+        left = grid_seconds_left(list(self._all.values()))
+        time = f", {duration(left)} left" if left else ""
+        return f"(grid: {finished} of {len(self._all)} runs{time})"
+
+    def _remove_bar(self, job: Job) -> None:
+        if (bar := self._bars.pop(job.name, None)) is not None:
+            self._progress.remove_task(bar)
+
+    def _refresh(self, job: Job | None = None) -> None:
+        """Bring the grid's bar and a run's up to date."""
+        if not err.is_terminal:
+            return
+        runs = list(self._all.values())
+        left = grid_seconds_left(runs)
+        finished = sum(run.state == "finished" for run in runs)
+        costs = [run.job.num_images * run.job.flop_per_image for run in runs]
+        done = sum(cost * run.share for cost, run in zip(costs, runs, strict=True)) / sum(costs)
+        self._progress.update(
+            self._grid_bar,
+            completed=done,
+            description=f"grid: {finished} of {len(runs)} runs",
+            state="" if left is None else f"{duration(left)} left",
+        )
+        if job is None or job.name not in self._bars:
+            return
+        run = self._all[job.name]
+        state = "starting"
+        if run.target and run.images_per_second:
+            error = "" if run.error is None else f"error {run.error:.1f}%  "
+            left = seconds_left(run, [])
+            state = f"{error}{run.images_per_second:,.0f}/s  {duration(left or 0)} left"
+        epoch = f" {min(run.epoch, run.total_epochs)}/{run.total_epochs}" if run.target else ""
+        self._progress.update(self._bars[job.name], completed=run.share, description=f"{job.name}{epoch}", state=state)

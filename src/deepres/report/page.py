@@ -1,0 +1,217 @@
+"""report.html: one file that needs nothing else, neither a server nor the network.
+
+Needs jinja2 and plotly (the extra `report`).
+"""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+import deepres
+from deepres.console import duration
+from deepres.data.cifar10 import CLASSES
+from deepres.report.answers import WrongImage
+from deepres.report.charts import Chart
+from deepres.report.runs import FinishedRun, SkippedRun
+from deepres.report.statistics import ClaimTest
+from deepres.report.tables import HEADINGS, NOTES, TEXT_COLUMNS, TableRow, find_missing, row_cells
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table of the page."""
+
+    name: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int
+    """So many columns from the left hold words, the others numbers."""
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class LabelledCharts:
+    """The charts of one recipe."""
+
+    label: str
+    charts: Sequence[Chart]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A test image and what was made of it."""
+
+    image: WrongImage
+    pixels: NDArray[np.uint8]
+    """(3, 32, 32)."""
+
+    @property
+    def index(self) -> int:
+        """In the test set."""
+        return self.image.index
+
+    @property
+    def true(self) -> str:
+        """The true class."""
+        return CLASSES[self.image.true]
+
+    @property
+    def predicted(self) -> str:
+        """The predicted class."""
+        return CLASSES[self.image.predicted]
+
+    @property
+    def probability(self) -> str:
+        """Of the prediction."""
+        return f"{100 * self.image.probability:.1f}%"
+
+    @property
+    def base64(self) -> str:
+        """The image as a PNG in a data URL."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.pixels.transpose(1, 2, 0)).save(buffer, format="png")
+        return base64.b64encode(buffer.getvalue()).decode()
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """The wrong test images of one net."""
+
+    title: str
+    pictures: Sequence[Picture]
+
+
+@dataclass
+class Page:
+    """What the page shows. Parts that are empty are left out."""
+
+    runs: Sequence[FinishedRun]
+    skipped: Sequence[SkippedRun]
+    claims: Sequence[ClaimTest]
+    table6: Sequence[TableRow]
+    figure6: list[LabelledCharts] = field(default_factory=list)
+    depth: list[Chart] = field(default_factory=list)
+    compute: list[Chart] = field(default_factory=list)
+    figure7: list[Chart] = field(default_factory=list)
+    confusion: list[Chart] = field(default_factory=list)
+    wrong: list[LabelledPictures] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    """What could not be shown, and how to mend it."""
+
+    def render(self) -> bytes:
+        """Return the page, UTF-8."""
+        environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+        source = resources.files("deepres.report").joinpath("page.html").read_text(encoding="utf-8")
+        charts = [chart for part in self.figure6 for chart in part.charts]
+        charts += [*self.depth, *self.compute, *self.figure7, *self.confusion]
+        held_out = dict.fromkeys(run.held_out for run in self.runs)
+        html = environment.from_string(source).render(
+            summary=self.summary,
+            sections=self.sections,
+            claims=claims_table(self.claims),
+            table6=PageTable("table6", HEADINGS, [row_cells(row) for row in self.table6], TEXT_COLUMNS),
+            notes=NOTES,
+            missing=find_missing(self.table6),
+            held_out=" or ".join(held_out),
+            figure6=self.figure6,
+            depth=self.depth,
+            compute=self.compute,
+            figure7=self.figure7,
+            confusion=self.confusion,
+            wrong=self.wrong,
+            runs=runs_table(self.runs),
+            skipped=self.skipped,
+            remarks=self.remarks,
+            plotly_script=Markup(get_plotlyjs()),
+            charts_json=script_json([chart.to_json() for chart in charts]),
+        )
+        return html.encode()
+
+    @property
+    def summary(self) -> str:
+        """One line on what the page is made of."""
+        models = {run.model for run in self.runs}
+        recipes = sorted({run.recipe for run in self.runs})
+        return (
+            f"{len(self.runs)} finished run{'s' if len(self.runs) > 1 else ''} of {len(models)} "
+            f"net{'s' if len(models) > 1 else ''}, recipe{'s' if len(recipes) > 1 else ''} {', '.join(recipes)}; "
+            f"written by deepres {deepres.__version__} from the files of the runs alone"
+        )
+
+    @property
+    def sections(self) -> list[tuple[str, str]]:
+        """The page's sections: id and title."""
+        optional = (
+            ("compute", "Compute", self.compute),
+            ("figure7", "Layer responses", self.figure7),
+            ("confusion", "Confusion", self.confusion),
+            ("wrong", "Surest errors", self.wrong),
+        )
+        return [
+            ("claims", "Claims"),
+            ("table", "Table 6"),
+            ("figure6", "Figure 6"),
+            ("depth", "Depth"),
+            *((name, title) for name, title, content in optional if content),
+            ("runs", "Runs"),
+        ]
+
+
+def script_json(content: object) -> Markup:
+    """Return JSON that can stand in a script element: nothing in it ends the element."""
+    return Markup(json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"))
+
+
+def claims_table(claims: Sequence[ClaimTest]) -> PageTable:
+    """Return the table of the claims."""
+    rows = [
+        [
+            test.claim.statement,
+            test.label,
+            test.verdict,
+            "" if test.effect is None else f"{test.effect:+.2f}",
+            "" if test.interval is None else f"{test.interval[0]:+.2f} to {test.interval[1]:+.2f}",
+            f"{test.n[0]}, {test.n[1]}",
+        ]
+        for test in claims
+    ]
+    return PageTable("claims", ("claim", "recipe", "p-value", "points", "95% interval", "runs"), rows, text_columns=2)
+
+
+def runs_table(runs: Sequence[FinishedRun]) -> PageTable:
+    """Return the table of the runs and where they were made."""
+    headings = ("run", "recipe", "precision", "device", "versions", "commit")
+    numbers = ("seed", "starts", "images/s", "minutes", "last epoch", "best epoch", "train error")
+    rows = [
+        [
+            run.path.name,
+            run.recipe,
+            run.precision,
+            f"{run.device}: {run.device_name}",
+            run.versions,
+            run.commit[:10] + ("-dirty" if run.commit.endswith("-dirty") else ""),
+            str(run.seed),
+            str(1 + len(run.environment.get("earlier_starts", []))),
+            f"{run.images_per_second:,.0f}",
+            f"{run.seconds / 60:,.1f}",
+            f"{run.test_error_last:.2f}",
+            "" if run.test_error_best is None else f"{run.test_error_best:.2f}",
+            f"{run.train_error:.2f}",
+        ]
+        for run in runs
+    ]
+    total = duration(sum(run.seconds for run in runs))
+    caption = (
+        f"Errors in percent: test error of the last and of the best epoch. Wall time of all runs together: {total}."
+    )
+    return PageTable("runs", (*headings, *numbers), rows, len(headings), caption)

@@ -1,0 +1,154 @@
+"""The report: every table and figure that finished runs give, as files, and all of them in one web page.
+
+Made from run files alone: no torch, no GPU. Read `write_report` as the table of contents.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from deepres.data.cifar10 import Split, load_cifar10
+from deepres.errors import UserError
+from deepres.report.answers import Answers, draw_confusion, draw_surest_errors, read_answers, surest_errors
+from deepres.report.charts import compute_chart, confusion_chart, depth_chart, figure6_charts, figure7_charts
+from deepres.report.figures import draw_error_against_compute, draw_error_against_depth, draw_figure6
+from deepres.report.page import LabelledCharts, LabelledPictures, Page, Picture
+from deepres.report.responses import JSON_FILE, draw_figure7, read_responses
+from deepres.report.runs import group_runs, load_runs
+from deepres.report.statistics import Summary, check_claims, summarise
+from deepres.report.style import write_figure
+from deepres.report.tables import labels_in_order, recipe_key, table_csv, table_latex, table_markdown, table_rows
+from deepres.rundir import write_atomically
+
+PAGE = "report.html"
+
+
+def write_report(
+    dirs: Sequence[Path], out: Path, data_dir: Path | None = None, doing: Callable[[str], None] = lambda _: None
+) -> tuple[list[Path], list[str]]:
+    """Write all tables and figures of finished runs, and report.html, into a folder.
+
+    Args:
+        dirs: run directories, or folders that hold some; layer responses are looked for in them and in `out`.
+        out: the folder; made if missing. Files of an earlier report are replaced.
+        data_dir: where CIFAR-10 lies, for the pictures of wrong test images.
+        doing: is told what is being drawn.
+
+    Returns:
+        The files written, the page last; and remarks on what could not be shown.
+
+    Raises:
+        UserError: there is no finished run, or a file is damaged.
+    """
+    finished, skipped = load_runs(dirs)
+    if not finished:
+        raise UserError(
+            f"no finished run in {', '.join(map(str, dirs))}: `deepres train` or `deepres grid` makes some"
+        )
+    groups = group_runs(finished)
+    labels = labels_in_order(groups)
+    summaries = [summarise(group) for group in groups]
+    claims = sorted(check_claims(groups), key=lambda test: recipe_key(test.label))
+    page = Page(finished, skipped, claims, table_rows(summaries))
+    out.mkdir(parents=True, exist_ok=True)
+    written = write_tables(page, out)
+    for label in labels:
+        doing(f"curves of recipe {label}")
+        members = [summary for summary in summaries if summary.group.label == label]
+        own = [summary.group for summary in members]
+        written += write_figure(draw_figure6(own), out, f"figure6-{slug(label)}")
+        written += write_figure(draw_error_against_depth(members), out, f"error-depth-{slug(label)}")
+        page.figure6.append(LabelledCharts(label, figure6_charts(own, f"figure6-{slug(label)}")))
+        page.depth.append(depth_chart(members, f"depth-{slug(label)}"))
+    written += add_compute(page, summaries, out)
+    written += add_responses(page, [*dirs, out], out)
+    ordered = sorted(groups, key=lambda group: recipe_key(group.label))
+    answers = [found for group in ordered if (found := read_answers(group)) is not None]
+    for found in answers:
+        doing(f"answers of {found.group.model}, recipe {found.group.label}")
+        name = f"confusion-{found.group.model}-{slug(found.group.label)}"
+        written += write_figure(draw_confusion(found), out, name)
+        page.confusion.append(confusion_chart(found, name))
+    if len(answers) < len(groups):
+        without = [f"{g.model} ({g.label})" for g in groups if g not in [found.group for found in answers]]
+        page.remarks.append(f"answers on the test set: no predictions.npz in the runs of {', '.join(without)}")
+    doing("the surest errors")
+    written += add_surest_errors(page, answers, summaries, out, data_dir)
+    write_atomically(out / PAGE, page.render())
+    return [*written, out / PAGE], page.remarks
+
+
+def slug(label: str) -> str:
+    """Return a recipe's label as a part of a file name."""
+    return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-")
+
+
+def write_tables(page: Page, out: Path) -> list[Path]:
+    """Write table 6 in Markdown, CSV and LaTeX."""
+    tables = {"md": table_markdown, "csv": table_csv, "tex": table_latex}
+    paths = [out / f"table6.{suffix}" for suffix in tables]
+    for path, lay_out in zip(paths, tables.values(), strict=True):
+        write_atomically(path, lay_out(page.table6).encode())
+    return paths
+
+
+def add_compute(page: Page, summaries: Sequence[Summary], out: Path) -> list[Path]:
+    """Draw the error against compute, of the runs that recorded it."""
+    chart = compute_chart(summaries, "compute")
+    without = [s.group.model for s in summaries if s.group.runs[0].training_flop is None]
+    if without:
+        page.remarks.append(
+            f"compute: the runs of {', '.join(dict.fromkeys(without))} did not record their operations"
+        )
+    if chart is None:
+        return []
+    page.compute.append(chart)
+    return write_figure(draw_error_against_compute(summaries), out, "error-compute")
+
+
+def add_responses(page: Page, folders: Sequence[Path], out: Path) -> list[Path]:
+    """Draw figure 7, from the first responses.json in some folders."""
+    found = next((folder / JSON_FILE for folder in folders if (folder / JSON_FILE).is_file()), None)
+    if found is None:
+        page.remarks.append(f"figure 7: `deepres responses RUN... --out {out}` makes its data")
+        return []
+    nets = read_responses(found)
+    page.figure7 += figure7_charts(nets)
+    return write_figure(draw_figure7(nets), out, "figure7")
+
+
+def add_surest_errors(
+    page: Page, answers: Sequence[Answers], summaries: Sequence[Summary], out: Path, data_dir: Path | None
+) -> list[Path]:
+    """Draw the wrong test images of the best net of each recipe; the data set has to be there."""
+    means = {(summary.group.label, summary.group.model): summary.mean for summary in summaries}
+    best: dict[str, Answers] = {}
+    for found in sorted(answers, key=lambda found: means[found.group.label, found.group.model]):
+        best.setdefault(found.group.label, found)
+    if not best:
+        return []
+    try:
+        test = load_cifar10(data_dir).test
+    except UserError as error:
+        page.remarks.append(f"wrong test images: {error}")
+        return []
+    written = []
+    for label in labels_in_order([found.group for found in best.values()]):
+        found = best[label]
+        wrong = surest_errors(found)
+        if not same_images(found, test):
+            page.remarks.append(
+                f"wrong test images: the runs of {found.group.model} ({label}) were tested on other images"
+            )
+        elif wrong:
+            written += write_figure(draw_surest_errors(found, wrong, test.images), out, f"wrong-{slug(label)}")
+            pictures = [Picture(image, test.images[image.index]) for image in wrong]
+            page.wrong.append(LabelledPictures(f"{found.group.model}, recipe {label}", pictures))
+    return written
+
+
+def same_images(answers: Answers, test: Split) -> bool:
+    """Tell whether answers are to the images of a test set, by its labels."""
+    return bool(np.array_equal(answers.predictions[0].labels, test.labels))

@@ -1,0 +1,180 @@
+"""The grid's processes, with a program that trains nothing; and once for real."""
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import run_tiny, tiny_command
+
+from deepres.errors import UserError
+from deepres.grid import local
+from deepres.grid.display import GridDisplay
+from deepres.grid.local import default_parallel, place_environment, run_local
+from deepres.grid.plan import plan_grid
+from deepres.grid.process import Outcome, TrainProcess
+from deepres.recipes import fast
+from deepres.rundir import RunDir
+from deepres.training.stopping import StopRequest
+
+FAKE = str(Path(__file__).with_name("fake_train.py"))
+
+
+def run_fake(run_dir, how, act=lambda process: None):
+    """Run the program that trains nothing to its end: its events and its outcome."""
+    events = SimpleQueue()
+    process = TrainProcess(
+        ("plain20", "--seed", "0"),
+        run_dir,
+        program=[FAKE],
+        environment={"FAKE": how, "OMP_NUM_THREADS": "1"},
+        listen=events.put,
+    )
+    seen = []
+    while (event := events.get(timeout=60)) is not None:
+        seen.append(event["event"])
+        if event["event"] == "step":
+            act(process)
+    return seen, process.outcome()
+
+
+@pytest.mark.parametrize(
+    ("how", "act", "outcome"),
+    [
+        ("finish", lambda process: None, Outcome("finished")),
+        ("error", lambda process: None, Outcome("failed", "the disk is full")),
+        ("crash", lambda process: None, Outcome("failed", "ValueError: no")),
+        ("killed", lambda process: None, Outcome("failed", "killed by SIGKILL, perhaps for memory")),
+        ("wait", TrainProcess.stop, Outcome("stopped")),
+        ("wait", TrainProcess.kill, Outcome("failed", "killed by SIGKILL, perhaps for memory")),
+    ],
+)
+def test_how_a_process_ends(tmp_path, how, act, outcome):
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.path.mkdir()
+    run_dir.log.write_text("deepres: error: of an earlier start\n")
+    seen, actual = run_fake(run_dir, how, act)
+    assert actual == outcome
+    assert seen[:2] == ["start", "step"]
+    assert ("epoch" in seen) == (how == "finish")
+    assert run_dir.log.read_text().startswith("deepres: error: of an earlier start\n")
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot start a run in .*file/run \(Not a directory\)"):
+        run_fake(RunDir(tmp_path / "file" / "run"), "finish")
+
+
+@pytest.fixture
+def grid(tmp_path, monkeypatch):
+    """Run a grid of three seeds of the program that trains nothing."""
+    monkeypatch.setattr(local, "this_program", lambda: [FAKE])
+    monkeypatch.setattr(local, "num_cores", lambda: 6)
+    jobs = plan_grid(["plain20"], [fast()], [0, 1, 2], tmp_path)
+
+    def run(num_parallel, num_gpus=0, stop=None):
+        with GridDisplay(jobs, jobs) as display:
+            outcomes = run_local(jobs, num_parallel, num_gpus, [], display, stop or StopRequest())
+        starts = tmp_path / "starts.txt"
+        lines = [line.split() for line in starts.read_text().splitlines()] if starts.exists() else []
+        return [outcomes.get(job.name) for job in jobs], lines
+
+    return run
+
+
+def test_failed_and_busy_runs_do_not_stop_the_others(grid, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("FAKE0", "error")
+    with RunDir(tmp_path / "plain20-fast-seed1").locked():
+        outcomes, starts = grid(1)
+    assert outcomes == [
+        Outcome("failed", "the disk is full"),
+        Outcome("busy", "another process trains there"),
+        Outcome("finished"),
+    ]
+    assert [start[0] for start in starts] == ["plain20-fast-seed0", "plain20-fast-seed2"]
+    said = capfd.readouterr().err
+    assert "plain20-fast-seed0: failed: the disk is full (grid: 0 of 3 runs" in said
+    assert "plain20-fast-seed2: epoch 2/2, train error 50.00%, test error 40.00%, 1,000 images/s, 0:00 left" in said
+    assert "plain20-fast-seed2: finished, test error 40.00% (grid: 1 of 3 runs" in said
+
+
+def test_places_share_cores_and_gpus(grid, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    _, starts = grid(3, num_gpus=2)
+    assert sorted(starts) == [[f"plain20-fast-seed{i}", "2", gpu] for i, gpu in enumerate(("4", "7", "4"))]
+    assert place_environment(0, 4, 0) == {"OMP_NUM_THREADS": "1"}
+    assert place_environment(0, 8, 0) == {"OMP_NUM_THREADS": "1"}
+
+
+def test_as_many_at_a_time_as_there_are_cores_or_gpus_or_runs(monkeypatch):
+    monkeypatch.setattr(local, "num_cores", lambda: 6)
+    monkeypatch.setattr(local, "RUN_MEMORY", 1)
+    assert [default_parallel(runs, 0) for runs in (0, 2, 100)] == [1, 2, 6]
+    assert [default_parallel(100, gpus) for gpus in (1, 4)] == [1, 4]
+    monkeypatch.setattr(local, "RUN_MEMORY", 1 << 60)
+    assert default_parallel(100, 0) == 1
+
+
+def test_a_stop_request_stops_what_runs_and_begins_nothing_more(grid, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE", "wait")
+    stop = StopRequest()
+    display_event = GridDisplay.event
+
+    def event(self, job, event):
+        display_event(self, job, event)
+        if event["event"] == "step":
+            stop.signal_number = signal.SIGINT
+
+    monkeypatch.setattr(GridDisplay, "event", event)
+    outcomes, starts = grid(1, stop=stop)
+    assert outcomes == [Outcome("stopped"), None, None]
+    assert len(starts) == 1
+
+
+def without_times(rows):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+def test_interrupted_and_continued_for_real(tmp_path, cifar10_dir):
+    """Ctrl-C in a grid of two runs at a time; then the same command; a run ends as it would have alone."""
+    arguments = ("grid", "--models", "plain20,resnet20", "--recipes", "tiny", "--out", tmp_path / "runs")
+    arguments += ("--jobs", 2, "--precision", "float32", "--backend", "eager")
+    environment = {**os.environ, "DEEPRES_DATA": str(cifar10_dir)}
+    first = RunDir(tmp_path / "runs" / "resnet20-tiny-seed0")
+    with subprocess.Popen(tiny_command(*arguments), env=environment, stderr=subprocess.PIPE, text=True) as grid:
+        assert grid.stderr is not None
+        said = []
+        for line in grid.stderr:
+            said.append(line)
+            if line.startswith("resnet20-tiny-seed0: epoch 1/4"):
+                grid.send_signal(signal.SIGINT)
+    assert grid.returncode == 128 + signal.SIGINT
+    assert "stopped by SIGINT; go on with: " in said[-1]
+    assert not first.result.exists()
+    assert first.checkpoint_paths()
+
+    done = run_tiny(*arguments, data_dir=cifar10_dir)
+    assert "2 runs: 2 finished" in done.stdout
+    assert re.search(r"resnet20-tiny-seed0: resuming .* after step ", done.stderr)
+    for text in ("".join(said), done.stderr):
+        assert "\x1b" not in text
+        assert "\r" not in text
+    epochs = re.findall(r"^(\S+): epoch (\d)/4", "".join(said) + done.stderr, re.MULTILINE)
+    assert sorted(epochs) == [(f"{net}-tiny-seed0", str(i)) for net in ("plain20", "resnet20") for i in (1, 2, 3, 4)]
+
+    alone = RunDir(tmp_path / "alone")
+    run_tiny(*("train", "resnet20", "--recipe", "tiny", "--run-dir", alone, *arguments[-4:]), data_dir=cifar10_dir)
+    assert without_times(first.read_metrics()) == without_times(alone.read_metrics())
+    weights, others = load_file(first.weights), load_file(alone.weights)
+    assert all(torch.equal(weights[key], others[key]) for key in weights)
+
+    again = run_tiny(*arguments, data_dir=cifar10_dir)
+    assert "2 runs in" in again.stderr
+    assert "2 of them finished before" in again.stderr
+    assert "starting" not in again.stderr

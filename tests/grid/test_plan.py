@@ -1,0 +1,63 @@
+from dataclasses import replace
+
+import pytest
+from run_files import change_json, write_run
+
+from deepres.errors import UserError
+from deepres.grid.plan import PAPER_MODELS, parse_seeds, plan_grid
+from deepres.recipes import fast, paper
+from deepres.rundir import RunDir
+
+
+def test_useful_runs_come_early(tmp_path):
+    jobs = plan_grid(["resnet56", "plain20", "resnet20"], [fast(), paper()], [0, 1], tmp_path)
+    assert [job.path for job in jobs] == [
+        tmp_path / f"{model}-{recipe}-seed{seed}"
+        for recipe in ("fast", "paper")
+        for seed in (0, 1)
+        for model in ("plain20", "resnet20", "resnet56")
+    ]
+
+
+def test_the_papers_table_is_the_eight_nets_of_figure_6():
+    assert (
+        *("plain20", "resnet20", "plain32", "resnet32"),
+        *("plain44", "resnet44", "plain56", "resnet56"),
+    ) == PAPER_MODELS
+
+
+def test_a_variant_has_a_name_and_arguments_of_its_own(tmp_path):
+    (job,) = plan_grid(["plain20"], [replace(paper(), split="45k")], [3], tmp_path, precision="float32")
+    assert job.name == "plain20-paper-split45k-seed3"
+    assert job.arguments()[:7] == ["plain20", "--recipe", "paper", "--seed", "3", "--split", "45k"]
+    assert job.arguments()[9:11] == ["--precision", "float32"]
+    assert job.num_images == 64_000 * 128
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("1", [0]), ("3", [0, 1, 2]), ("5-5", [5]), ("0,2,5-7", [0, 2, 5, 6, 7]), ("4, 1,4", [4, 1])],
+)
+def test_seeds(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["0", "", "-1", "1,", "3-1", "a", "1-", "1.5"])
+def test_wrong_seeds_are_one_line(text):
+    with pytest.raises(UserError, match="give their number, such as 3, or a list"):
+        parse_seeds(text)
+
+
+def test_only_a_whole_run_of_the_same_configuration_is_finished(tmp_path):
+    (job,) = plan_grid(["resnet20"], [paper()], [0], tmp_path)
+    assert not job.is_finished()
+    run_dir = RunDir(write_run(job.path))
+    assert job.is_finished()
+    (other,) = plan_grid(["resnet20"], [paper()], [0], tmp_path, precision="bfloat16")
+    assert not other.is_finished()
+    (other,) = plan_grid(["resnet20"], [replace(paper(), momentum=0.8)], [0], tmp_path)
+    assert not other.is_finished()
+    change_json(run_dir.result, steps=1000)  # by --max-steps
+    assert not job.is_finished()
+    run_dir.result.write_text("{")
+    assert not job.is_finished()
