@@ -66,6 +66,30 @@ def few_cifar10(few: Split, monkeypatch: pytest.MonkeyPatch) -> Cifar10:
 
 
 @pytest.fixture
+def stand_in_zoo(few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes deepres take for the zoo two nets that classify the few images, with cards that say hardly anything."""
+    import torch
+    from fitted import fitted
+
+    from deepres.rundir import write_json
+    from deepres.training.checkpoint import save_weights
+    from deepres.weights.card import Card
+    from deepres.weights.zoo import file_sha256
+
+    folder = tmp_path / "stand-in-zoo"
+    folder.mkdir()
+    for model in ("plain20", "resnet20"):
+        classifier = fitted(model, torch.from_numpy(few.images), torch.from_numpy(few.labels), kind="pixel_mean")
+        weights = folder / f"{model}-paper.safetensors"
+        save_weights(weights, model, classifier.net, classifier.normalization)
+        stated = {"name": weights.stem, "model": model, "option": "A", "recipe": "paper", "split": "50k"}
+        fields = dict.fromkeys(Card.__dataclass_fields__) | stated | {"sha256": file_sha256(weights)}
+        write_json(weights.with_suffix(".json"), fields)
+    monkeypatch.setenv("DEEPRES_ZOO", str(folder))
+    return folder
+
+
+@pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Call the command line in this process: exit code, standard output, standard error."""
     return lambda *arguments: run_cli(monkeypatch, capsys, *arguments)

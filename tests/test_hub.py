@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from deepres.hub import HubClassifier
 from deepres.models import MODELS
-from deepres.weights.card import Card
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,23 +21,7 @@ def classifier(few):
     return fitted("plain20", torch.from_numpy(few.images), torch.from_numpy(few.labels), kind="pixel_mean")
 
 
-@pytest.fixture
-def zoo(classifier, tmp_path, monkeypatch):
-    """A zoo of one entry, with a card that says as little as it can."""
-    from deepres.data.augment import Normalization
-    from deepres.rundir import write_json
-    from deepres.training.checkpoint import save_weights
-    from deepres.weights.zoo import file_sha256
-
-    weights = tmp_path / "plain20-paper.safetensors"
-    save_weights(weights, "plain20", classifier.net, Normalization(classifier.mean, classifier.std))
-    fields = dict.fromkeys(Card.__dataclass_fields__)
-    names = {"name": "plain20-paper", "model": "plain20", "option": "A", "recipe": "paper", "split": "50k"}
-    write_json(weights.with_suffix(".json"), {**fields, **names, "sha256": file_sha256(weights)})
-    monkeypatch.setenv("DEEPRES_ZOO", str(tmp_path))
-
-
-def test_torch_hub(zoo, few):
+def test_torch_hub(stand_in_zoo, few):
     spec = importlib.util.spec_from_file_location("hubconf", ROOT / "hubconf.py")
     hubconf = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hubconf)
@@ -105,7 +88,7 @@ def timm(monkeypatch):
     return timm
 
 
-def test_timm_creates_our_nets(timm, zoo, few):
+def test_timm_creates_our_nets(timm, stand_in_zoo, few):
     assert set(timm.list_models("deepres_*")) == {f"deepres_{name}" for name in MODELS}
     model = timm.create_model("deepres_plain20", pretrained=True).eval()
     config = timm.data.resolve_model_data_config(model)

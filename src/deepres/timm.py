@@ -10,7 +10,6 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from deepres.data.augment import Normalization
 from deepres.models import MODELS, build_model
 from deepres.weights.classifier import IMAGE_SIZE, PixelClassifier
 from deepres.weights.foreign import get_normalization
@@ -45,7 +44,7 @@ class TimmClassifier(PixelClassifier):
     """
 
     def __init__(self, classifier: PixelClassifier, pretrained_cfg: Any) -> None:
-        super().__init__(classifier.net, Normalization(classifier.mean, classifier.std), classifier.name)
+        super().__init__(classifier.net, classifier.normalization, classifier.name)
         self.pretrained_cfg = self.default_cfg = pretrained_cfg
         self.num_classes = classifier.net.fc.out_features
         self.num_features = self.head_hidden_size = classifier.net.fc.in_features

@@ -10,7 +10,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_cli import assert_one_line_error
 
-from deepres.data.augment import Normalization
 from deepres.data.cifar10 import CLASSES
 from deepres.training.checkpoint import save_weights
 
@@ -23,7 +22,7 @@ def classifier(few):
 @pytest.fixture(scope="module")
 def weights(classifier, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "net.safetensors"
-    save_weights(path, "resnet20", classifier.net, Normalization(classifier.mean, classifier.std))
+    save_weights(path, "resnet20", classifier.net, classifier.normalization)
     return path
 
 

@@ -1,6 +1,8 @@
 """Each format is written, run in its own runtime, and refused if it differs; TensorFlow's where it is installed."""
 
 import importlib
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -8,7 +10,6 @@ import pytest
 import torch
 from fitted import fitted
 
-from deepres.data.augment import Normalization
 from deepres.errors import UserError
 from deepres.export import FORMATS, export_classifier, formats
 from deepres.training.checkpoint import save_weights
@@ -83,6 +84,17 @@ def test_tensorflow_trains_further(few, fitting, tmp_path):
     assert not np.allclose(model.get_layer("layer2_0_conv1").get_weights()[0], before)
 
 
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow is not installed")
+def test_training_does_not_load_tensorflow(tmp_path):
+    program = (
+        "import sys, deepres.training, torch.utils.tensorboard\n"
+        "torch.utils.tensorboard.SummaryWriter(sys.argv[1]).add_scalar('error', 1, 1)\n"
+        "print('tensorflow' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, tmp_path]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -112,7 +124,7 @@ def test_a_changed_prediction_is_not_left(few, fitting, monkeypatch):
 def test_the_command(run, few_cifar10, fitting, tmp_path, monkeypatch):
     classifier = fitting("plain20")
     weights = tmp_path / "net.safetensors"
-    save_weights(weights, "plain20", classifier.net, Normalization(classifier.mean, classifier.std))
+    save_weights(weights, "plain20", classifier.net, classifier.normalization)
     monkeypatch.chdir(tmp_path)
     code, stdout, _ = run("export", weights, "--format", "torchscript")
     assert code == 0

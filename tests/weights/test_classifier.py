@@ -3,7 +3,6 @@ import pytest
 import torch
 from fitted import fitted
 
-from deepres.data.augment import Normalization
 from deepres.errors import UserError
 from deepres.training.evaluate import predict_logits
 
@@ -20,7 +19,7 @@ def images(few):
 
 @torch.no_grad()
 def test_pixels_give_the_logits_of_the_normalised_net(classifier, images):
-    expected = predict_logits(classifier.net, images, Normalization(classifier.mean, classifier.std))
+    expected = predict_logits(classifier.net, images, classifier.normalization)
     assert torch.equal(classifier(images), expected)
     for dtype in (torch.float32, torch.float64):
         torch.testing.assert_close(classifier(images.to(dtype) / 255), expected)

@@ -9,7 +9,6 @@ from fitted import fitted
 from run_files import change_json, write_run
 
 import deepres
-from deepres.data.augment import Normalization
 from deepres.data.cifar10 import Cifar10, Split, load_cifar10
 from deepres.errors import UserError
 from deepres.report.runs import load_runs
@@ -34,7 +33,7 @@ def write_trained_run(path, model, recipe, seed, few, test):
     classifier = fitted(model, images, labels, seed=seed)
     error = error_percent(classifier.predict_logits(torch.from_numpy(test.images)), torch.from_numpy(test.labels))
     write_run(path, model, recipe, seed, (90.0, error))
-    save_weights(RunDir(path).weights, model, classifier.net, Normalization(classifier.mean, classifier.std))
+    save_weights(RunDir(path).weights, model, classifier.net, classifier.normalization)
     return error
 
 

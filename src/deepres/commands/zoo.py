@@ -63,3 +63,5 @@ def build(dirs: tuple[Path, ...], folder: Path | None, data_dir: Path | None) ->
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: make it first")
     build_zoo(dirs, folder, load_cifar10(data_dir).test, notice=lambda line: say(f"deepres: {line}"))
+    if folder == PACKAGED:
+        say("deepres: `make readme` puts them into the README")

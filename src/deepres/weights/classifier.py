@@ -45,6 +45,11 @@ class PixelClassifier(nn.Module):
         self.name = name
 
     @property
+    def normalization(self) -> Normalization:
+        """The normalisation, as training and `save_weights` have it."""
+        return Normalization(self.mean, self.std)
+
+    @property
     def classes(self) -> Sequence[str]:
         """The name of each logit: CIFAR-10's classes, or numbers where there are not ten."""
         num_classes = self.net.fc.out_features
