@@ -2,7 +2,7 @@
 //
 // Compiled as it is, the kernels store activations in bfloat16 (AVX-512 BF16); with -DDEEPRES_FLOAT32 in float32
 // (AVX-512 F, BW, VL, DQ, or else AVX2 and FMA). Sums, statistics, parameters and their gradients are float32 or
-// float64 in both.
+// float64 in both. -DDEEPRES_SIZE=N: the images have N rows and columns, a multiple of 8 up to 32.
 //
 // A layer is a convolution and the batch normalisation after it. Only the convolution's own output is written to
 // memory. Normalisation, shortcut and ReLU are applied by whoever reads it:
@@ -44,12 +44,14 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
+#define ALWAYS_INLINE __attribute__((always_inline))
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define DEEPRES_AVX512
@@ -118,7 +120,10 @@ constexpr int kPack = 4 / sizeof(Element);           // elements of a lane
 constexpr int kNumChunks = 8;                        // parts of a batch whose weight gradients are summed apart: the
                                                      // most threads of the backward pass; more cost memory traffic
 constexpr int kMaxChannels = 64;
-constexpr int kMaxPadded = 34 * 34 * 16;             // the same with its border; later stages are smaller
+constexpr int kImageSize = DEEPRES_SIZE;             // rows and columns of an image, and of the first stage
+constexpr int kLastSize = kImageSize / 4;            // of the last stage
+static_assert(kImageSize % 8 == 0 && kImageSize <= 32);
+constexpr int kMaxPadded = 34 * 34 * 16;             // elements of an image with its border, in any stage
 constexpr int kMaxPairs = 34 * 17 * 16 * 2;          // pairs of neighbouring pixels, elements
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -319,6 +324,15 @@ inline void compute_tile(const Element* input, int row_step, int tap_step, int p
   }
 }
 
+// Call action(first pixel, number of pixels as a type) for the tiles of a row of kNumPixels; the last may be smaller.
+template <int kNumPixels, int kPixels, typename Action>
+inline void for_tiles(Action action) {
+#pragma GCC unroll 1  // else the compiler runs out of registers
+  for (int i = 0; i + kPixels <= kNumPixels; i += kPixels) action(i, std::integral_constant<int, kPixels>{});
+  constexpr int kRest = kNumPixels % kPixels;
+  if constexpr (kRest != 0) action(kNumPixels - kRest, std::integral_constant<int, kRest>{});
+}
+
 #ifndef DEEPRES_FLOAT32
 // Interleave pairs of pixels: target (num_pairs, kChannels, 2) from pixels (j * step, j * step + distance).
 template <int kChannels>
@@ -419,7 +433,7 @@ struct Conv {
 
   // Write the layer's output for each image and, per image, its sums. Keep the input where it is to be kept.
   static void forward(const Layer& layer, int num_images, int num_threads) {
-    constexpr int kVectors = kForwardVectors, kPixels = kTile / kVectors;
+    constexpr int kVectors = kForwardVectors;
     const Input& input = layer.input;
 #pragma omp parallel num_threads(num_threads)
     {
@@ -447,8 +461,8 @@ struct Conv {
                 prefetch(shortcut.values + image_step, image_step, h, kOutSize);
               }
             }
-#pragma GCC unroll 1  // else the compiler runs out of registers
-            for (int w = 0; w < kOutSize; w += kPixels) {
+            for_tiles<kOutSize, kTile / kVectors>([&](int w, auto num_pixels) ALWAYS_INLINE {
+              constexpr int kPixels = num_pixels;
               Vec tile[kVectors][kPixels];
               compute_tile<kIn, kVectors, kPixels>(padded + h * kStride * kInRow + w * kStride * kIn, kInRow, kIn,
                                                    kStride * kIn, layer.forward_weight + block * 9 * kIn, kAllTaps,
@@ -461,7 +475,7 @@ struct Conv {
                   square_sum[v] = multiply_add(tile[v][p], tile[v][p], square_sum[v]);
                 }
               }
-            }
+            });
           }
           float* sums = layer.sums + ptrdiff_t{n} * 2 * kOut + block;
           UNROLL for (int v = 0; v < kVectors; v++) {
@@ -634,7 +648,7 @@ struct Conv {
   // shortcut_grad, (n, out size, out size, kOut): what comes through the block's shortcut; null: none does.
   static void write_input_grad(const Scratch& scratch, const Layer& layer, int n, const Element* shortcut_grad,
                                Element* input_grad, const Element* g, bool last) {
-    constexpr int kVectors = kBackwardVectors, kPixels = kTile / kVectors;
+    constexpr int kVectors = kBackwardVectors;
     const Layer& previous = *layer.input.previous;
     const Element* raw = previous.output + ptrdiff_t{n} * kInImage;
     const Element* next_input = (layer.input.values ? layer.input.values + ptrdiff_t{n} * kInImage : raw) + kInImage;
@@ -653,10 +667,11 @@ struct Conv {
           prefetch(next_g, kOutImage, h, kInSize);
           prefetch(next_output, kOutImage, h, kInSize);
         }
-        for (int first_w = 0; first_w < kInSize; first_w += kPixels * kStride) {
+        for_tiles<kOutSize, kTile / kVectors>([&](int tile_w, auto num_pixels) ALWAYS_INLINE {
+          constexpr int kPixels = num_pixels;
           // With stride 2, input pixels of one parity are reached by the taps of the other: tap k of pixel h lies
           // at (h + k - 1) / 2. The pixels of a tile are of one parity.
-          for (int w = first_w; w < first_w + kStride; w++) {
+          for (int w = tile_w * kStride; w < (tile_w + 1) * kStride; w++) {
             Vec tile[kVectors][kPixels];
             if constexpr (kStride == 1) {
               compute_tile<kOut, kVectors, kPixels>(scratch.grad + h * kGradRow + w * kOut, kGradRow, kOut, kOut,
@@ -684,7 +699,7 @@ struct Conv {
               }
             }
           }
-        }
+        });
       }
       float* sums = previous.sums + ptrdiff_t{n} * 2 * kIn + block;
       UNROLL for (int v = 0; v < kVectors; v++) {
@@ -1365,10 +1380,10 @@ template <typename Action>
 void with_conv(const Layer& layer, Action action) {
   const bool same = layer.in_channels == layer.out_channels;
   switch (layer.in_channels) {
-    case 3: return action(Conv<4, 16, 32, 1>{});
-    case 16: return same ? action(Stride1<16, 32>{}) : action(Conv<16, 32, 32, 2>{});
-    case 32: return same ? action(Stride1<32, 16>{}) : action(Conv<32, 64, 16, 2>{});
-    default: return action(Stride1<64, 8>{});
+    case 3: return action(Conv<4, 16, kImageSize, 1>{});
+    case 16: return same ? action(Stride1<16, kImageSize>{}) : action(Conv<16, 32, kImageSize, 2>{});
+    case 32: return same ? action(Stride1<32, kImageSize / 2>{}) : action(Conv<32, 64, kImageSize / 2, 2>{});
+    default: return action(Stride1<64, kLastSize>{});
   }
 }
 
@@ -1442,15 +1457,15 @@ int64_t packed_size(int in_channels, int out_channels) {
   return int64_t{9} * std::max(in_channels, 4) * out_channels;  // images have a fourth channel of zeros
 }
 
-// Convert images, float (n, 3, 32, 32) with strides in elements, to elements (n, 32, 32, 4).
+// Convert images, float (n, 3, size, size) with strides in elements, to elements (n, size, size, 4).
 void load_images(int num_images, const float* images, int64_t image_stride, int64_t channel_stride, int64_t row_stride,
                  int64_t column_stride, Element* values, int num_threads) {
 #pragma omp parallel for schedule(static) num_threads(num_threads)
   for (int n = 0; n < num_images; n++) {
-    Element* pixel = values + ptrdiff_t{n} * 32 * 32 * 4;
-    for (int h = 0; h < 32; h++) {
+    Element* pixel = values + ptrdiff_t{n} * kImageSize * kImageSize * 4;
+    for (int h = 0; h < kImageSize; h++) {
       const float* row = images + n * image_stride + h * row_stride;
-      for (int w = 0; w < 32; w++, row += column_stride, pixel += 4) {
+      for (int w = 0; w < kImageSize; w++, row += column_stride, pixel += 4) {
         for (int c = 0; c < 3; c++) pixel[c] = to_element(row[c * channel_stride]);
         pixel[3] = 0;
       }
@@ -1488,10 +1503,10 @@ void layer_backward(const Layer* layer, int num_images, const Element* g, const 
   });
 }
 
-// Compute the last block's output, input->values (n, 8, 8, 64), and its mean over pixels, (n, 64).
+// Compute the last block's output, input->values (n, last size, last size, 64), and its mean over pixels, (n, 64).
 void pool_forward(const Input* input, int num_images, float* pooled, int num_threads) {
-  using Last = Conv<64, 64, 8, 1>;
-  constexpr int kChannels = 64, kPixels = 64;
+  using Last = Conv<64, 64, kLastSize, 1>;
+  constexpr int kChannels = 64, kPixels = kLastSize * kLastSize;
   const Layer& previous = *input->previous;
 #pragma omp parallel for schedule(static) num_threads(num_threads)
   for (int n = 0; n < num_images; n++) {
@@ -1502,7 +1517,7 @@ void pool_forward(const Input* input, int num_images, float* pooled, int num_thr
       const Vec scale = load_floats(previous.scale + c), shift = load_floats(previous.shift + c);
       Vec sum = zero();
       for (int p = 0; p < kPixels; p++) {
-        const Element* y = shortcut.values + p / 8 * shortcut.row_step + p % 8 * kChannels + c;
+        const Element* y = shortcut.values + p / kLastSize * shortcut.row_step + p % kLastSize * kChannels + c;
         const Vec x = activate(raw + p * kChannels + c, scale, shift, c < shortcut.channels ? y : nullptr);
         store(values + p * kChannels + c, x);
         sum = add(sum, x);
@@ -1512,9 +1527,9 @@ void pool_forward(const Input* input, int num_images, float* pooled, int num_thr
   }
 }
 
-// The gradient of the mean, masked by ReLU, to g (n, 8, 8, 64), and its sums to the previous layer's.
+// The gradient of the mean, masked by ReLU, to g (n, last size, last size, 64), and its sums to the previous layer's.
 void pool_backward(const Input* input, int num_images, const float* pooled_grad, Element* g, int num_threads) {
-  constexpr int kChannels = 64, kPixels = 64;
+  constexpr int kChannels = 64, kPixels = kLastSize * kLastSize;
   const Layer& previous = *input->previous;
 #pragma omp parallel for schedule(static) num_threads(num_threads)
   for (int n = 0; n < num_images; n++) {
