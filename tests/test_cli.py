@@ -59,7 +59,7 @@ def test_no_command_is_the_help(run):
     code, stdout, stderr = run()
     assert code == 2
     assert "Commands:" in stdout + stderr
-    assert "error" not in stdout + stderr
+    assert "error:" not in stdout + stderr
 
 
 def test_models_lists_every_net_with_its_parameters(run):
