@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help reproduce reproduce-table test lint types unit format readme lock clean
+.PHONY: help reproduce reproduce-table test extras lint types unit format readme lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -29,6 +29,10 @@ reproduce-table: $(READY)  ## the paper's table: eight nets, statistics, report 
 	$(BIN)/deepres report $(RUNS) --out $(RUNS)/report
 
 test: lint types unit  ## lint, types and the whole test suite
+
+extras: $(READY)  ## install TensorFlow and timm (1.5 GB) and test with them
+	@PIP_CONSTRAINT='$(CURDIR)/constraints.txt' $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[tensorflow,timm]'
+	$(BIN)/pytest tests/export tests/test_hub.py -k 'tensorflow or timm'
 
 lint: $(READY)  ## check style and formatting
 	$(BIN)/ruff check .

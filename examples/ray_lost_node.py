@@ -45,7 +45,7 @@ def command_line() -> None:
         return Cifar10(train, test)
 
     cifar10.load_cifar10 = load_few
-    short = replace(deepres.recipes.fast(), name="short", batch_size=20, epochs=int(os.environ[EPOCHS]))
+    short = replace(deepres.recipes.fast(), name="short", batch_size=20, steps=None, epochs=int(os.environ[EPOCHS]))
     deepres.recipes.RECIPES = {"short": lambda: short}
     main()
 

@@ -13,6 +13,7 @@ from textwrap import fill
 
 from deepres.report.markdown import markdown_table
 from deepres.report.published import PUBLISHED
+from deepres.weights.zoo import PACKAGED, list_cards
 
 ROOT = Path(__file__).parent.parent
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -94,7 +95,33 @@ def table_time() -> str:
     return fill(" ".join([*sentences, f"{how}."]), 120) + "\n"
 
 
-PARTS: dict[str, Callable[[], str]] = {"published": published, "speed": speed, "table-time": table_time}
+def zoo() -> str:
+    """Return the table of the trained weights that come with the package."""
+    cards = list_cards(PACKAGED)
+    if not cards:
+        return "None are published yet.\n"
+    rows = [
+        [
+            f"[{card.name}](src/deepres/zoo/{card.name}.md)",
+            f"{card.num_parameters:,}",
+            f"{card.test_error_last:.2f}",
+            card.mean_and_std,
+            str(card.num_seeds),
+            f"{card.epochs:g}",
+            f"{card.num_bytes / 1e6:.1f}",
+        ]
+        for card in cards
+    ]
+    headings = ["weights", "parameters", "test error %", "mean ± std of all seeds", "seeds", "epochs", "MB"]
+    return markdown_table(headings, rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "published": published,
+    "speed": speed,
+    "table-time": table_time,
+    "zoo": zoo,
+}
 
 
 def generate(text: str) -> str:

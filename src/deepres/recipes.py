@@ -248,7 +248,7 @@ def fast() -> Recipe:
         padding="reflection",
         flips="alternating",  # Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024, section 3.6
         low_resolutions=(LowResolution(size=24, until=0.65),),  # Tan, Le, "EfficientNetV2", 2021: progressive learning
-        muon=Muon(learning_rate=0.08, momentum=0.85),
+        muon=Muon(learning_rate=0.05, momentum=0.85),
         learning_rate=0.1,
         schedule=OneCycle(warmup=0.0),
         momentum=0.9,  # as the paper

@@ -99,9 +99,7 @@ def add_compute(page: Page, summaries: Sequence[Summary], out: Path) -> list[Pat
     chart = compute_chart(summaries, "compute")
     without = [s.group.model for s in summaries if s.group.runs[0].training_flop is None]
     if without:
-        page.remarks.append(
-            f"compute: the runs of {', '.join(dict.fromkeys(without))} did not record their operations"
-        )
+        page.remarks.append(f"compute: the runs of {', '.join(dict.fromkeys(without))} recorded no operations")
     if chart is None:
         return []
     page.compute.append(chart)

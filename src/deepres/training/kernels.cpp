@@ -2,7 +2,7 @@
 //
 // Compiled as it is, the kernels store activations in bfloat16 (AVX-512 BF16); with -DDEEPRES_FLOAT32 in float32
 // (AVX-512 F, BW, VL, DQ, or else AVX2 and FMA). Sums, statistics, parameters and their gradients are float32 or
-// float64 in both.
+// float64 in both. -DDEEPRES_SIZE=N: the images have N rows and columns, a multiple of 8 up to 32.
 //
 // A layer is a convolution and the batch normalisation after it. Only the convolution's own output is written to
 // memory. Normalisation, shortcut and ReLU are applied by whoever reads it:
@@ -44,12 +44,14 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
+#define ALWAYS_INLINE __attribute__((always_inline))
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define DEEPRES_AVX512
@@ -75,6 +77,8 @@ struct Input {
 
 struct Layer {
   int64_t in_channels, out_channels;
+  int64_t descending;         // whether the forward pass goes from the last image to the first, and the backward pass
+                              // from the first to the last: layers take turns and find in the cache what was just used
   Input input;
   Element* output;            // (n, size, size, out_channels), of the convolution
   Element* forward_weight;    // packed
@@ -104,19 +108,22 @@ namespace {
 #ifdef DEEPRES_AVX512
 constexpr int kLanes = 16;                           // 32-bit lanes of a register
 constexpr int kTile = 16;                            // registers of sums in a tile; there are 32 in all
-constexpr int kGradChannels = 4;                     // input channels whose weight gradients are summed at once
+constexpr int kGradTaps = 3;                         // taps whose weight gradients are summed at once
 constexpr int kCachedRows = 16;                      // rows whose pairs stay in the first-level cache
 #else
 constexpr int kLanes = 8;
 constexpr int kTile = 8;                             // of 16 registers
-constexpr int kGradChannels = 2;
+constexpr int kGradTaps = 1;
 constexpr int kCachedRows = 4;
 #endif
 constexpr int kPack = 4 / sizeof(Element);           // elements of a lane
 constexpr int kNumChunks = 8;                        // parts of a batch whose weight gradients are summed apart: the
                                                      // most threads of the backward pass; more cost memory traffic
 constexpr int kMaxChannels = 64;
-constexpr int kMaxPadded = 34 * 34 * 16;             // the same with its border; later stages are smaller
+constexpr int kImageSize = DEEPRES_SIZE;             // rows and columns of an image, and of the first stage
+constexpr int kLastSize = kImageSize / 4;            // of the last stage
+static_assert(kImageSize % 8 == 0 && kImageSize <= 32);
+constexpr int kMaxPadded = 34 * 34 * 16;             // elements of an image with its border, in any stage
 constexpr int kMaxPairs = 34 * 17 * 16 * 2;          // pairs of neighbouring pixels, elements
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -137,6 +144,13 @@ inline Vec multiply(Vec x, Vec y) { return _mm512_mul_ps(x, y); }
 inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm512_fmadd_ps(x, y, sum); }
 inline Vec relu(Vec x) { return _mm512_max_ps(x, _mm512_setzero_ps()); }
 inline float sum_lanes(Vec v) { return _mm512_reduce_add_ps(v); }
+
+// v, which the compiler is not to load again wherever it is used.
+inline Vec in_register(Vec v) {
+  asm("" : "+v"(v));
+  return v;
+}
+inline Packed in_register(Packed v) { return v; }
 
 // y where x > 0, else 0.
 inline Vec mask_by(Vec x, Vec y) {
@@ -160,6 +174,14 @@ inline float sum_lanes(Vec v) {
   const __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   const __m128 pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
   return _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)));
+}
+inline Vec in_register(Vec v) {
+  asm("" : "+x"(v));
+  return v;
+}
+inline Packed in_register(Packed v) {
+  asm("" : "+x"(v));
+  return v;
 }
 inline Vec mask_by(Vec x, Vec y) {
   return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ), y);
@@ -251,11 +273,11 @@ Scratch& thread_scratch() {
 }
 
 #ifdef DEEPRES_FLOAT32
-constexpr int kGroupTiles = 32;
-constexpr int kMaxTransformed = 36 * (32 * 64 + 16);
+constexpr int kPartTiles = 18;  // the most tiles of a part
+constexpr int kMaxTransformed = 36 * ((kPartTiles + 6) * 64 + 16);
 
 struct alignas(64) WinogradScratch {
-  float padded[kMaxPadded];
+  float input[kMaxPadded], grad[kMaxPadded];
   float first[kMaxTransformed], second[kMaxTransformed], product[kMaxTransformed];
   float weight_grad[36 * (64 * 64 + 16)];
 };
@@ -302,6 +324,15 @@ inline void compute_tile(const Element* input, int row_step, int tap_step, int p
   }
 }
 
+// Call action(first pixel, number of pixels as a type) for the tiles of a row of kNumPixels; the last may be smaller.
+template <int kNumPixels, int kPixels, typename Action>
+inline void for_tiles(Action action) {
+#pragma GCC unroll 1  // else the compiler runs out of registers
+  for (int i = 0; i + kPixels <= kNumPixels; i += kPixels) action(i, std::integral_constant<int, kPixels>{});
+  constexpr int kRest = kNumPixels % kPixels;
+  if constexpr (kRest != 0) action(kNumPixels - kRest, std::integral_constant<int, kRest>{});
+}
+
 #ifndef DEEPRES_FLOAT32
 // Interleave pairs of pixels: target (num_pairs, kChannels, 2) from pixels (j * step, j * step + distance).
 template <int kChannels>
@@ -330,12 +361,12 @@ struct ImageShortcut {
   int row_step;  // elements; from pixel to pixel it is the input's number of channels in either case
 };
 
-// Compute an image's input from the previous layer's output, to rows that lie row_step apart. `kept`, unless null, gets
-// the same without gaps.
+// Compute rows of an image's input from the previous layer's output, to rows that lie row_step apart. `kept`, unless
+// null, gets the same without gaps.
 template <int kChannels, int kSize>
-void activate_rows(Element* target, int row_step, const Layer& previous, const Element* raw, ImageShortcut shortcut,
-                   Element* kept) {
-  for (int h = 0; h < kSize; h++) {
+void activate_rows(Element* target, int num_rows, int row_step, const Layer& previous, const Element* raw,
+                   ImageShortcut shortcut, Element* kept) {
+  for (int h = 0; h < num_rows; h++) {
     Element* row = target + h * row_step;
     for (int c = 0; c < kChannels; c += kLanes) {
       const Vec scale = load_floats(previous.scale + c);
@@ -388,7 +419,7 @@ struct Conv {
   // ... or from the previous layer's output. `kept`, unless null, gets the values without padding.
   static void activate_input(Element* padded, const Layer& previous, const Element* raw, ImageShortcut shortcut,
                              Element* kept) {
-    activate_rows<kIn, kInSize>(padded + kInRow + kIn, kInRow, previous, raw, shortcut, kept);
+    activate_rows<kIn, kInSize>(padded + kInRow + kIn, kInSize, kInRow, previous, raw, shortcut, kept);
   }
 
   static void clear_border(Element* padded) {
@@ -402,7 +433,7 @@ struct Conv {
 
   // Write the layer's output for each image and, per image, its sums. Keep the input where it is to be kept.
   static void forward(const Layer& layer, int num_images, int num_threads) {
-    constexpr int kVectors = kForwardVectors, kPixels = kTile / kVectors;
+    constexpr int kVectors = kForwardVectors;
     const Input& input = layer.input;
 #pragma omp parallel num_threads(num_threads)
     {
@@ -430,8 +461,8 @@ struct Conv {
                 prefetch(shortcut.values + image_step, image_step, h, kOutSize);
               }
             }
-#pragma GCC unroll 1  // else the compiler runs out of registers
-            for (int w = 0; w < kOutSize; w += kPixels) {
+            for_tiles<kOutSize, kTile / kVectors>([&](int w, auto num_pixels) ALWAYS_INLINE {
+              constexpr int kPixels = num_pixels;
               Vec tile[kVectors][kPixels];
               compute_tile<kIn, kVectors, kPixels>(padded + h * kStride * kInRow + w * kStride * kIn, kInRow, kIn,
                                                    kStride * kIn, layer.forward_weight + block * 9 * kIn, kAllTaps,
@@ -444,7 +475,7 @@ struct Conv {
                   square_sum[v] = multiply_add(tile[v][p], tile[v][p], square_sum[v]);
                 }
               }
-            }
+            });
           }
           float* sums = layer.sums + ptrdiff_t{n} * 2 * kOut + block;
           UNROLL for (int v = 0; v < kVectors; v++) {
@@ -561,18 +592,18 @@ struct Conv {
     }
   }
 
-  // 32 or 64 output channels: one row of taps at a time, for four input and 32 output channels at once.
+  // Else one row of taps at a time, or kGradTaps of it, for four input channels and two registers of output channels.
   template <int kTapRow, int kTapStep>
   static void add_weight_grad_wide(const Element* const (&taps)[3], const Element* grad, float* weight_grad) {
-    constexpr int kVectors = 2, kChannels = kGradChannels;
+    constexpr int kVectors = 2, kChannels = 4;
     for (int first_row = 0; first_row < kOutSize; first_row += kCachedRows) {
       const int end_row = std::min(first_row + kCachedRows, kOutSize);
-      for (int row = 0; row < 3; row++) {
+      for (int tap = 0; tap < 9; tap += kGradTaps) {
         for (int out = 0; out < kOut; out += kVectors * kLanes) {
           for (int in = 0; in < kIn; in += kChannels) {
-            float* target = weight_grad + (row * 3 * kIn + in) * kOut + out;
-            Vec sums[3][kChannels][kVectors];
-            UNROLL for (int k = 0; k < 3; k++) {
+            float* target = weight_grad + (tap * kIn + in) * kOut + out;
+            Vec sums[kGradTaps][kChannels][kVectors];
+            UNROLL for (int k = 0; k < kGradTaps; k++) {
               UNROLL for (int i = 0; i < kChannels; i++) {
                 UNROLL for (int v = 0; v < kVectors; v++) {
                   sums[k][i][v] = load_floats(target + (k * kIn + i) * kOut + v * kLanes);
@@ -580,25 +611,27 @@ struct Conv {
               }
             }
             for (int h = first_row; h < end_row; h++) {
-              const int offset = (h * kStride + row) * kTapRow + in * kPack;
-              const Element *x0 = taps[0] + offset, *x1 = taps[1] + offset, *x2 = taps[2] + offset;
+              const Element* x[kGradTaps];
+              UNROLL for (int k = 0; k < kGradTaps; k++) {
+                x[k] = taps[tap % 3 + k] + (h * kStride + tap / 3) * kTapRow + in * kPack;
+              }
               const Element* g = grad + h * kGradPairRow + out * kPack;
               for (int w = 0; w < kOutSize / kPack; w++) {
                 Packed grads[kVectors];
                 UNROLL for (int v = 0; v < kVectors; v++) {
-                  grads[v] = load_packed(g + w * kOut * kPack + v * kLanes * kPack);
+                  grads[v] = in_register(load_packed(g + w * kOut * kPack + v * kLanes * kPack));
                 }
                 UNROLL for (int i = 0; i < kChannels; i++) {
                   const int step = w * kTapStep + i * kPack;
                   UNROLL for (int v = 0; v < kVectors; v++) {
-                    sums[0][i][v] = multiply_packed(sums[0][i][v], grads[v], broadcast_lane(x0 + step));
-                    sums[1][i][v] = multiply_packed(sums[1][i][v], grads[v], broadcast_lane(x1 + step));
-                    sums[2][i][v] = multiply_packed(sums[2][i][v], grads[v], broadcast_lane(x2 + step));
+                    UNROLL for (int k = 0; k < kGradTaps; k++) {
+                      sums[k][i][v] = multiply_packed(sums[k][i][v], grads[v], broadcast_lane(x[k] + step));
+                    }
                   }
                 }
               }
             }
-            UNROLL for (int k = 0; k < 3; k++) {
+            UNROLL for (int k = 0; k < kGradTaps; k++) {
               UNROLL for (int i = 0; i < kChannels; i++) {
                 UNROLL for (int v = 0; v < kVectors; v++) {
                   store_floats(target + (k * kIn + i) * kOut + v * kLanes, sums[k][i][v]);
@@ -615,7 +648,7 @@ struct Conv {
   // shortcut_grad, (n, out size, out size, kOut): what comes through the block's shortcut; null: none does.
   static void write_input_grad(const Scratch& scratch, const Layer& layer, int n, const Element* shortcut_grad,
                                Element* input_grad, const Element* g, bool last) {
-    constexpr int kVectors = kBackwardVectors, kPixels = kTile / kVectors;
+    constexpr int kVectors = kBackwardVectors;
     const Layer& previous = *layer.input.previous;
     const Element* raw = previous.output + ptrdiff_t{n} * kInImage;
     const Element* next_input = (layer.input.values ? layer.input.values + ptrdiff_t{n} * kInImage : raw) + kInImage;
@@ -634,10 +667,11 @@ struct Conv {
           prefetch(next_g, kOutImage, h, kInSize);
           prefetch(next_output, kOutImage, h, kInSize);
         }
-        for (int first_w = 0; first_w < kInSize; first_w += kPixels * kStride) {
+        for_tiles<kOutSize, kTile / kVectors>([&](int tile_w, auto num_pixels) ALWAYS_INLINE {
+          constexpr int kPixels = num_pixels;
           // With stride 2, input pixels of one parity are reached by the taps of the other: tap k of pixel h lies
           // at (h + k - 1) / 2. The pixels of a tile are of one parity.
-          for (int w = first_w; w < first_w + kStride; w++) {
+          for (int w = tile_w * kStride; w < (tile_w + 1) * kStride; w++) {
             Vec tile[kVectors][kPixels];
             if constexpr (kStride == 1) {
               compute_tile<kOut, kVectors, kPixels>(scratch.grad + h * kGradRow + w * kOut, kGradRow, kOut, kOut,
@@ -665,7 +699,7 @@ struct Conv {
               }
             }
           }
-        }
+        });
       }
       float* sums = previous.sums + ptrdiff_t{n} * 2 * kIn + block;
       UNROLL for (int v = 0; v < kVectors; v++) {
@@ -834,6 +868,41 @@ inline void transform_both(Transform transform, Load load_at, Store store_at) {
   }
 }
 
+// What is computed at once: several images, or some rows of tiles of one.
+struct Part {
+  int image, num_images, tile_row, num_tile_rows;
+};
+
+// Memory that is asked for while products are computed, to be in the cache when it is needed. Null: nothing.
+class Prefetches {
+ public:
+  void add(const float* p, ptrdiff_t num_floats) {
+    if (!p || num_floats <= 0) return;
+    ranges_[num_ranges_++] = {p, p + num_floats};
+    num_lines_ += static_cast<int>((num_floats + kLine - 1) / kLine);
+  }
+
+  // Say in how many steps to ask for it.
+  void divide(int num_steps) { step_lines_ = (num_lines_ + num_steps - 1) / num_steps; }
+
+  void step() {
+    for (int i = 0; i < step_lines_ && range_ < num_ranges_; i++) {
+      Range& range = ranges_[range_];
+      _mm_prefetch(reinterpret_cast<const char*>(range.next), _MM_HINT_T0);
+      range.next += kLine;
+      range_ += range.next >= range.end;
+    }
+  }
+
+ private:
+  static constexpr int kLine = 16;  // floats
+  struct Range {
+    const float *next, *end;
+  };
+  Range ranges_[5];
+  int num_ranges_ = 0, range_ = 0, num_lines_ = 0, step_lines_ = 0;
+};
+
 template <int kChannels, int kSize>
 struct Winograd {
   using Direct = Conv<kChannels, kChannels, kSize, 1>;
@@ -843,20 +912,61 @@ struct Winograd {
   static constexpr int kImageTiles = kTiles * kTiles;
   static constexpr int kPaddedSize = 4 * kTiles + 2;
   static constexpr int kRow = kPaddedSize * kChannels;             // elements of a row of a padded image
-  static constexpr int kGroup = std::max(1, kGroupTiles / kImageTiles);  // images whose tiles are multiplied at once
-  static constexpr int kRows = kTile / 2;                          // of the registers that hold a matrix product's sums
-  static constexpr int kGroupRows = (kGroup * kImageTiles + kRows - 1) / kRows * kRows;
+  // A part is kImages images, or 1 / kParts of an image: kPartRows rows of tiles.
+  static constexpr int kImages = std::max(1, kPartTiles / kImageTiles);
+  static constexpr int kParts = (kImageTiles - 1) / kPartTiles + 1;
+  static constexpr int kPartRows = (kTiles - 1) / kParts + 1;
   static constexpr int kVectors = std::min(2, kChannels / kLanes);
   static constexpr int kBlock = kVectors * kLanes;                 // output channels that are computed at once
+  static constexpr int kRows = kTile / 2;                          // rows of a product that are computed at once
+  static constexpr int kMaxRows = (kImages * kPartRows * kTiles - 1) / kRows * kRows + kRows;
   // Floats from position to position; a line more than a power of two, which would fall on few sets of the cache.
-  static constexpr int kPosition = kGroupRows * kChannels + 16;
-  static constexpr int kBlockPosition = kGroupRows * kBlock + 16;
+  static constexpr int kPosition = kMaxRows * kChannels + 16;
+  static constexpr int kProductPosition = kMaxRows * kBlock + 16;
   static constexpr int kGradPosition = kChannels * kChannels + 16;
+  static_assert(kPositions * kPosition <= kMaxTransformed);
 
-  // Transform a padded image's input, of a convolution or its data gradient, to target[position][tile][channel].
-  static void transform_image(const float* padded, float* target) {
+  static int tiles_of(Part part) { return part.num_images * part.num_tile_rows * kTiles; }
+  static int rows_of(Part part) { return (tiles_of(part) + kRows - 1) / kRows * kRows; }
+
+  // Where a part begins in an image, in rows of pixels: those that it is the first to read, and those that it writes.
+  static int first_read(Part part) { return part.tile_row == 0 ? 0 : 4 * part.tile_row + 1; }
+  static int first_written(Part part) { return 4 * part.tile_row; }
+  static int end_read(Part part) { return std::min(kSize, 4 * (part.tile_row + part.num_tile_rows) + 1); }
+  static int end_written(Part part) { return std::min(kSize, 4 * (part.tile_row + part.num_tile_rows)); }
+
+  // Ask for what a part reads, or writes, of a tensor.
+  static void prefetch_read(Prefetches& prefetches, const float* values, Part part) {
+    const ptrdiff_t offset = ptrdiff_t{part.image} * kImage + first_read(part) * kSize * kChannels;
+    const int num_rows = (part.num_images - 1) * kSize + end_read(part) - first_read(part);
+    if (values) prefetches.add(values + offset, num_rows * kSize * kChannels);
+  }
+  static void prefetch_written(Prefetches& prefetches, const float* values, Part part) {
+    const ptrdiff_t offset = ptrdiff_t{part.image} * kImage + first_written(part) * kSize * kChannels;
+    const int num_rows = (part.num_images - 1) * kSize + end_written(part) - first_written(part);
+    if (values) prefetches.add(values + offset, num_rows * kSize * kChannels);
+  }
+
+  // Call action(part, next part) with the parts of images begin ... end - 1; after the last comes one of no images.
+  // The parts of an image follow each other from the top.
+  template <typename Action>
+  static void for_parts(int begin, int end, bool descending, Action action) {
+    const int num_groups = (end - begin - 1) / kImages + 1;
+    const auto part_at = [=](int i) -> Part {
+      const int group = i / kParts, tile_row = i % kParts * kPartRows;
+      if (group == num_groups) return {begin, 0, 0, 0};
+      const int first = begin + (descending ? num_groups - 1 - group : group) * kImages;
+      return {first, std::min(kImages, end - first), tile_row, std::min(kPartRows, kTiles - tile_row)};
+    };
+    for (int i = 0; i < num_groups * kParts; i++) action(part_at(i), part_at(i + 1));
+  }
+
+  // Transform a part of a padded image, input of a convolution or of its data gradient, to
+  // target[position][tile][channel].
+  static void transform_image(const float* padded, Part part, float* target) {
     alignas(64) float columns[6][kRow];
-    for (int tile_row = 0; tile_row < kTiles; tile_row++, padded += 4 * kRow) {
+    padded += part.tile_row * 4 * kRow;
+    for (int tile_row = 0; tile_row < part.num_tile_rows; tile_row++, padded += 4 * kRow) {
       for (int x = 0; x < kRow; x += kLanes) {
         Vec from[6], to[6];
         UNROLL for (int i = 0; i < 6; i++) from[i] = load_floats(padded + i * kRow + x);
@@ -877,10 +987,11 @@ struct Winograd {
     }
   }
 
-  // Transform a padded image of the output's gradient, for the weight gradient, to target[position][tile][channel].
-  static void transform_grad(const float* padded, float* target) {
-    for (int tile = 0; tile < kImageTiles; tile++) {
-      const float* from = padded + (tile / kTiles * 4 + 1) * kRow + (tile % kTiles * 4 + 1) * kChannels;
+  // Transform a part of a padded image of the output's gradient, for the weight gradient, likewise.
+  static void transform_grad(const float* padded, Part part, float* target) {
+    padded += (part.tile_row * 4 + 1) * kRow + kChannels;
+    for (int tile = 0; tile < part.num_tile_rows * kTiles; tile++) {
+      const float* from = padded + tile / kTiles * 4 * kRow + tile % kTiles * 4 * kChannels;
       for (int c = 0; c < kChannels; c += kLanes) {
         float* out = target + tile * kChannels + c;
         Vec half[6][4];
@@ -899,22 +1010,21 @@ struct Winograd {
     }
   }
 
-  // Clear what lies between the tiles of num_images and the rows that are multiplied.
-  static void clear_rest(float* transformed, int num_images) {
-    const int num_tiles = num_images * kImageTiles;
-    const int num_rest = rows_of(num_images) - num_tiles;
+  // Clear what lies between the tiles of a part and the rows that are multiplied.
+  static void clear_rest(float* transformed, Part part) {
+    const int num_tiles = tiles_of(part), num_rest = rows_of(part) - num_tiles;
     if (num_rest == 0) return;
     for (int p = 0; p < kPositions; p++) {
       memset(transformed + p * kPosition + num_tiles * kChannels, 0, num_rest * kChannels * sizeof(float));
     }
   }
 
-  static int rows_of(int num_images) { return (num_images * kImageTiles + kRows - 1) / kRows * kRows; }
-
   // product[position][tile][kBlock] = transformed[position][tile][kChannels] * weight[position][kChannels][kBlock]
-  static void multiply_positions(const float* transformed, const float* weight, float* product, int num_rows) {
+  static void multiply_positions(const float* transformed, const float* weight, float* product, int num_rows,
+                                 Prefetches& prefetches) {
     for (int p = 0; p < kPositions; p++, weight += kChannels * kBlock) {
       for (int row = 0; row < num_rows; row += kRows) {
+        prefetches.step();
         const float* x = transformed + p * kPosition + row * kChannels;
         Vec sums[kRows][kVectors];
         UNROLL for (int r = 0; r < kRows; r++) {
@@ -923,13 +1033,15 @@ struct Winograd {
 #pragma GCC unroll 4
         for (int k = 0; k < kChannels; k++) {
           Vec weights[kVectors];
-          UNROLL for (int v = 0; v < kVectors; v++) weights[v] = load_floats(weight + k * kBlock + v * kLanes);
+          UNROLL for (int v = 0; v < kVectors; v++) {
+            weights[v] = in_register(load_floats(weight + k * kBlock + v * kLanes));
+          }
           UNROLL for (int r = 0; r < kRows; r++) {
             const Vec value = splat(x[r * kChannels + k]);
             UNROLL for (int v = 0; v < kVectors; v++) sums[r][v] = multiply_add(value, weights[v], sums[r][v]);
           }
         }
-        float* out = product + p * kBlockPosition + row * kBlock;
+        float* out = product + p * kProductPosition + row * kBlock;
         UNROLL for (int r = 0; r < kRows; r++) {
           UNROLL for (int v = 0; v < kVectors; v++) store_floats(out + r * kBlock + v * kLanes, sums[r][v]);
         }
@@ -939,10 +1051,11 @@ struct Winograd {
 
   // weight_grad[position][in][out] = or += sum over tiles of input[position][tile][in] * grad[position][tile][out]
   static void multiply_for_weight_grad(const float* input, const float* grad, float* weight_grad, int num_rows,
-                                       bool first) {
+                                       bool first, Prefetches& prefetches) {
     for (int p = 0; p < kPositions; p++) {
       for (int out = 0; out < kChannels; out += kBlock) {
         for (int in = 0; in < kChannels; in += kRows) {
+          prefetches.step();
           const float *x = input + p * kPosition + in, *g = grad + p * kPosition + out;
           float* target = weight_grad + p * kGradPosition + in * kChannels + out;
           Vec sums[kRows][kVectors];
@@ -953,7 +1066,7 @@ struct Winograd {
           }
           for (int row = 0; row < num_rows; row++, x += kChannels, g += kChannels) {
             Vec grads[kVectors];
-            UNROLL for (int v = 0; v < kVectors; v++) grads[v] = load_floats(g + v * kLanes);
+            UNROLL for (int v = 0; v < kVectors; v++) grads[v] = in_register(load_floats(g + v * kLanes));
             UNROLL for (int r = 0; r < kRows; r++) {
               const Vec value = splat(x[r]);
               UNROLL for (int v = 0; v < kVectors; v++) sums[r][v] = multiply_add(value, grads[v], sums[r][v]);
@@ -971,84 +1084,123 @@ struct Winograd {
 
   // Transform the products of a tile back: take(pixel row, pixel column, values) gets each of the image's pixels.
   template <typename Take>
-  static void transform_tile(const float* product, int tile, Take take) {
+  static void transform_tile(const float* product, int tile_row, int tile_column, Take take) {
     Vec half[4][6];
     UNROLL for (int j = 0; j < 6; j++) {
       Vec m[6], y[4];
-      UNROLL for (int i = 0; i < 6; i++) m[i] = load_floats(product + (6 * i + j) * kBlockPosition);
+      UNROLL for (int i = 0; i < 6; i++) m[i] = load_floats(product + (6 * i + j) * kProductPosition);
       transform_output(m, y);
       UNROLL for (int i = 0; i < 4; i++) half[i][j] = y[i];
     }
-    const int first_row = tile / kTiles * 4, first_column = tile % kTiles * 4;
     UNROLL for (int i = 0; i < 4; i++) {
       Vec y[4];
       transform_output(half[i], y);
       UNROLL for (int j = 0; j < 4; j++) {
-        if (kSize % 4 == 0 || (first_row + i < kSize && first_column + j < kSize)) {
-          take(first_row + i, first_column + j, y[j]);
-        }
+        const int h = 4 * tile_row + i, w = 4 * tile_column + j;
+        if (kSize % 4 == 0 || (h < kSize && w < kSize)) take(h, w, y[j]);
       }
     }
   }
 
-  static void copy_input(float* padded, const float* values) {
-    for (int h = 0; h < kSize; h++) {
-      memcpy(padded + (h + 1) * kRow + kChannels, values + h * kSize * kChannels, kSize * kChannels * sizeof(float));
+  // Multiply the part that lies transformed in scratch.first with the weight and transform the products back:
+  // take(pixel, channel, values, sum, other sum) gets each register of pixels, by their offset from the part's first
+  // image, and adds to the sums, which are per channel. Their totals go to sums (n, 2, kChannels), which parts of one
+  // image share.
+  template <typename Take>
+  static void multiply_back(WinogradScratch& scratch, const float* weight, Part part, float* sums,
+                            Prefetches& prefetches, Take take) {
+    sums += ptrdiff_t{part.image} * 2 * kChannels;
+    for (int block = 0; block < kChannels; block += kBlock, weight += kPositions * kChannels * kBlock) {
+      multiply_positions(scratch.first, weight, scratch.product, rows_of(part), prefetches);
+      const float* product = scratch.product;
+      for (int i = 0; i < part.num_images; i++) {
+        float* image_sums = sums + i * 2 * kChannels + block;
+        Vec totals[2][kVectors];
+        UNROLL for (int v = 0; v < kVectors; v++) {
+          totals[0][v] = part.tile_row == 0 ? zero() : load_floats(image_sums + v * kLanes);
+          totals[1][v] = part.tile_row == 0 ? zero() : load_floats(image_sums + kChannels + v * kLanes);
+        }
+        for (int tile_row = part.tile_row; tile_row < part.tile_row + part.num_tile_rows; tile_row++) {
+          for (int tile_column = 0; tile_column < kTiles; tile_column++, product += kBlock) {
+            UNROLL for (int v = 0; v < kVectors; v++) {
+              const int channel = block + v * kLanes;
+              Vec sum = zero(), other_sum = zero();
+              transform_tile(product + v * kLanes, tile_row, tile_column, [&](int h, int w, Vec y) {
+                take(i * kImage + (h * kSize + w) * kChannels + channel, channel, y, sum, other_sum);
+              });
+              totals[0][v] = add(totals[0][v], sum);
+              totals[1][v] = add(totals[1][v], other_sum);
+            }
+          }
+        }
+        UNROLL for (int v = 0; v < kVectors; v++) {
+          store_floats(image_sums + v * kLanes, totals[0][v]);
+          store_floats(image_sums + kChannels + v * kLanes, totals[1][v]);
+        }
+      }
     }
   }
 
   static void forward(const Layer& layer, int num_images, int num_threads) {
-    const Input& input = layer.input;
-    const Layer& previous = *input.previous;
+    // Threads take several images at a time: what comes next is then known and can be asked for.
+    const int run = std::max(kImages, (num_images - 1) / (4 * num_threads) + 1), num_runs = (num_images - 1) / run + 1;
 #pragma omp parallel num_threads(num_threads)
     {
       WinogradScratch& scratch = thread_winograd_scratch();
-      memset(scratch.padded, 0, kPaddedSize * kRow * sizeof(float));
+      memset(scratch.input, 0, kPaddedSize * kRow * sizeof(float));
 #pragma omp for schedule(dynamic, 1)
-      for (int first = 0; first < num_images; first += kGroup) {
-        const int count = std::min(kGroup, num_images - first);
-        for (int i = 0; i < count; i++) {
-          const ptrdiff_t offset = ptrdiff_t{first + i} * kImage;
-          activate_rows<kChannels, kSize>(scratch.padded + kRow + kChannels, kRow, previous, previous.output + offset,
-                                          Direct::image_shortcut(input, first + i),
-                                          input.values ? input.values + offset : nullptr);
-          transform_image(scratch.padded, scratch.first + i * kImageTiles * kChannels);
-        }
-        clear_rest(scratch.first, count);
-        for (int block = 0; block < kChannels; block += kBlock) {
-          multiply_positions(scratch.first, layer.forward_weight + block * kPositions * kChannels, scratch.product,
-                             rows_of(count));
-          for (int i = 0; i < count; i++) {
-            float* out = layer.output + ptrdiff_t{first + i} * kImage + block;
-            Vec totals[2][kVectors];
-            UNROLL for (int v = 0; v < kVectors; v++) totals[0][v] = totals[1][v] = zero();
-            for (int tile = 0; tile < kImageTiles; tile++) {
-              UNROLL for (int v = 0; v < kVectors; v++) {
-                Vec sum = zero(), square_sum = zero();
-                transform_tile(scratch.product + (i * kImageTiles + tile) * kBlock + v * kLanes, tile,
-                               [&](int h, int w, Vec y) {
-                                 store_floats(out + (h * kSize + w) * kChannels + v * kLanes, y);
-                                 sum = add(sum, y);
-                                 square_sum = multiply_add(y, y, square_sum);
-                               });
-                totals[0][v] = add(totals[0][v], sum);
-                totals[1][v] = add(totals[1][v], square_sum);
-              }
-            }
-            float* sums = layer.sums + ptrdiff_t{first + i} * 2 * kChannels + block;
-            UNROLL for (int v = 0; v < kVectors; v++) {
-              store_floats(sums + v * kLanes, totals[0][v]);
-              store_floats(sums + kChannels + v * kLanes, totals[1][v]);
-            }
-          }
-        }
+      for (int i = 0; i < num_runs; i++) {
+        const int begin = (layer.descending ? num_runs - 1 - i : i) * run;
+        for_parts(begin, std::min(begin + run, num_images), layer.descending,
+                  [&](Part part, Part next) { forward_part(scratch, layer, part, next); });
       }
     }
   }
 
-  // Write a * g + b * output + c of an image, padded.
-  static void load_output_grad(float* padded, const Layer& layer, const float* g, const float* output) {
-    for (int h = 0; h < kSize; h++) {
+  static void forward_part(WinogradScratch& scratch, const Layer& layer, Part part, Part next) {
+    const Input& input = layer.input;
+    for (int i = 0; i < part.num_images; i++) {
+      activate_part(scratch, input, part, i, input.values);
+      transform_image(scratch.input, part, scratch.first + i * kImageTiles * kChannels);
+    }
+    clear_rest(scratch.first, part);
+
+    Prefetches prefetches;
+    prefetch_written(prefetches, layer.output, part);
+    if (next.num_images > 0) {
+      prefetch_read(prefetches, input.previous->output, next);
+      prefetch_read(prefetches, input.values, next);
+      const ImageShortcut shortcut = Direct::image_shortcut(input, next.image);
+      const int num_rows = (next.num_images - 1) * kSize + end_read(next) - first_read(next);
+      if (shortcut.values) {
+        prefetches.add(shortcut.values + first_read(next) * shortcut.row_step, num_rows * shortcut.row_step);
+      }
+    }
+    prefetches.divide(kPositions * rows_of(part) / kRows * (kChannels / kBlock));
+    float* output = layer.output + ptrdiff_t{part.image} * kImage;
+    multiply_back(scratch, layer.forward_weight, part, layer.sums, prefetches,
+                  [=](int pixel, int, Vec y, Vec& sum, Vec& square_sum) {
+                    store_floats(output + pixel, y);
+                    sum = add(sum, y);
+                    square_sum = multiply_add(y, y, square_sum);
+                  });
+  }
+
+  // Compute what a part is the first to read of the input of its image i, into scratch.input. `kept`, unless null, gets
+  // it too.
+  static void activate_part(WinogradScratch& scratch, const Input& input, Part part, int i, float* kept) {
+    const int first_row = first_read(part);
+    const ptrdiff_t offset = ptrdiff_t{part.image + i} * kImage + first_row * kSize * kChannels;
+    ImageShortcut shortcut = Direct::image_shortcut(input, part.image + i);
+    if (shortcut.values) shortcut.values += first_row * shortcut.row_step;
+    activate_rows<kChannels, kSize>(scratch.input + (first_row + 1) * kRow + kChannels, end_read(part) - first_row, kRow,
+                                    *input.previous, input.previous->output + offset, shortcut,
+                                    kept ? kept + offset : nullptr);
+  }
+
+  // Write a * g + b * output + c, what a part is the first to read of an image, padded.
+  static void load_output_grad(float* padded, const Layer& layer, Part part, const float* g, const float* output) {
+    for (int h = first_read(part); h < end_read(part); h++) {
       float* row = padded + (h + 1) * kRow + kChannels;
       for (int channel = 0; channel < kChannels; channel += kLanes) {
         const Vec a = load_floats(layer.a + channel), b = load_floats(layer.b + channel);
@@ -1062,92 +1214,98 @@ struct Winograd {
     }
   }
 
-  static void write_input_grad(const float* product, const Layer& layer, int n, int block, const float* shortcut_grad,
-                               float* input_grad) {
-    const Layer& previous = *layer.input.previous;
-    const ptrdiff_t offset = ptrdiff_t{n} * kImage + block;
-    const float* raw = previous.output + offset;
-    const float* values = layer.input.values ? layer.input.values + offset : nullptr;
-    const float* shortcut = shortcut_grad ? shortcut_grad + offset : nullptr;
-    float* out = input_grad + offset;
-    Vec totals[2][kVectors];
-    UNROLL for (int v = 0; v < kVectors; v++) totals[0][v] = totals[1][v] = zero();
-    for (int tile = 0; tile < kImageTiles; tile++) {
-      UNROLL for (int v = 0; v < kVectors; v++) {
-        const Vec scale = load_floats(previous.scale + block + v * kLanes);
-        const Vec shift = load_floats(previous.shift + block + v * kLanes);
-        Vec sum = zero(), product_sum = zero();
-        transform_tile(product + tile * kBlock + v * kLanes, tile, [&](int h, int w, Vec y) {
-          const int pixel = (h * kSize + w) * kChannels + v * kLanes;
-          const Vec x = load_floats(raw + pixel);
-          if (shortcut) y = add(y, load_floats(shortcut + pixel));
-          y = mask_by(values ? load_floats(values + pixel) : multiply_add(x, scale, shift), y);
-          store_floats(out + pixel, y);
-          sum = add(sum, y);
-          product_sum = multiply_add(y, x, product_sum);
-        });
-        totals[0][v] = add(totals[0][v], sum);
-        totals[1][v] = add(totals[1][v], product_sum);
-      }
-    }
-    float* sums = previous.sums + ptrdiff_t{n} * 2 * kChannels + block;
-    UNROLL for (int v = 0; v < kVectors; v++) {
-      store_floats(sums + v * kLanes, totals[0][v]);
-      store_floats(sums + kChannels + v * kLanes, totals[1][v]);
-    }
-  }
-
   static void backward(const Layer& layer, int num_images, const float* g, const float* shortcut_grad,
                        float* input_grad, float* chunk_grads, int num_threads) {
-    const Input& input = layer.input;
-    const Layer& previous = *input.previous;
 #pragma omp parallel num_threads(num_threads)
     {
       WinogradScratch& scratch = thread_winograd_scratch();
-      memset(scratch.padded, 0, kPaddedSize * kRow * sizeof(float));
+      memset(scratch.input, 0, kPaddedSize * kRow * sizeof(float));
+      memset(scratch.grad, 0, kPaddedSize * kRow * sizeof(float));
 #pragma omp for schedule(dynamic, 1)
-      for (int chunk = 0; chunk < kNumChunks; chunk++) {
+      for (int i = 0; i < kNumChunks; i++) {
+        const int chunk = layer.descending ? i : kNumChunks - 1 - i;
         const int begin = chunk * num_images / kNumChunks, end = (chunk + 1) * num_images / kNumChunks;
+        float* chunk_grad = chunk_grads + chunk * Direct::kWeights;
         if (begin == end) {
-          memset(chunk_grads + chunk * Direct::kWeights, 0, Direct::kWeights * sizeof(float));
+          memset(chunk_grad, 0, Direct::kWeights * sizeof(float));
           continue;
         }
-        for (int first = begin; first < end; first += kGroup) {
-          const int count = std::min(kGroup, end - first), num_rows = rows_of(count);
-          for (int i = 0; i < count; i++) {
-            const ptrdiff_t offset = ptrdiff_t{first + i} * kImage, tiles = i * kImageTiles * kChannels;
-            load_output_grad(scratch.padded, layer, g + offset, layer.output + offset);
-            transform_image(scratch.padded, scratch.first + tiles);
-            transform_grad(scratch.padded, scratch.second + tiles);
-          }
-          clear_rest(scratch.first, count);
-          clear_rest(scratch.second, count);
-          for (int block = 0; block < kChannels; block += kBlock) {
-            multiply_positions(scratch.first, layer.backward_weight + block * kPositions * kChannels, scratch.product,
-                               num_rows);
-            for (int i = 0; i < count; i++) {
-              write_input_grad(scratch.product + i * kImageTiles * kBlock, layer, first + i, block, shortcut_grad,
-                               input_grad);
-            }
-          }
-          for (int i = 0; i < count; i++) {
-            const ptrdiff_t offset = ptrdiff_t{first + i} * kImage;
-            if (input.values) {
-              copy_input(scratch.padded, input.values + offset);
-            } else {
-              activate_rows<kChannels, kSize>(scratch.padded + kRow + kChannels, kRow, previous,
-                                              previous.output + offset, {nullptr, 0, 0}, nullptr);
-            }
-            transform_image(scratch.padded, scratch.first + i * kImageTiles * kChannels);
-          }
-          clear_rest(scratch.first, count);
-          multiply_for_weight_grad(scratch.first, scratch.second, scratch.weight_grad, num_rows, first == begin);
-        }
-        write_chunk_grad(scratch.weight_grad, chunk_grads + chunk * Direct::kWeights);
+        bool first = true;
+        for_parts(begin, end, !layer.descending, [&](Part part, Part next) {
+          write_input_grad(scratch, layer, part, g, shortcut_grad, input_grad);
+          add_weight_grad(scratch, layer, part, next, g, first);
+          first = false;
+        });
+        write_chunk_grad(scratch.weight_grad, chunk_grad);
       }
 #pragma omp for schedule(static)
       for (int in = 0; in < kChannels; in++) Direct::add_chunks(layer, chunk_grads, in);
     }
+  }
+
+  // Write the input's gradient, masked by ReLU, and its sums to the previous layer's. Leave the output's gradient in
+  // scratch.second, transformed.
+  static void write_input_grad(WinogradScratch& scratch, const Layer& layer, Part part, const float* g,
+                               const float* shortcut_grad, float* input_grad) {
+    const Layer& previous = *layer.input.previous;
+    const ptrdiff_t offset = ptrdiff_t{part.image} * kImage;
+    for (int i = 0; i < part.num_images; i++) {
+      const int image = i * kImage, tiles = i * kImageTiles * kChannels;
+      load_output_grad(scratch.grad, layer, part, g + offset + image, layer.output + offset + image);
+      transform_image(scratch.grad, part, scratch.first + tiles);
+      transform_grad(scratch.grad, part, scratch.second + tiles);
+    }
+    clear_rest(scratch.first, part);
+    clear_rest(scratch.second, part);
+
+    Prefetches prefetches;
+    prefetch_written(prefetches, previous.output, part);
+    prefetch_written(prefetches, layer.input.values, part);
+    prefetch_written(prefetches, shortcut_grad, part);
+    prefetch_written(prefetches, input_grad, part);
+    prefetches.divide(kPositions * rows_of(part) / kRows);  // while the first block is multiplied
+    const float* raw = previous.output + offset;
+    const float* values = layer.input.values ? layer.input.values + offset : nullptr;
+    const float* shortcut = shortcut_grad ? shortcut_grad + offset : nullptr;
+    float* target = input_grad + offset;
+    const float *scale = previous.scale, *shift = previous.shift;
+    multiply_back(scratch, layer.backward_weight, part, previous.sums, prefetches,
+                  [=](int pixel, int channel, Vec y, Vec& sum, Vec& product_sum) {
+                    const Vec x = load_floats(raw + pixel);
+                    if (shortcut) y = add(y, load_floats(shortcut + pixel));
+                    y = mask_by(values ? load_floats(values + pixel)
+                                       : multiply_add(x, load_floats(scale + channel), load_floats(shift + channel)),
+                                y);
+                    store_floats(target + pixel, y);
+                    sum = add(sum, y);
+                    product_sum = multiply_add(y, x, product_sum);
+                  });
+  }
+
+  // Add a part's share of the weight gradient to scratch.weight_grad, or let it begin with that.
+  static void add_weight_grad(WinogradScratch& scratch, const Layer& layer, Part part, Part next, const float* g,
+                              bool first) {
+    const Input& input = layer.input;
+    for (int i = 0; i < part.num_images; i++) {
+      if (input.values) {
+        const float* values = input.values + ptrdiff_t{part.image + i} * kImage;
+        for (int h = first_read(part); h < end_read(part); h++) {
+          memcpy(scratch.input + (h + 1) * kRow + kChannels, values + h * kSize * kChannels,
+                 kSize * kChannels * sizeof(float));
+        }
+      } else {
+        activate_part(scratch, input, part, i, nullptr);
+      }
+      transform_image(scratch.input, part, scratch.first + i * kImageTiles * kChannels);
+    }
+    clear_rest(scratch.first, part);
+    Prefetches prefetches;
+    if (next.num_images > 0) {
+      prefetch_read(prefetches, g, next);
+      prefetch_read(prefetches, layer.output, next);
+    }
+    prefetches.divide(kPositions * (kChannels / kBlock) * (kChannels / kRows));
+    multiply_for_weight_grad(scratch.first, scratch.second, scratch.weight_grad, rows_of(part), first, prefetches);
   }
 
   // Transform the weight gradient back to [3][3][in][out].
@@ -1222,10 +1380,10 @@ template <typename Action>
 void with_conv(const Layer& layer, Action action) {
   const bool same = layer.in_channels == layer.out_channels;
   switch (layer.in_channels) {
-    case 3: return action(Conv<4, 16, 32, 1>{});
-    case 16: return same ? action(Stride1<16, 32>{}) : action(Conv<16, 32, 32, 2>{});
-    case 32: return same ? action(Stride1<32, 16>{}) : action(Conv<32, 64, 16, 2>{});
-    default: return action(Stride1<64, 8>{});
+    case 3: return action(Conv<4, 16, kImageSize, 1>{});
+    case 16: return same ? action(Stride1<16, kImageSize>{}) : action(Conv<16, 32, kImageSize, 2>{});
+    case 32: return same ? action(Stride1<32, kImageSize / 2>{}) : action(Conv<32, 64, kImageSize / 2, 2>{});
+    default: return action(Stride1<64, kLastSize>{});
   }
 }
 
@@ -1299,15 +1457,15 @@ int64_t packed_size(int in_channels, int out_channels) {
   return int64_t{9} * std::max(in_channels, 4) * out_channels;  // images have a fourth channel of zeros
 }
 
-// Convert images, float (n, 3, 32, 32) with strides in elements, to elements (n, 32, 32, 4).
+// Convert images, float (n, 3, size, size) with strides in elements, to elements (n, size, size, 4).
 void load_images(int num_images, const float* images, int64_t image_stride, int64_t channel_stride, int64_t row_stride,
                  int64_t column_stride, Element* values, int num_threads) {
 #pragma omp parallel for schedule(static) num_threads(num_threads)
   for (int n = 0; n < num_images; n++) {
-    Element* pixel = values + ptrdiff_t{n} * 32 * 32 * 4;
-    for (int h = 0; h < 32; h++) {
+    Element* pixel = values + ptrdiff_t{n} * kImageSize * kImageSize * 4;
+    for (int h = 0; h < kImageSize; h++) {
       const float* row = images + n * image_stride + h * row_stride;
-      for (int w = 0; w < 32; w++, row += column_stride, pixel += 4) {
+      for (int w = 0; w < kImageSize; w++, row += column_stride, pixel += 4) {
         for (int c = 0; c < 3; c++) pixel[c] = to_element(row[c * channel_stride]);
         pixel[3] = 0;
       }
@@ -1345,10 +1503,10 @@ void layer_backward(const Layer* layer, int num_images, const Element* g, const 
   });
 }
 
-// Compute the last block's output, input->values (n, 8, 8, 64), and its mean over pixels, (n, 64).
+// Compute the last block's output, input->values (n, last size, last size, 64), and its mean over pixels, (n, 64).
 void pool_forward(const Input* input, int num_images, float* pooled, int num_threads) {
-  using Last = Conv<64, 64, 8, 1>;
-  constexpr int kChannels = 64, kPixels = 64;
+  using Last = Conv<64, 64, kLastSize, 1>;
+  constexpr int kChannels = 64, kPixels = kLastSize * kLastSize;
   const Layer& previous = *input->previous;
 #pragma omp parallel for schedule(static) num_threads(num_threads)
   for (int n = 0; n < num_images; n++) {
@@ -1359,7 +1517,7 @@ void pool_forward(const Input* input, int num_images, float* pooled, int num_thr
       const Vec scale = load_floats(previous.scale + c), shift = load_floats(previous.shift + c);
       Vec sum = zero();
       for (int p = 0; p < kPixels; p++) {
-        const Element* y = shortcut.values + p / 8 * shortcut.row_step + p % 8 * kChannels + c;
+        const Element* y = shortcut.values + p / kLastSize * shortcut.row_step + p % kLastSize * kChannels + c;
         const Vec x = activate(raw + p * kChannels + c, scale, shift, c < shortcut.channels ? y : nullptr);
         store(values + p * kChannels + c, x);
         sum = add(sum, x);
@@ -1369,9 +1527,9 @@ void pool_forward(const Input* input, int num_images, float* pooled, int num_thr
   }
 }
 
-// The gradient of the mean, masked by ReLU, to g (n, 8, 8, 64), and its sums to the previous layer's.
+// The gradient of the mean, masked by ReLU, to g (n, last size, last size, 64), and its sums to the previous layer's.
 void pool_backward(const Input* input, int num_images, const float* pooled_grad, Element* g, int num_threads) {
-  constexpr int kChannels = 64, kPixels = 64;
+  constexpr int kChannels = 64, kPixels = kLastSize * kLastSize;
   const Layer& previous = *input->previous;
 #pragma omp parallel for schedule(static) num_threads(num_threads)
   for (int n = 0; n < num_images; n++) {

@@ -20,6 +20,7 @@ from deepres.training.device import find_compiler
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+SIZES = (16, 24, 32)  # rows and columns of images
 PRECISION_FLAGS = {"float32": ("-DDEEPRES_FLOAT32",), "bfloat16": ()}
 # What the processor must have, as torch.cpu.get_capabilities names it: all of one of these.
 AVX2 = ("avx2", "fma3")
@@ -48,6 +49,7 @@ class Layer(ctypes.Structure):
     _fields_ = (
         ("in_channels", c_int64),
         ("out_channels", c_int64),
+        ("descending", c_int64),
         ("input", Input),
         ("output", c_void_p),
         ("forward_weight", c_void_p),
@@ -90,11 +92,12 @@ FUNCTIONS = {
 }
 
 
-def load_kernels(precision: str) -> ctypes.CDLL:
+def load_kernels(precision: str, size: int = 32) -> ctypes.CDLL:
     """Return the compiled kernels, compiling them where the cache has none for this machine (some seconds).
 
     Args:
         precision: of activations and packed weights, "float32" or "bfloat16".
+        size: rows and columns of the images, one of `SIZES`.
 
     Raises:
         KernelsUnavailable: no such precision, a processor without AVX2 (for bfloat16: without AVX-512 and its
@@ -110,10 +113,10 @@ def load_kernels(precision: str) -> ctypes.CDLL:
     if compiler is None:
         raise KernelsUnavailable("there is no C++ compiler")
 
-    command = [compiler, *FLAGS, *PRECISION_FLAGS[precision]]
+    command = [compiler, *FLAGS, *PRECISION_FLAGS[precision], f"-DDEEPRES_SIZE={size}"]
     version = _run([compiler, "--version"])
     identity = repr((SOURCE.read_bytes(), command, version, sorted(capabilities.items())))
-    name = f"{precision}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    name = f"{precision}-{size}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     library = _find_or_build(command, name)
     try:
         kernels = ctypes.CDLL(str(library))
