@@ -5,21 +5,34 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 RUN_DIR ?= runs/reproduce
+RUNS ?= runs/table
+RECIPE ?= fast
+SEEDS ?= 1
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help reproduce test lint types unit format readme lock clean
+.PHONY: help reproduce reproduce-table test extras lint types unit format readme lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
 
 reproduce: $(READY)  ## fetch CIFAR-10, train ResNet-20, show its test error beside the paper's
 	$(BIN)/deepres fetch
 	@test -f $(RUN_DIR)/result.json || $(BIN)/deepres bench resnet20 --recipe fast
 	$(BIN)/deepres train resnet20 --recipe fast --seed 0 --run-dir $(RUN_DIR)
 
+reproduce-table: $(READY)  ## the paper's table: eight nets, statistics, report (RECIPE=fast or paper, SEEDS=1)
+	$(BIN)/deepres fetch
+	$(BIN)/deepres grid --recipes $(RECIPE) --seeds $(SEEDS) --out $(RUNS)
+	$(BIN)/deepres results $(RUNS)
+	$(BIN)/deepres report $(RUNS) --out $(RUNS)/report
+
 test: lint types unit  ## lint, types and the whole test suite
+
+extras: $(READY)  ## install TensorFlow and timm (1.5 GB) and test with them
+	@PIP_CONSTRAINT='$(CURDIR)/constraints.txt' $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[tensorflow,timm]'
+	$(BIN)/pytest tests/export tests/test_hub.py -k 'tensorflow or timm'
 
 lint: $(READY)  ## check style and formatting
 	$(BIN)/ruff check .
@@ -27,7 +40,7 @@ lint: $(READY)  ## check style and formatting
 
 types: $(READY)  ## check types
 	$(BIN)/mypy
-	$(BIN)/mypy --strict benchmarks/*.py tools/*.py
+	$(BIN)/mypy --strict benchmarks/*.py examples/*.py tools/*.py
 
 unit: $(READY)  ## the tests alone
 	$(BIN)/pytest -n 2

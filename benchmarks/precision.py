@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py --out benchmarks/results/precision.json
 
-`fused` are the kernels, `eager` is plain torch, whose bfloat16 is autocast. ResNet-20, recipe `fast` cut to
+`fused` are the kernels, `eager` is plain torch, whose bfloat16 is autocast. ResNet-20, recipe `one-cycle` cut to
 a few epochs, trained on the 45,000 images of the 45k/5k split; errors are those of the 5,000 validation images at the
 last step. Runs are kept under runs/precision, so that an interrupted study goes on.
 """
@@ -22,7 +22,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 import torch
 
 from deepres.data.cifar10 import load_cifar10
-from deepres.recipes import fast
+from deepres.recipes import one_cycle
 from deepres.training.environment import find_commit
 from deepres.training.run import RunConfig, train
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/precision"))
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    recipe = replace(fast(), epochs=arguments.epochs, split="45k")
+    recipe = replace(one_cycle(), epochs=arguments.epochs, split="45k")
     data = load_cifar10()
     errors: dict[str, list[float]] = {way: [] for way in arguments.ways}
     for seed in range(arguments.seeds):

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from deepres.data.augment import Normalization
 from deepres.data.loader import TrainStream
-from deepres.recipes import fast
+from deepres.recipes import one_cycle
 from deepres.training.device import keep_freed_memory
 from deepres.training.loop import Trainer
 
@@ -37,7 +37,7 @@ def build_trainer(name: str, backend: str) -> Trainer:
     return Trainer(
         name=name,
         option="A",
-        recipe=fast(),
+        recipe=one_cycle(),
         seed=0,
         stream=stream,
         total_steps=1000,
@@ -114,7 +114,7 @@ def profile_fused(name: str) -> tuple[float, Parts]:
     net: Any = trainer.backend
     net._kernels = Timed(net._kernels, parts)
     stream: Any = trainer.stream
-    batch, optimizer_step = stream.batch, trainer.optimizer.step
+    batch, update = stream.batch, trainer.update
 
     def timed(label: str, function: Any) -> Any:
         def call(*arguments: Any) -> Any:
@@ -126,7 +126,7 @@ def profile_fused(name: str) -> tuple[float, Parts]:
         return call
 
     stream.batch = timed("augmentation", batch)
-    trainer.optimizer.step = timed("optimizer", optimizer_step)  # type: ignore[method-assign]
+    trainer.update = timed("optimizer", update)  # type: ignore[method-assign]
     for _ in range(STEPS):
         trainer.advance()
     parts["Python"] = total - sum(parts.values())

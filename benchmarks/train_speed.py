@@ -39,7 +39,7 @@ from deepres.data.cifar10 import Cifar10, Split, load_cifar10
 from deepres.models import build_model
 from deepres.models.cost import flop_per_image
 from deepres.progress import Reporter
-from deepres.recipes import fast
+from deepres.recipes import one_cycle
 from deepres.rundir import Row
 from deepres.training.device import has_native_bfloat16, keep_freed_memory
 from deepres.training.environment import find_commit
@@ -122,7 +122,7 @@ def loop(name: str, steps: int, precision: str, workers: int) -> None:
     if workers > 1 and world_size() is None:
         sys.exit(launch(workers, CPU))
     group = Group.join(None, CPU)
-    recipe = replace(fast(), epochs=1000)
+    recipe = replace(one_cycle(), epochs=1000)
     config = RunConfig(name, recipe, precision=precision)
     with tempfile.TemporaryDirectory() as run_dir, suppress(LostWorkerError):  # the first ends when it likes
         train(config, subset(steps), run_dir, device=CPU, reporter=Turns(steps * BATCH), group=group)
@@ -131,7 +131,7 @@ def loop(name: str, steps: int, precision: str, workers: int) -> None:
 def bare(name: str, steps: int, precision: str) -> None:
     """Forward, backward and optimizer alone."""
     keep_freed_memory()
-    recipe = fast()
+    recipe = one_cycle()
     config = RunConfig(name, recipe, precision=precision, backend="fused")
     trainer = build_trainer(config, load_sets(subset(100), recipe, CPU), 1000, CPU, Group(), notice=print)
     images, labels = trainer.stream.batch(0)
@@ -141,7 +141,7 @@ def bare(name: str, steps: int, precision: str) -> None:
             start = time.perf_counter()
             for _ in range(steps):
                 trainer.backend.forward_backward(images, labels)
-                trainer.optimizer.step()
+                trainer.update()
             yield steps * BATCH / (time.perf_counter() - start)
 
     take_turns(rounds())

@@ -45,7 +45,7 @@ def command_line() -> None:
         return Cifar10(train, test)
 
     cifar10.load_cifar10 = load_few
-    short = replace(deepres.recipes.fast(), name="short", batch_size=20, epochs=int(os.environ[EPOCHS]))
+    short = replace(deepres.recipes.fast(), name="short", batch_size=20, steps=None, epochs=int(os.environ[EPOCHS]))
     deepres.recipes.RECIPES = {"short": lambda: short}
     main()
 
@@ -123,7 +123,13 @@ def run_grid(address: str, doomed: Any, out: Path) -> tuple[str, int, list[str]]
     command += ["--recipes", "short", "--models", "plain20", "--seeds", "2"]
     lines: list[str] = []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as grid:
-        reader = Thread(target=lambda: [(lines.append(line), say(f"  {line.rstrip()}")) for line in grid.stderr or ()])
+
+        def read() -> None:
+            for line in grid.stderr or ():
+                lines.append(line)
+                say(f"  {line.rstrip()}")
+
+        reader = Thread(target=read)
         reader.start()
         victim, step = "", 0
         while grid.poll() is None:

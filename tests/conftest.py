@@ -2,13 +2,17 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import run_cli
 from tiny_cifar10 import TinyCifar10
+from tiny_run import first_images
 
 from deepres.data import cifar10
+from deepres.data.cifar10 import Cifar10, Split
 from deepres.data.fetch import fetch_cifar10
 
 # One thread in each test process: several run at once, and their threads would wait for one another.
@@ -43,3 +47,49 @@ def tiny_cifar10(monkeypatch: pytest.MonkeyPatch) -> TinyCifar10:
     sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
     monkeypatch.setattr(cifar10, "FILES", sums)
     return TinyCifar10(files)
+
+
+@pytest.fixture(scope="session")
+def few(cifar10_dir: Path) -> Split:
+    """The first training images of CIFAR-10, as many as `fitted` nets classify perfectly."""
+    from fitted import NUM_IMAGES  # which needs torch, not to be imported before the line above
+
+    return first_images(cifar10.load_cifar10(cifar10_dir), NUM_IMAGES).train
+
+
+@pytest.fixture
+def few_cifar10(few: Split, monkeypatch: pytest.MonkeyPatch) -> Cifar10:
+    """Makes deepres take those few images for all of CIFAR-10, for training and for testing."""
+    data = Cifar10(train=few, test=few)
+    monkeypatch.setattr(cifar10, "load_cifar10", lambda data_dir=None: data)
+    return data
+
+
+@pytest.fixture
+def stand_in_zoo(few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes deepres take for the zoo two nets that classify the few images, with cards that say hardly anything."""
+    import torch
+    from fitted import fitted
+
+    from deepres.rundir import write_json
+    from deepres.training.checkpoint import save_weights
+    from deepres.weights.card import Card
+    from deepres.weights.zoo import file_sha256
+
+    folder = tmp_path / "stand-in-zoo"
+    folder.mkdir()
+    for model in ("plain20", "resnet20"):
+        classifier = fitted(model, torch.from_numpy(few.images), torch.from_numpy(few.labels), kind="pixel_mean")
+        weights = folder / f"{model}-paper.safetensors"
+        save_weights(weights, model, classifier.net, classifier.normalization)
+        stated = {"name": weights.stem, "model": model, "option": "A", "recipe": "paper", "split": "50k"}
+        fields = dict.fromkeys(Card.__dataclass_fields__) | stated | {"sha256": file_sha256(weights)}
+        write_json(weights.with_suffix(".json"), fields)
+    monkeypatch.setenv("DEEPRES_ZOO", str(folder))
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Call the command line in this process: exit code, standard output, standard error."""
+    return lambda *arguments: run_cli(monkeypatch, capsys, *arguments)

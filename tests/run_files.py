@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deepres.predictions import Predictions
-from deepres.recipes import Recipe, get_recipe
+from deepres.recipes import SPLITS, Recipe, get_recipe
 from deepres.rundir import RunDir, write_json
 
 
@@ -30,7 +30,7 @@ def write_run(
     content: dict[str, Any] = {"model": model, "option": "A", "seed": seed, "precision": precision, "workers": 1}
     write_json(run_dir.recipe, {**content, "recipe": recipe.to_json()})
     held_out = "test" if split == "50k" else "val"
-    steps = recipe.total_steps(50_000 if split == "50k" else 45_000)
+    steps = recipe.total_steps(SPLITS[split])
     rows = [
         {
             "step": steps * (i + 1) // len(test_errors),
@@ -57,7 +57,7 @@ def write_run(
         result |= {"test_error_best": min(test_errors) if split == "50k" else None}
         if split == "45k":
             result |= {"val_error_last": test_errors[-1], "val_error_best": min(test_errors)}
-        result |= {} if flop is None else {"flop_per_image": flop}
+        result |= {} if flop is None else {"flop_per_image": flop, "compute": recipe.compute(SPLITS[split])}
         if predictions is not None:
             run_dir.predictions.write_bytes(predictions.encode())
         result |= {"best_epoch": best + 1, "seconds": 60.0 * len(test_errors), "images_per_second": 1000.0}

@@ -9,30 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import run_cli
 from safetensors.torch import load_file, save_file
 from tiny_run import first_images, run_tiny
 
 import deepres
-from deepres import cli
 from deepres.data.cifar10 import load_cifar10
 from deepres.models import MODELS
 from deepres.recipes import RECIPES
 from deepres.rundir import RunDir
 
 
-def run_cli(monkeypatch, capsys, *arguments):
-    """Call the command line in this process: exit code, standard output, standard error."""
-    monkeypatch.setattr(sys, "argv", ["deepres", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exited:
-        cli.main()
-    captured = capsys.readouterr()
-    return exited.value.code or 0, captured.out, captured.err
-
-
 @pytest.fixture
-def run(monkeypatch, capsys, cifar10_dir):
+def run(run, monkeypatch, cifar10_dir):
     monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
-    return lambda *arguments: run_cli(monkeypatch, capsys, *arguments)
+    return run
 
 
 @pytest.fixture(scope="module", params=["auto", "eager"])
@@ -56,7 +47,8 @@ def test_version_help_and_installed_command(run):
     assert run("--version")[1].strip() == f"deepres {deepres.__version__}"
     code, stdout, _ = run("--help")
     assert code == 0
-    for command in ("fetch", "models", "recipes", "train", "evaluate"):
+    commands = ["fetch", "models", "recipes", "train", "evaluate", "predict", "verify", "export", "import", "zoo"]
+    for command in commands:
         assert command in stdout
     installed = Path(sys.executable).with_name("deepres")
     done = subprocess.run([installed, "--version"], capture_output=True, text=True, check=True)
@@ -67,7 +59,7 @@ def test_no_command_is_the_help(run):
     code, stdout, stderr = run()
     assert code == 2
     assert "Commands:" in stdout + stderr
-    assert "error" not in stdout + stderr
+    assert "error:" not in stdout + stderr
 
 
 def test_models_lists_every_net_with_its_parameters(run):

@@ -23,11 +23,13 @@ def test_make_targets_and_files_that_the_readme_names_exist():
     assert all((ROOT / path).exists() for path in linked)
 
 
-def test_the_readmes_python_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_readmes_python_runs(stand_in_zoo):
+    model, weights = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     namespace: dict[str, object] = {}
-    exec(example, namespace)
+    exec(model, namespace)
     assert namespace["logits"].shape == (1, 10)
+    exec(weights, namespace)
+    assert namespace["labels"].shape == (4,)
 
 
 def test_the_papers_page_names_tests_that_exist():

@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from deepres.errors import UserError
-from deepres.recipes import RECIPES, Recipe, SlowStart, StepDecay, fast, get_recipe, paper
+from deepres.recipes import RECIPES, LowResolution, Recipe, SlowStart, StepDecay, fast, get_recipe, one_cycle, paper
 
 
 def test_paper_to_the_letter():
@@ -25,21 +25,47 @@ def test_paper_to_the_letter():
 
 
 def test_names_lead_to_recipes_of_that_name():
-    assert list(RECIPES) == ["paper", "fast"]
+    assert list(RECIPES) == ["paper", "fast", "faster", "one-cycle"]
     assert all(get_recipe(name).name == name for name in RECIPES)
-    with pytest.raises(UserError, match="unknown recipe 'papr' \\(did you mean paper\\?\\): choose from paper, fast"):
+    with pytest.raises(
+        UserError,
+        match="unknown recipe 'papr' \\(did you mean paper\\?\\): choose from paper, fast, faster, one-cycle",
+    ):
         get_recipe("papr")
 
 
 def test_recipes_are_frozen_and_checked():
     with pytest.raises(FrozenInstanceError):
-        fast().momentum = 0.5
+        one_cycle().momentum = 0.5
     with pytest.raises(UserError, match="either in steps or in epochs"):
-        replace(fast(), steps=10)
+        replace(one_cycle(), steps=10)
     with pytest.raises(UserError, match="either in steps or in epochs"):
-        replace(fast(), epochs=None)
+        replace(one_cycle(), epochs=None)
     with pytest.raises(UserError, match=r"unknown split '40k' .*: choose from 50k, 45k"):
-        replace(fast(), split="40k")
+        replace(one_cycle(), split="40k")
+    with pytest.raises(UserError, match=r"unknown padding 'zero' \(did you mean zeros\?\)"):
+        replace(one_cycle(), padding="zero")
+    with pytest.raises(UserError, match="unknown kind of flips 'never': choose from random, alternating"):
+        replace(one_cycle(), flips="never")
+
+
+def test_compute_counts_small_images_by_their_pixels():
+    assert paper().compute(50_000) == 64_000 * 128
+    parts = (LowResolution(16, until=0.2), LowResolution(24, until=0.5))
+    recipe = replace(one_cycle(), epochs=None, steps=1_000, batch_size=10, low_resolutions=parts)
+    assert recipe.compute(50_000) == pytest.approx(10 * (200 / 4 + 300 * 9 / 16 + 500))
+    assert [recipe.image_size(step, 1_000) for step in (0, 199, 200, 499, 500, 999)] == [16, 16, 24, 24, None, None]
+    with pytest.raises(UserError, match="one after another"):
+        replace(recipe, low_resolutions=parts[::-1])
+    with pytest.raises(UserError, match="before the last step"):
+        replace(recipe, low_resolutions=(LowResolution(16, until=1.1),))
+
+
+@pytest.mark.parametrize(("name", "share"), [("fast", 10), ("faster", 16)])
+def test_fast_recipes_keep_to_their_share_of_the_papers_compute(name, share):
+    recipe, limit = get_recipe(name), 64_000 * 128 / share
+    assert limit * 0.999 < recipe.compute(50_000) <= limit
+    assert replace(recipe, name="fast", steps=fast().steps) == fast()  # nothing else differs
 
 
 def test_json_tells_recipes_apart():

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from deepres.data import cifar10
 from deepres.data.cifar10 import Cifar10, Split
-from deepres.recipes import RECIPES, Recipe, fast
+from deepres.recipes import RECIPES, Recipe, one_cycle
 
 NUM_TRAIN, NUM_TEST, BATCH = 100, 80, 16  # an epoch is 6.25 steps: mini-batches straddle epochs
 
 
 def tiny_recipe() -> Recipe:
-    return replace(fast(), name="tiny", batch_size=BATCH, epochs=4)  # 25 steps
+    return replace(one_cycle(), name="tiny", batch_size=BATCH, epochs=4)  # 25 steps
 
 
 def first_images(data: Cifar10, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST) -> Cifar10:

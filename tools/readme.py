@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 
 from deepres.report.markdown import markdown_table
 from deepres.report.published import PUBLISHED
+from deepres.weights.zoo import PACKAGED, list_cards
 
 ROOT = Path(__file__).parent.parent
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -70,7 +72,56 @@ def speed() -> str:
     )
 
 
-PARTS: dict[str, Callable[[], str]] = {"published": published, "speed": speed}
+def table_time() -> str:
+    """Return how long the whole table takes, from what benchmarks/table_time.py measured last, where it did."""
+    sentences = []
+    for file in ("table_time.json", "table_time_gpu.json"):
+        path = ROOT / "benchmarks" / "results" / file
+        if path.exists():
+            report = json.loads(path.read_text())
+            times = " and ".join(
+                f"{of['seconds'] / 3600:.1f} hours by the recipe `{name}` ({of['epochs']} epochs)"
+                for name, of in report["recipes"].items()
+            )
+            sentences.append(
+                f"On {report['device']} in {report['precision']}, {report['jobs']} at a time with {report['threads']} "
+                f"thread{'s' if report['threads'] > 1 else ''} each, one seed of the eight nets takes {times}."
+            )
+    if not sentences:
+        return "How long that takes on your machine: `python benchmarks/table_time.py`, or `deepres bench`.\n"
+    how = "Extrapolated from the speed of each net, which `benchmarks/table_time.py` measured as `deepres bench` does"
+    if len(sentences) == 1:
+        how += "; not measured on a GPU"
+    return fill(" ".join([*sentences, f"{how}."]), 120) + "\n"
+
+
+def zoo() -> str:
+    """Return the table of the trained weights that come with the package."""
+    cards = list_cards(PACKAGED)
+    if not cards:
+        return "None are published yet.\n"
+    rows = [
+        [
+            f"[{card.name}](src/deepres/zoo/{card.name}.md)",
+            f"{card.num_parameters:,}",
+            f"{card.test_error_last:.2f}",
+            card.mean_and_std,
+            str(card.num_seeds),
+            f"{card.epochs:g}",
+            f"{card.num_bytes / 1e6:.1f}",
+        ]
+        for card in cards
+    ]
+    headings = ["weights", "parameters", "test error %", "mean ± std of all seeds", "seeds", "epochs", "MB"]
+    return markdown_table(headings, rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "published": published,
+    "speed": speed,
+    "table-time": table_time,
+    "zoo": zoo,
+}
 
 
 def generate(text: str) -> str:

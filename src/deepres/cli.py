@@ -9,13 +9,19 @@ import click
 from rich.table import Table
 
 import deepres
+from deepres.commands.evaluate import evaluate
+from deepres.commands.export import export
 from deepres.commands.figures import figures
 from deepres.commands.grid import grid
+from deepres.commands.import_ import import_checkpoint
 from deepres.commands.options import DATA_DIR
+from deepres.commands.predict import predict
 from deepres.commands.report import report
 from deepres.commands.responses import responses
 from deepres.commands.results import results
-from deepres.console import ConsoleReporter, confusion_table, duration, err, out, result_table, say, this_command
+from deepres.commands.verify import verify
+from deepres.commands.zoo import zoo
+from deepres.console import ConsoleReporter, duration, err, out, result_table, say, this_command
 from deepres.errors import UserError, first_line
 from deepres.progress import JsonReporter
 from deepres.rundir import run_name
@@ -32,6 +38,12 @@ cli.add_command(results)
 cli.add_command(figures)
 cli.add_command(report)
 cli.add_command(responses)
+cli.add_command(evaluate)
+cli.add_command(predict)
+cli.add_command(verify)
+cli.add_command(export)
+cli.add_command(import_checkpoint)
+cli.add_command(zoo)
 
 
 @cli.command()
@@ -49,14 +61,18 @@ def models() -> None:
     """List the nets."""
     from deepres.models import MODELS, build_model, count_parameters
     from deepres.report.published import PUBLISHED
+    from deepres.weights.zoo import list_cards
 
+    cards = list_cards()
     table = Table()
-    for heading in ("model", "layers", "parameters", "paper: test error %"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for heading in ("model", "layers", "parameters", "paper: test error %", "weights"):
+        table.add_column(heading, justify="left" if heading in ("model", "weights") else "right")
     for name in MODELS:
         model = build_model(name)
         paper = PUBLISHED[name].paper if name in PUBLISHED else None
-        table.add_row(name, str(model.depth), f"{count_parameters(model):,}", "" if paper is None else f"{paper:g}")
+        weights = ", ".join(card.name.removeprefix(f"{name}-") for card in cards if card.model == name)
+        published = "" if paper is None else f"{paper:g}"
+        table.add_row(name, str(model.depth), f"{count_parameters(model):,}", published, weights)
     out.print(table)
 
 
@@ -77,6 +93,8 @@ def recipes() -> None:
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -228,42 +246,6 @@ def bench(names: tuple[str, ...], recipe_names: tuple[str, ...], seconds: float,
 
 
 DEEPEST = ("110", "1202")  # layers
-
-
-@cli.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@DATA_DIR
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def evaluate(path: Path, data_dir: Path | None, device: str, as_json: bool) -> None:
-    """Evaluate a run directory or a .safetensors file on the 10,000 test images."""
-    import json
-
-    import torch
-
-    from deepres.data.cifar10 import CLASSES, load_cifar10
-    from deepres.rundir import RunDir
-    from deepres.training.checkpoint import load_weights
-    from deepres.training.device import resolve_device
-    from deepres.training.evaluate import confusion_matrix, error_percent, predict_logits
-
-    chosen = resolve_device(device)
-    weights = RunDir(path).weights if path.is_dir() else path
-    if path.is_dir() and not (weights.exists() and RunDir(path).result.exists()):
-        raise UserError(f"{path} holds no model.safetensors: it is no run directory, or its run has not finished")
-    net = load_weights(weights)
-    test = load_cifar10(data_dir).test
-    images, labels = torch.from_numpy(test.images).to(chosen), torch.from_numpy(test.labels).to(chosen)
-    logits = predict_logits(net.model.to(chosen), images, net.normalization.to(chosen))
-    if logits.shape[1] != len(CLASSES):
-        raise UserError(f"{weights} distinguishes {logits.shape[1]} classes, CIFAR-10 has {len(CLASSES)}")
-    error = error_percent(logits, labels)
-    confusion = confusion_matrix(logits, labels).tolist()
-    if as_json:
-        click.echo(json.dumps({"test_error": error, "num_images": len(labels), "confusion": confusion}))
-        return
-    out.print(confusion_table(confusion, CLASSES))
-    out.print(f"{net.name}: test error {error:.2f}% over {len(labels):,} images")
 
 
 def main() -> None:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.color import Color
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.style import Style
 from rich.table import Table
+from rich.text import Text
 
 from deepres.progress import Reporter
 from deepres.report.published import PUBLISHED
@@ -138,6 +141,17 @@ def confusion_table(confusion: Sequence[Sequence[int]], classes: Sequence[str]) 
     for i, (name, counts) in enumerate(zip(classes, confusion, strict=True)):
         table.add_row(name, *(f"[bold]{n}[/]" if i == j else str(n) for j, n in enumerate(counts)))
     return table
+
+
+def pixel_picture(image: Sequence[Sequence[Sequence[int]]]) -> Text:
+    """Draw an image, values 0 to 255 of shape (3, H, W), H even, with two pixels to a character."""
+    picture = Text()
+    rows = [list(zip(*planes, strict=True)) for planes in zip(*image, strict=True)]  # (H, W, 3)
+    for upper, lower in zip(rows[::2], rows[1::2], strict=True):
+        for above, below in zip(upper, lower, strict=True):
+            picture.append("▀", Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
+        picture.append("\n")
+    return picture
 
 
 def _percent(value: float | None) -> str:

@@ -11,6 +11,7 @@ class Stream(IntEnum):
 
     WEIGHTS = 0
     BATCHES = 1
+    FLIPS = 2
 
 
 def derive_seed(seed: int, stream: Stream, index: int = 0) -> int:

@@ -76,6 +76,17 @@ def test_corner_crop_shows_the_padding():
     assert out[:, :, 4:, :28].all()
 
 
+def test_reflected_padding_is_numpys():
+    images = torch.randn(6, 3, 8, 8, generator=generator())
+    choices = Augmentation.draw(6, 4, generator())
+    out = crop_and_flip(images, choices, 4, "reflection")
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (4, 4), (4, 4)), mode="reflect")
+    for i in range(6):
+        row, column = choices.offsets[i].tolist()
+        crop = padded[i, :, row : row + 8, column : column + 8]
+        np.testing.assert_array_equal(out[i].numpy(), crop[..., ::-1] if choices.flips[i] else crop)
+
+
 def test_same_generator_state_same_choices():
     first, again, other = (Augmentation.draw(50, 4, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.offsets, again.offsets)

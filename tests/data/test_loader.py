@@ -80,6 +80,41 @@ def test_a_batch_is_normalization_then_crop_and_flip():
     assert torch.equal(batch, crop_and_flip(normalization(images[order]), choices, 4))
 
 
+def test_alternating_flips_show_each_side_every_other_epoch():
+    """Images whose left half is dark; an epoch has 32 of them in 4 batches."""
+    images = torch.zeros(32, 3, 2, 2, dtype=torch.uint8)
+    images[..., 1] = 255
+    stream = TrainStream(
+        images, torch.arange(32), normalization=IDENTITY, batch_size=8, pad=0, seed=5, flips="alternating"
+    )
+    flipped = torch.zeros(6, 32, dtype=torch.bool)
+    for step in range(24):
+        batch, labels = stream.batch(step)
+        flipped[step // 4, labels] = batch[:, 0, 0, 0] > 0
+    assert 5 < int(flipped[0].sum()) < 27  # which images begin flipped is a coin's choice
+    for epoch in range(1, 6):
+        assert torch.equal(flipped[epoch], ~flipped[epoch - 1])
+
+
+def test_early_steps_show_the_same_crops_smaller():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (20, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    arguments = {"normalization": IDENTITY, "batch_size": 5, "pad": 1, "seed": 9}
+    plain = TrainStream(images, torch.arange(20), **arguments)
+    stream = TrainStream(images, torch.arange(20), **arguments, image_size=lambda step: 4 if step < 2 else None)
+    for step in range(4):
+        (expected, numbers), (found, labels) = plain.batch(step), stream.batch(step)
+        assert torch.equal(labels, numbers)
+        if step < 2:
+            assert found.shape == (5, 3, 4, 4)
+            # A triangle over four pixels each way: 1, 3, 3, 1 eighths; away from the border.
+            weights = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+            inner = torch.einsum("ncij,i,j->nc", expected[:, :, 1:5, 3:7], weights, weights)
+            torch.testing.assert_close(found[:, :, 1, 2], inner)
+        else:
+            assert torch.equal(found, expected)
+
+
 def test_streams_of_a_seed_are_independent():
     seeds = {derive_seed(seed, kind, index) for seed in range(5) for kind in Stream for index in range(5)}
     assert len(seeds) == 5 * len(Stream) * 5

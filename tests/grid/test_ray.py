@@ -20,6 +20,11 @@ def test_a_lost_node_costs_nothing_but_the_steps_since_the_checkpoint(tmp_path, 
     assert "KILLING node" in done.stdout
     assert "submitted again after step" in done.stdout
     assert "the same, bit for bit" in done.stdout
+    # One core is left: the lost run waits for it.
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    (finished, *_) = [i for i, line in enumerate(lines) if ": finished, test error" in line]
+    (resumed,) = [i for i, line in enumerate(lines) if ": resuming " in line]
+    assert finished < resumed
 
 
 def test_without_ray_or_without_a_cluster_is_one_line(monkeypatch, capsys, tmp_path):

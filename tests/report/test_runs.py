@@ -148,10 +148,10 @@ def test_a_recipe_that_the_code_does_not_know_is_told_from_the_most_frequent_one
     mine = replace(fast(), name="mine")
     for model in ("plain20", "resnet20"):
         write_run(tmp_path / model, model, recipe=mine)
-    write_run(tmp_path / "longer", recipe=replace(mine, epochs=40))
+    write_run(tmp_path / "longer", recipe=replace(mine, steps=5000))
     groups = group_runs(load_runs([tmp_path])[0])
     assert [(group.model, group.label) for group in groups] == [
         ("plain20", "mine"),
         ("resnet20", "mine"),
-        ("resnet20", "mine (epochs 40)"),
+        ("resnet20", "mine (steps 5000)"),
     ]

@@ -6,7 +6,7 @@ import torch
 
 from deepres.errors import UserError
 from deepres.models import build_model
-from deepres.recipes import fast, paper
+from deepres.recipes import one_cycle, paper
 from deepres.training.backends import COMPILE_STEPS, TorchBackend, build_backend, check_backend, choose_backend
 from deepres.training.bench import Speed, measure_speed
 from deepres.training.kernels import KernelsUnavailable
@@ -80,12 +80,12 @@ def test_freed_memory_is_kept():
 def test_estimated_time_by_hand():
     speed = Speed(train=1000.0, evaluate=4000.0, backend="eager")
     # 30 epochs: 11,719 steps of 128 images, and 10,000 test images each; 64,000 steps, 164 epochs.
-    assert speed.seconds(fast()) == pytest.approx(11_719 * 128 / 1000 + 30 * 10_000 / 4000)
+    assert speed.seconds(one_cycle()) == pytest.approx(11_719 * 128 / 1000 + 30 * 10_000 / 4000)
     assert speed.seconds(paper()) == pytest.approx(64_000 * 128 / 1000 + 164 * 10_000 / 4000)
 
 
 def test_speed_is_measured():
-    speed = measure_speed("resnet20", fast(), CPU, "float32", seconds=0.1)
+    speed = measure_speed("resnet20", one_cycle(), CPU, "float32", seconds=0.1)
     assert 1 < speed.train < 1e6
     assert 1 < speed.evaluate < 1e7
     assert speed.scaled(4).train == speed.train / 4

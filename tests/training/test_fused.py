@@ -1,6 +1,7 @@
 import copy
 import ctypes
 import os
+import platform
 import subprocess
 import sys
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from deepres.models import build_model
 from deepres.training import kernels
+from deepres.training.device import find_compiler
 from deepres.training.fused import FusedNet, why_unsupported
-from deepres.training.kernels import Input, KernelsUnavailable, Layer, load_kernels
+from deepres.training.kernels import SIZES, Input, KernelsUnavailable, Layer, load_kernels
 
 CPU = torch.device("cpu")
 # The largest relative error (of norms) of what is stored in a precision, and of what is summed in float32 from it.
@@ -43,10 +45,10 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def batch(num_images: int, num_classes: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
+def batch(num_images: int, num_classes: int = 10, seed: int = 0, size: int = 32) -> tuple[Tensor, Tensor]:
     """Smooth images, so that gradients are not all noise, and labels."""
     generator = torch.Generator().manual_seed(seed)
-    images = F.interpolate(torch.randn(num_images, 3, 8, 8, generator=generator), size=32, mode="bilinear")
+    images = F.interpolate(torch.randn(num_images, 3, 8, 8, generator=generator), size=size, mode="bilinear")
     return images, torch.randint(num_classes, (num_images,), generator=generator)
 
 
@@ -76,15 +78,17 @@ def num_threads():
     torch.set_num_threads(before)
 
 
-SHAPES = [(16, 16, 32), (16, 32, 32), (32, 32, 16), (32, 64, 16), (64, 64, 8)]  # channels in and out, size
+SHAPES = [(16, 16, 1), (16, 32, 1), (32, 32, 2), (32, 64, 2), (64, 64, 4)]  # channels in and out, image size / size
 LAYERS = [(*shape, kind) for shape in SHAPES for kind in (None, "identity", "subsampled")]
 LAYERS = [layer for layer in LAYERS if layer[0] != 16 or layer[3] != "subsampled"]  # nothing is before the first stage
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize(("in_channels", "out_channels", "size", "shortcut_kind"), LAYERS)
-def test_a_layer_agrees_with_autograd(precision, in_channels, out_channels, size, shortcut_kind):
-    library, dtype, num_images = load_kernels(precision), getattr(torch, precision), 9
+@pytest.mark.parametrize("image_size", SIZES)
+@pytest.mark.parametrize(("in_channels", "out_channels", "shrinkage", "shortcut_kind"), LAYERS)
+def test_a_layer_agrees_with_autograd(precision, image_size, in_channels, out_channels, shrinkage, shortcut_kind):
+    library, dtype, num_images = load_kernels(precision, image_size), getattr(torch, precision), 9
+    size = image_size // shrinkage
     out_size = size * in_channels // out_channels
     generator = torch.Generator().manual_seed(2)
 
@@ -105,7 +109,7 @@ def test_a_layer_agrees_with_autograd(precision, in_channels, out_channels, size
     grad, input_grad = torch.zeros_like(output), torch.zeros_like(raw)
     grad.copy_(random(*grad.shape))
     previous_sums, sums = torch.zeros(num_images, 2, in_channels), torch.zeros(num_images, 2, out_channels)
-    packed = torch.zeros(2, 9 * in_channels * out_channels, dtype=dtype)
+    packed = torch.zeros(2, library.packed_size(in_channels, out_channels), dtype=dtype)
     vectors = torch.zeros(12, out_channels)
     weight_grad, chunk_grads = torch.zeros_like(weight), torch.zeros(library.chunk_grads_size())
     tracked = torch.zeros((), dtype=torch.int64)
@@ -205,13 +209,22 @@ def distance_from_kinks(model: nn.Module, images: Tensor, monkeypatch: pytest.Mo
 
 
 @needs_float32
-@pytest.mark.parametrize(("name", "tolerance"), [("plain20", 0.02), ("resnet20", 5e-5), ("resnet32", 5e-5)])
-def test_float32_nets_agree_with_autograd(name, tolerance, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "size", "tolerance"),
+    [
+        ("plain20", 32, 0.02),
+        ("resnet20", 32, 5e-5),
+        ("resnet20", 24, 5e-5),
+        ("resnet20", 16, 5e-5),
+        ("resnet32", 32, 5e-5),
+    ],
+)
+def test_float32_nets_agree_with_autograd(name, size, tolerance, monkeypatch):
     model = make_model(name)
     # A ReLU whose input rounds to the other side of zero moves gradients by up to a percent, so choose images that are
     # far from that; there are half a million ReLUs. In the plain net errors grow from layer to layer, and none are
     # far enough.
-    batches = [batch(2, seed=seed) for seed in range(20)]
+    batches = [batch(2, seed=seed, size=size) for seed in range(20)]
     images, labels = max(batches, key=lambda pair: distance_from_kinks(model, pair[0], monkeypatch))
     exact, exact_loss = reference_step(model, images, labels, torch.float64)
     loss, wrong = FusedNet(model, "float32", 32).forward_backward(images, labels)
@@ -227,10 +240,10 @@ def test_float32_nets_agree_with_autograd(name, tolerance, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", [parameter("bfloat16")])
-@pytest.mark.parametrize("name", ["plain20", "resnet20"])
-def test_bfloat16_gradients_are_as_good_as_autocast(precision, name):
+@pytest.mark.parametrize(("name", "size"), [("plain20", 32), ("resnet20", 32), ("resnet20", 24), ("resnet20", 16)])
+def test_bfloat16_gradients_are_as_good_as_autocast(precision, name, size):
     model = make_model(name)
-    images, labels = batch(48)
+    images, labels = batch(48, size=size)
     exact, exact_loss = reference_step(model, images, labels, torch.float64)
     autocast = copy.deepcopy(model)
     with torch.autocast("cpu", torch.bfloat16):
@@ -285,7 +298,8 @@ def test_results_depend_on_neither_threads_nor_capacity_nor_run(precision, num_t
         num_threads(threads)
         model = make_model("resnet20")
         net = FusedNet(model, precision, capacity)
-        net.forward_backward(*batch(17, seed=9))  # leaves its traces in the buffers
+        for size in (32, 24):  # leave their traces in the buffers
+            net.forward_backward(*batch(17, seed=9, size=size))
         loss, _ = net.forward_backward(images, labels)
         grads = [p.grad for p in model.parameters()]
         results.append([loss, net.logits(images), *grads, *model.buffers()])
@@ -301,8 +315,8 @@ def test_steps_follow_those_of_torch():
     optimizers = [
         torch.optim.SGD(m.parameters(), 0.02, momentum=0.9, nesterov=True, fused=True) for m in (model, torchs)
     ]
-    for step in range(5):
-        images, labels = batch(16, seed=step)
+    for step, size in enumerate((16, 24, 24, 32, 16)):
+        images, labels = batch(16, seed=step, size=size)
         loss, _ = net.forward_backward(images, labels)
         expected = F.cross_entropy(torchs(images), labels)
         expected.backward()
@@ -335,6 +349,11 @@ def test_bad_arguments_are_refused():
         (images.repeat(2, 1, 1, 1), labels.repeat(2), "8 images: it must be 1 to 4"),
         (images.double(), labels, r"float64 \(4, 3, 32, 32\) on cpu: they must be float32"),
         (images[..., :16], labels, "images are"),
+        (
+            images[..., :8, :8],
+            labels,
+            r"\(4, 3, 8, 8\) on cpu: they must be float32 \(B, 3, S, S\) on cpu, S one of 16",
+        ),
         (images, labels.int(), "labels are torch.int32"),
         (images, labels[:3], "labels are"),
         (images, labels + 10, "a label is none of the classes 0 to 9"),
@@ -402,9 +421,37 @@ def test_why_there_are_no_kernels(tmp_path, monkeypatch, empty_cache):
     monkeypatch.setattr(kernels, "find_compiler", lambda: None)
     with pytest.raises(KernelsUnavailable, match=r"there is no C\+\+ compiler"):
         load_kernels("float32")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx512_bw": True})
-    with pytest.raises(KernelsUnavailable, match=r"the processor lacks avx512_vl, avx512_dq$"):
-        load_kernels("float32")
+    avx512 = dict.fromkeys(("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq"), True)
+    for capabilities, precision, lacking in (
+        ({"avx2": True, "avx512_f": True}, "float32", "fma3"),
+        ({}, "float32", "avx2, fma3"),
+        ({"avx2": True, "fma3": True}, "bfloat16", "avx512_f, avx512_bw, avx512_vl, avx512_dq, avx512_bf16"),
+        (avx512, "bfloat16", "avx512_bf16"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        with pytest.raises(KernelsUnavailable, match=f"the processor lacks {lacking}$"):
+            load_kernels(precision)
+    for enough in ({"avx2": True, "fma3": True}, avx512):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=enough: found)
+        with pytest.raises(KernelsUnavailable, match=r"there is no C\+\+ compiler"):
+            load_kernels("float32")
+
+
+@pytest.mark.skipif(find_compiler() is None or platform.machine() != "x86_64", reason="no C++ compiler for x86-64")
+@pytest.mark.parametrize(
+    ("processor", "precision", "size"),
+    [("haswell", "float32", 32), ("skylake-avx512", "float32", 24), ("cooperlake", "bfloat16", 24)],
+)
+def test_the_kernels_compile_for_every_processor(processor, precision, size, tmp_path):
+    flags = [flag for flag in kernels.FLAGS if flag not in ("-O3", "-march=native")]
+    command = [
+        find_compiler(),
+        *flags,
+        f"-march={processor}",
+        *kernels.PRECISION_FLAGS[precision],
+        f"-DDEEPRES_SIZE={size}",
+    ]
+    subprocess.run([*command, str(kernels.SOURCE), "-o", str(tmp_path / "kernels.so")], check=True)
 
 
 @needs_float32

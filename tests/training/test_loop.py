@@ -5,14 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deepres.data.augment import Normalization
 from deepres.data.cifar10 import load_cifar10
-from deepres.data.loader import TrainStream
+from deepres.data.loader import build_stream
 from deepres.models import build_model
-from deepres.recipes import fast, paper
+from deepres.recipes import Muon, one_cycle, paper
 from deepres.seeding import Stream, derive_generator
 from deepres.training.device import find_compiler
-from deepres.training.loop import DivergedError, Trainer, build_optimizer
+from deepres.training.loop import DivergedError, Trainer
 
 CPU = torch.device("cpu")
 
@@ -27,16 +26,12 @@ def images_and_labels(cifar10_dir):
 def trainer_of(images_and_labels):
     def make(recipe, *, name="resnet20", precision="float32", backend="eager", notices=None, total_steps=20):
         images, labels = images_and_labels
-        normalization = Normalization.fit(images, recipe.normalization)
-        stream = TrainStream(
-            images, labels, normalization=normalization, batch_size=recipe.batch_size, pad=recipe.pad, seed=3
-        )
         return Trainer(
             name=name,
             option="A",
             recipe=recipe,
             seed=3,
-            stream=stream,
+            stream=build_stream(images, labels, recipe, seed=3),
             total_steps=total_steps,
             device=CPU,
             precision=precision,
@@ -47,7 +42,7 @@ def trainer_of(images_and_labels):
     return make
 
 
-@pytest.mark.parametrize("make_recipe", [paper, fast])
+@pytest.mark.parametrize("make_recipe", [paper, one_cycle])
 def test_steps_are_sgd_written_out_by_hand(trainer_of, make_recipe):
     """Three steps against momentum, weight decay and Nesterov written out on plain tensors."""
     recipe = replace(make_recipe(), batch_size=16)
@@ -73,37 +68,8 @@ def test_steps_are_sgd_written_out_by_hand(trainer_of, make_recipe):
         torch.testing.assert_close(trained[name], p, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize(("make_recipe", "decay", "nesterov"), [(paper, 1e-4, False), (fast, 5e-4, True)])
-def test_optimizer_against_its_formula(make_recipe, decay, nesterov):
-    """With gradients that are known, to the last digits: decay and momentum show."""
-    model = build_model("resnet20", generator=derive_generator(3, Stream.WEIGHTS))
-    optimizer = build_optimizer(make_recipe(), model)
-    expected = {name: p.detach().double().clone() for name, p in model.named_parameters()}
-    velocity = {name: torch.zeros_like(p) for name, p in expected.items()}
-    for step in range(3):
-        for group in optimizer.param_groups:
-            group["lr"] = 0.1
-        for name, p in model.named_parameters():
-            p.grad = torch.full_like(p, 0.01 * (step + 1))
-            gradient = 0.01 * (step + 1) + decay * expected[name]
-            velocity[name] = 0.9 * velocity[name] + gradient
-            expected[name] -= 0.1 * (gradient + 0.9 * velocity[name] if nesterov else velocity[name])
-        optimizer.step()
-    for name, p in model.named_parameters():
-        torch.testing.assert_close(p.detach().double(), expected[name], rtol=1e-6, atol=1e-7)
-
-
-def test_decay_may_spare_batch_norm_and_biases():
-    model = build_model("resnet20")
-    groups = build_optimizer(replace(fast(), decay_norm_and_bias=False), model).param_groups
-    assert [group["weight_decay"] for group in groups] == [0.0005, 0.0]
-    assert len(groups[0]["params"]) == 20  # 19 convolutions and the linear layer
-    assert len(groups[0]["params"]) + len(groups[1]["params"]) == len(list(model.parameters()))
-    assert [group["weight_decay"] for group in build_optimizer(paper(), model).param_groups] == [0.0001, 0.0001]
-
-
 def test_loss_falls_and_totals_are_the_running_means(trainer_of):
-    trainer = trainer_of(replace(fast(), batch_size=32, learning_rate=0.05), total_steps=30)
+    trainer = trainer_of(replace(one_cycle(), batch_size=32, learning_rate=0.05), total_steps=30)
     expected = []
     for _ in range(30):
         before = trainer.totals.loss
@@ -114,9 +80,11 @@ def test_loss_falls_and_totals_are_the_running_means(trainer_of):
     assert sum(expected[-5:]) < 0.7 * sum(expected[:5])
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_state_restores_the_next_steps_bit_for_bit(trainer_of, precision):
-    recipe = replace(fast(), batch_size=16)
+@pytest.mark.parametrize(
+    ("precision", "muon"), [("float32", None), ("bfloat16", None), ("float32", Muon(learning_rate=0.1, momentum=0.8))]
+)
+def test_state_restores_the_next_steps_bit_for_bit(trainer_of, precision, muon):
+    recipe = replace(one_cycle(), batch_size=16, muon=muon)
     straight = trainer_of(recipe, precision=precision)
     for _ in range(4):
         straight.advance()
@@ -140,18 +108,27 @@ def test_state_restores_the_next_steps_bit_for_bit(trainer_of, precision):
 
 def test_state_goes_from_one_memory_format_to_another(trainer_of):
     """The fused kernels keep weights in the default format, torch's backends channels last."""
-    recipe = replace(fast(), batch_size=16, learning_rate=0.01)
+    recipe = replace(one_cycle(), batch_size=16, learning_rate=0.01)
     straight, resumed = trainer_of(recipe), trainer_of(recipe)
     for _ in range(3):
         straight.advance()
     state = deepcopy(straight.state())
-    for values in state["optimizer"]["state"].values():
-        values["momentum_buffer"] = values["momentum_buffer"].contiguous()
+    for saved in state["optimizers"]:
+        for values in saved["state"].values():
+            values["momentum_buffer"] = values["momentum_buffer"].contiguous()
     resumed.load_state(state)
     for trainer in (straight, resumed):
         trainer.advance()
     weights = straight.model.state_dict()
     assert all(torch.equal(weights[key], tensor) for key, tensor in resumed.model.state_dict().items())
+
+
+def test_every_optimizer_follows_the_schedule(trainer_of):
+    recipe = replace(one_cycle(), batch_size=16, learning_rate=0.5, muon=Muon(learning_rate=0.1, momentum=0.8))
+    trainer = trainer_of(recipe)
+    trainer.advance()
+    rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    assert rates == pytest.approx([0.1 / 4, 0.5 / 4, 0.5 / 4])  # the first of three steps up
 
 
 def test_very_deep_nets_start_slowly(trainer_of):
@@ -193,7 +170,7 @@ def test_without_a_working_compiler_training_goes_on_plainly(trainer_of, monkeyp
 
     monkeypatch.setattr("deepres.training.backends.compile_function", broken)
     notices = []
-    recipe = replace(fast(), batch_size=16)
+    recipe = replace(one_cycle(), batch_size=16)
     trainer, plain = trainer_of(recipe, backend="compiled", notices=notices), trainer_of(recipe)
     for _ in range(3):
         trainer.advance()
@@ -205,7 +182,7 @@ def test_without_a_working_compiler_training_goes_on_plainly(trainer_of, monkeyp
 
 @pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 def test_compiled_steps_agree_with_plain_ones(trainer_of):
-    recipe = replace(fast(), batch_size=16, learning_rate=0.01)
+    recipe = replace(one_cycle(), batch_size=16, learning_rate=0.01)
     notices = []
     compiled, plain = trainer_of(recipe, backend="compiled", notices=notices), trainer_of(recipe)
     for _ in range(3):

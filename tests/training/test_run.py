@@ -99,6 +99,7 @@ def test_run_directory_holds_everything(uninterrupted):
     assert result["seed"] == 0
     assert result["num_parameters"] == 269_722
     assert result["flop_per_image"] == flop_per_image(build_model("resnet20"))
+    assert result["compute"] == STEPS * BATCH
     assert result["steps"] == result["total_steps"] == STEPS
     assert result["epochs"] == STEPS * BATCH / NUM_TRAIN == 4
     assert result["test_error_last"] == errors[-1]
@@ -433,9 +434,10 @@ def test_workers_take_the_step_that_their_shares_add_up_to(tmp_path, tiny_data, 
     for p, *parts in zip(trainer.model.parameters(), *(model.parameters() for model in models), strict=True):
         gradient = sum(part.grad * weight for part, weight in zip(parts, weights_of_shares, strict=True))
         p.grad = torch.empty_like(p).copy_(gradient)  # in the memory format of p
-    for group in trainer.optimizer.param_groups:
+    (optimizer,) = trainer.optimizers
+    for group in optimizer.param_groups:
         group["lr"] = learning_rate(tiny_recipe(), 0, STEPS)
-    trainer.optimizer.step()
+    optimizer.step()
 
     workers = (*WORKERS[:-1], len(shares), "--backend", "eager", "--run-dir", tmp_path)
     run_tiny(*workers, "--max-steps", 1, data_dir=cifar10_dir)

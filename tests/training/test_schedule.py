@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepres.recipes import OneCycle, fast, paper
+from deepres.recipes import OneCycle, one_cycle, paper
 from deepres.training.schedule import SlowStartGate, learning_rate
 
 
@@ -35,13 +35,13 @@ def test_paper_at_every_boundary(step, rate):
     ],
 )
 def test_one_cycle_by_hand(step, rate):
-    recipe = replace(fast(), learning_rate=2.0, schedule=OneCycle(warmup=0.25))
+    recipe = replace(one_cycle(), learning_rate=2.0, schedule=OneCycle(warmup=0.25))
     assert learning_rate(recipe, step, 20) == pytest.approx(2.0 * rate)
 
 
 @given(total=st.integers(1, 5000), warmup=st.floats(0, 0.9))
 def test_one_cycle_goes_up_then_down_and_stays_positive(total, warmup):
-    recipe = replace(fast(), schedule=OneCycle(warmup=warmup))
+    recipe = replace(one_cycle(), schedule=OneCycle(warmup=warmup))
     rates = [learning_rate(recipe, step, total) for step in range(total)]
     assert all(0 < rate <= recipe.learning_rate * (1 + 1e-9) for rate in rates)
     top = rates.index(max(rates))
@@ -53,8 +53,8 @@ def test_lengths():
     assert paper().total_steps(50_000) == 64_000
     assert paper().total_steps(45_000) == 64_000
     assert paper().total_epochs(50_000) == 164  # 163.84 passes
-    assert fast().total_steps(50_000) == 11_719  # 30 * 50,000 / 128 = 11,718.75
-    assert fast().total_epochs(50_000) == 30
+    assert one_cycle().total_steps(50_000) == 11_719  # 30 * 50,000 / 128 = 11,718.75
+    assert one_cycle().total_epochs(50_000) == 30
 
 
 def test_slow_start_applies_from_110_layers_on():
@@ -63,7 +63,7 @@ def test_slow_start_applies_from_110_layers_on():
     assert SlowStartGate(rule, depth=56).rate(0.1) == 0.1
     assert SlowStartGate(rule, depth=110).open
     assert SlowStartGate(rule, depth=1202).rate(0.1) == 0.01
-    assert not SlowStartGate(fast().slow_start, depth=110).open
+    assert not SlowStartGate(one_cycle().slow_start, depth=110).open
 
 
 def test_slow_start_ends_when_a_full_window_is_below_the_bound():

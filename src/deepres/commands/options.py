@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and arguments that several commands share."""
 
 from pathlib import Path
 
@@ -9,3 +9,5 @@ DATA_DIR = click.option(
     type=click.Path(path_type=Path),
     help="Folder that holds, or will hold, cifar-10-batches-bin/. Default: $DEEPRES_DATA, or the user cache.",
 )
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+NET = click.argument("net", metavar="NAME|RUN_DIR|FILE")

@@ -85,20 +85,27 @@ class Augmentation:
         return Augmentation(self.offsets[index], self.flips[index])
 
 
-def crop_and_flip(images: Tensor, choices: Augmentation, pad: int) -> Tensor:
-    """Pad each image with zeros on all sides, cut out a crop of its own size, and flip it left to right or not.
+def crop_and_flip(images: Tensor, choices: Augmentation, pad: int, padding: str = "zeros") -> Tensor:
+    """Pad each image on all sides, cut out a crop of its own size, and flip it left to right or not.
 
     Args:
         images: (B, C, H, W), any dtype; normalise first if zero is to mean the mean.
         choices: the crop and flip of each of the B images.
         pad: pixels of padding on each side.
+        padding: "zeros" or "reflection" (which does not repeat the outermost pixels).
 
     Returns:
         (B, C, H, W), same dtype.
     """
     batch, _, height, width = images.shape
     # A view of all crops there are, from which each image's is copied: (B, C, 2 pad + 1, 2 pad + 1, H, W).
-    windows = F.pad(images, (pad, pad, pad, pad)).unfold(2, height, 1).unfold(3, width, 1)
+    mode = "constant" if padding == "zeros" else "reflect"
+    windows = F.pad(images, (pad, pad, pad, pad), mode=mode).unfold(2, height, 1).unfold(3, width, 1)
     index = torch.arange(batch, device=images.device)
     crops = windows[index, :, choices.offsets[:, 0], choices.offsets[:, 1]]  # (B, C, H, W)
     return torch.where(choices.flips[:, None, None, None], crops.flip(-1), crops)
+
+
+def shrink(images: Tensor, size: int) -> Tensor:
+    """Resample images (B, C, H, W) to (B, C, size, size): bilinear, over all pixels that a smaller one covers."""
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)

@@ -1,11 +1,14 @@
 """The stream of training mini-batches."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from deepres.data.augment import Augmentation, Normalization, crop_and_flip
+from deepres.data.augment import Augmentation, Normalization, crop_and_flip, shrink
+from deepres.recipes import Recipe
 from deepres.seeding import Stream, derive_generator
 
 
@@ -22,8 +25,11 @@ class TrainStream:
         labels: int64 (N,).
         normalization: applied before the padding, so that the padded zeros are the mean.
         batch_size: images per mini-batch.
-        pad: pixels of zero padding on each side before the random crop.
+        pad: pixels of padding on each side before the random crop.
+        padding: "zeros" or "reflection".
+        flips: "random" or "alternating", see `deepres.recipes.Recipe`.
         seed: the run's.
+        image_size: gives the rows and columns of the images of a step, or None: as they are.
     """
 
     def __init__(
@@ -35,6 +41,9 @@ class TrainStream:
         batch_size: int,
         pad: int,
         seed: int,
+        padding: str = "zeros",
+        flips: str = "random",
+        image_size: Callable[[int], int | None] = lambda _: None,
     ) -> None:
         self.images = images
         self.labels = labels
@@ -42,6 +51,11 @@ class TrainStream:
         self.batch_size = batch_size
         self.pad = pad
         self.seed = seed
+        self.padding = padding
+        self.image_size = image_size
+        self._first_flips: Tensor | None = None
+        if flips == "alternating":
+            self._first_flips = torch.rand(len(images), generator=derive_generator(seed, Stream.FLIPS)) < 0.5
         self._epoch_plan = lru_cache(maxsize=2)(self._draw_epoch)
 
     def batch(self, step: int, share: slice = slice(None)) -> tuple[Tensor, Tensor]:
@@ -49,7 +63,10 @@ class TrainStream:
         indices, choices = self._choose(step)
         indices, choices = indices[share], choices[share]
         images = self.normalization(self.images[indices])
-        return crop_and_flip(images, choices, self.pad), self.labels[indices]
+        images = crop_and_flip(images, choices, self.pad, self.padding)
+        if (size := self.image_size(step)) is not None:
+            images = shrink(images, size)
+        return images, self.labels[indices]
 
     def _choose(self, step: int) -> tuple[Tensor, Augmentation]:
         """Cut the step's piece out of the concatenated epochs: indices (B,) and the choices for them."""
@@ -72,4 +89,22 @@ class TrainStream:
         generator = derive_generator(self.seed, Stream.BATCHES, epoch)
         order = torch.randperm(len(self.images), generator=generator)
         choices = Augmentation.draw(len(self.images), self.pad, generator)
+        if self._first_flips is not None:
+            choices = replace(choices, flips=self._first_flips[order] ^ bool(epoch % 2))
         return order.to(self.images.device), choices.to(self.images.device)
+
+
+def build_stream(images: Tensor, labels: Tensor, recipe: Recipe, seed: int) -> TrainStream:
+    """Return the mini-batches that a recipe makes of training images, normalised by their own statistics."""
+    total_steps = recipe.total_steps(len(images))
+    return TrainStream(
+        images,
+        labels,
+        normalization=Normalization.fit(images, recipe.normalization),
+        batch_size=recipe.batch_size,
+        pad=recipe.pad,
+        padding=recipe.padding,
+        flips=recipe.flips,
+        seed=seed,
+        image_size=lambda step: recipe.image_size(step, total_steps),
+    )

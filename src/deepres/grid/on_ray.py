@@ -6,9 +6,11 @@ submitted again, with the files that lie at home, so that they go on from their 
 """
 
 import shutil
+import socket
 import tempfile
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ from deepres.training.stopping import StopRequest
 
 RETRIES = 3  # nodes that a run may lose without a new checkpoint in between
 POLL_SECONDS = 0.5
+CONNECT_SECONDS = 20.0
 
 Files = dict[str, bytes]
 """Contents by path within a run directory."""
@@ -99,8 +102,12 @@ def train_on_node(
     """
     sent: dict[str, tuple[int, int]] = {}
 
+    # A task whose main thread waits for Ray lends its cores to other tasks; another thread may wait.
+    waiting = ThreadPoolExecutor(1)
+
     def tell(event: Event | None = None, files: Files | None = None) -> bool:
-        return bool(ray.get(mailbox.put.remote(Message(run, attempt, event, files or {}))))
+        message = Message(run, attempt, event, files or {})
+        return waiting.submit(lambda: bool(ray.get(mailbox.put.remote(message)))).result()
 
     folder = Path(tempfile.mkdtemp(prefix=f"deepres-{run}-"))
     try:
@@ -130,6 +137,7 @@ def train_on_node(
         finally:
             process.kill()
     finally:
+        waiting.shutdown(wait=False)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -190,6 +198,16 @@ class Submitted:
     placed: bool = False
 
 
+def check_reachable(address: str | None) -> None:
+    """Raise ConnectionError if nobody listens at HOST:PORT, for which Ray would wait very long."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            raise ConnectionError(error.strerror or str(error)) from None
+
+
 class RayCluster:
     """A connection to a Ray cluster that runs already.
 
@@ -204,10 +222,12 @@ class RayCluster:
     def __init__(self, address: str | None, resources: Resources) -> None:
         self._resources = resources
         try:
+            check_reachable(address)
             ray.init(address or "auto", log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"no Ray cluster at {address or 'this machine'} ({first_line(error)}): `ray start`"
+                f"no Ray cluster {f'at {address}' if address else 'here'} ({first_line(error)}): "
+                "give the --address of one, or start it with `ray start --head`"
             ) from None
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()

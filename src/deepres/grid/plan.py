@@ -7,11 +7,10 @@ from pathlib import Path
 from deepres.errors import UserError
 from deepres.models import build_model
 from deepres.models.cost import flop_per_image
-from deepres.recipes import Recipe
+from deepres.recipes import SPLITS, Recipe
 from deepres.rundir import RunDir, read_json, run_name
 from deepres.training.run import RunConfig
 
-NUM_TRAIN = {"50k": 50_000, "45k": 45_000}  # images by split, for estimates only
 PAPER_MODELS = tuple(f"{family}{depth}" for depth in (20, 32, 44, 56) for family in ("plain", "resnet"))
 
 
@@ -32,9 +31,9 @@ class Job:
 
     @property
     def num_images(self) -> float:
-        """Images trained on in the whole run, with those of all epochs."""
+        """Images trained on in the whole run, all epochs; small ones count in proportion to their pixels."""
         recipe = self.config.recipe
-        return recipe.total_steps(NUM_TRAIN[recipe.split]) * recipe.batch_size
+        return recipe.compute(SPLITS[recipe.split])
 
     def arguments(self) -> list[str]:
         """Return what `deepres train` is to be given, but for the run directory and the machine's own settings."""

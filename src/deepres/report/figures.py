@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
-from deepres.recipes import paper
+from deepres.recipes import SPLITS, paper
 from deepres.report.curves import Curve, average, error_limit, seeds
 from deepres.report.published import PUBLISHED
 from deepres.report.runs import FAMILIES, RunGroup, depth_of, family_of
@@ -183,10 +183,9 @@ def draw_error_against_compute(summaries: Sequence[Summary]) -> Figure:
 
 def paper_points(summaries: Sequence[Summary], family: str) -> list[tuple[float, float]]:
     """Return (operations, test error) of the paper's nets of a family, by its recipe; of those that were run here."""
-    recipe = paper()
-    assert recipe.steps is not None
+    images = paper().compute(SPLITS["50k"])
     points = {
-        summary.group.runs[0].flop_per_image * recipe.steps * recipe.batch_size: summary.paper
+        summary.group.runs[0].flop_per_image * images: summary.paper
         for summary in summaries
         if family_of(summary.group.model) == family
         and summary.paper is not None

@@ -151,13 +151,14 @@ class FinishedRun:
 
     @property
     def flop_per_image(self) -> float | None:
-        """Floating-point operations of training on one image; None in runs of a version that did not record them."""
+        """Floating-point operations of training on one image of full size; None in runs that did not record them."""
         return _optional(self.result.get("flop_per_image"))
 
     @property
     def training_flop(self) -> float | None:
         """Floating-point operations of the whole training."""
-        return None if self.flop_per_image is None else self.flop_per_image * self.steps * self.batch_size
+        images = self.result.get("compute")  # small ones counted in proportion to their pixels
+        return None if self.flop_per_image is None or images is None else self.flop_per_image * float(images)
 
     @property
     def seconds(self) -> float:

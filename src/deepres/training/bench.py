@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from deepres.data.augment import Normalization
-from deepres.data.loader import TrainStream
+from deepres.data.loader import build_stream
 from deepres.models import build_model
 from deepres.recipes import Recipe
 from deepres.training.backends import choose_backend
@@ -23,6 +22,7 @@ class Speed:
     """What was measured for one net, in images per second."""
 
     train: float
+    """Of full size."""
     evaluate: float
     backend: str
 
@@ -32,7 +32,7 @@ class Speed:
 
     def seconds(self, recipe: Recipe) -> float:
         """Estimate the time of a run of the recipe on CIFAR-10, with an evaluation of the test set at each epoch."""
-        trained = recipe.total_steps(NUM_TRAIN) * recipe.batch_size
+        trained = recipe.compute(NUM_TRAIN)
         evaluated = recipe.total_epochs(NUM_TRAIN) * NUM_TEST
         return trained / self.train + evaluated / self.evaluate
 
@@ -50,10 +50,7 @@ def measure_speed(
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (SAMPLE, 3, 32, 32), dtype=torch.uint8, generator=generator).to(device)
     labels = torch.randint(10, (SAMPLE,), generator=generator).to(device)
-    normalization = Normalization.fit(images, recipe.normalization)
-    stream = TrainStream(
-        images, labels, normalization=normalization, batch_size=recipe.batch_size, pad=recipe.pad, seed=0
-    )
+    stream = build_stream(images, labels, replace(recipe, low_resolutions=()), seed=0)
     total_steps = recipe.total_steps(NUM_TRAIN)
     backend = choose_backend(build_model(name), device, precision, total_steps, notice)
     trainer = Trainer(

@@ -1,6 +1,6 @@
 """Training steps and evaluation of the CIFAR-10 nets in the kernels of kernels.cpp."""
 
-from ctypes import addressof
+from ctypes import CDLL, addressof
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from deepres.models import ResNet
 from deepres.models.blocks import Block
 from deepres.models.resnet import WIDTHS
-from deepres.training.kernels import CAPABILITIES, Input, KernelsUnavailable, Layer, load_kernels
+from deepres.training.kernels import CAPABILITIES, SIZES, Input, KernelsUnavailable, Layer, load_kernels
 
-SIZE = 32  # rows and columns of an image
+SIZE = max(SIZES)  # rows and columns of the largest image, for which memory is laid out
 
 
 def why_unsupported(model: nn.Module, device: torch.device, precision: str) -> str | None:
@@ -30,7 +30,7 @@ def why_unsupported(model: nn.Module, device: torch.device, precision: str) -> s
 
 
 class FusedNet:
-    """Forward and backward pass of a plain or option A net on 32x32 images, in hand-written AVX-512 kernels.
+    """Forward and backward pass of a plain or option A net in hand-written kernels, on images of one of `SIZES`.
 
     It computes with the model's own parameters and buffers and sees every change made to them in place. Results
     are the same bit for bit from run to run, for any number of threads (`torch.set_num_threads`) and any capacity.
@@ -49,7 +49,9 @@ class FusedNet:
             raise KernelsUnavailable(reason)
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}: it must be at least 1")
-        self._kernels = load_kernels(precision)
+        self._precision = precision
+        self._kernels = load_kernels(precision)  # of the size at hand
+        self._kernels_by_size: dict[int, CDLL] = {SIZE: self._kernels}
         self._dtype = getattr(torch, precision)
         self._capacity = capacity
         self._model: ResNet = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -103,12 +105,13 @@ class FusedNet:
         assert norm.running_var is not None
         assert norm.num_batches_tracked is not None
         out_channels, in_channels = conv.weight.shape[:2]
-        num_weights = 9 * max(in_channels, 4) * out_channels  # images have a fourth channel of zeros
+        num_weights = self._kernels.packed_size(in_channels, out_channels)
         per_channel = [self._allocate(out_channels, dtype=torch.float32) for _ in range(7)]
         scale, shift, mean, inverse_std, a, b, c = per_channel
         return Layer(
             in_channels=in_channels,
             out_channels=out_channels,
+            descending=source.previous is not None and not Layer.from_address(source.previous).descending,
             input=source,
             output=self._allocate(self._capacity, out_size, out_size, out_channels),
             forward_weight=self._allocate(num_weights),
@@ -140,7 +143,7 @@ class FusedNet:
         Whatever `grad` held is replaced. The gradients lie in memory of this object, which the next call overwrites.
 
         Args:
-            images: float32 (B, 3, 32, 32), normalised; 1 <= B <= capacity.
+            images: float32 (B, 3, S, S), normalised; 1 <= B <= capacity, S one of `SIZES`.
             labels: int64 (B,).
 
         Returns:
@@ -155,6 +158,7 @@ class FusedNet:
             raise ValueError(f"{num_images} images: it must be 1 to {self._capacity}")
         if labels.shape != (num_images,) or labels.dtype != torch.int64:
             raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}: they must be int64 ({num_images},)")
+        self._use_kernels_for(images)
         threads = torch.get_num_threads()
         kernels, logits = self._kernels, self._logits.data_ptr()
         fc = self._model.fc
@@ -187,7 +191,7 @@ class FusedNet:
         """Return the logits in evaluation mode, that is with running statistics.
 
         Args:
-            images: float32 (N, 3, 32, 32), normalised; any N.
+            images: float32 (N, 3, S, S), normalised; any N, S one of `SIZES`.
 
         Returns:
             float32 (N, num_classes).
@@ -196,6 +200,7 @@ class FusedNet:
             ValueError: another shape or type.
             RuntimeError: a parameter or buffer was replaced rather than changed in place.
         """
+        self._use_kernels_for(images)
         threads = torch.get_num_threads()
         self._pack_weights(threads)
         logits = torch.empty(len(images), self._num_classes)
@@ -205,6 +210,17 @@ class FusedNet:
             logits[start : start + len(piece)] = self._logits[: len(piece)]
         return logits
 
+    def _use_kernels_for(self, images: Tensor) -> None:
+        size = images.shape[-1]
+        square = images.shape[1:] == (3, size, size) and size in SIZES
+        if not square or images.dtype != torch.float32 or images.device.type != "cpu":
+            found = f"{images.dtype} {tuple(images.shape)} on {images.device.type}"
+            sizes = ", ".join(map(str, SIZES))
+            raise ValueError(f"images are {found}: they must be float32 (B, 3, S, S) on cpu, S one of {sizes}")
+        if size not in self._kernels_by_size:
+            self._kernels_by_size[size] = load_kernels(self._precision, size)
+        self._kernels = self._kernels_by_size[size]
+
     def _pack_weights(self, threads: int) -> None:
         if [tensor.data_ptr() for tensor in self._kept] != self._addresses:
             raise RuntimeError("a parameter or buffer of the model has been replaced: build another FusedNet")
@@ -212,9 +228,6 @@ class FusedNet:
 
     def _forward(self, images: Tensor, threads: int, *, training: bool) -> None:
         """Compute self._logits of up to `capacity` images."""
-        if images.shape[1:] != (3, SIZE, SIZE) or images.dtype != torch.float32 or images.device.type != "cpu":
-            found = f"{images.dtype} {tuple(images.shape)} on {images.device.type}"
-            raise ValueError(f"images are {found}: they must be float32 (B, 3, {SIZE}, {SIZE}) on cpu")
         kernels, num_images, fc = self._kernels, len(images), self._model.fc
         kernels.load_images(num_images, images.data_ptr(), *images.stride(), self._images, threads)
         for layer in self._layer_addresses:

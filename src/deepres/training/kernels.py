@@ -20,9 +20,12 @@ from deepres.training.device import find_compiler
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+SIZES = (16, 24, 32)  # rows and columns of images
 PRECISION_FLAGS = {"float32": ("-DDEEPRES_FLOAT32",), "bfloat16": ()}
-AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq")  # as torch.cpu.get_capabilities names them
-CAPABILITIES = {"float32": AVX512, "bfloat16": (*AVX512, "avx512_bf16")}
+# What the processor must have, as torch.cpu.get_capabilities names it: all of one of these.
+AVX2 = ("avx2", "fma3")
+AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq")
+CAPABILITIES = {"float32": (AVX2, AVX512), "bfloat16": ((*AVX512, "avx512_bf16"),)}
 
 
 class KernelsUnavailable(Exception):  # noqa: N818 (it is no error: training goes on without the kernels)
@@ -46,6 +49,7 @@ class Layer(ctypes.Structure):
     _fields_ = (
         ("in_channels", c_int64),
         ("out_channels", c_int64),
+        ("descending", c_int64),
         ("input", Input),
         ("output", c_void_p),
         ("forward_weight", c_void_p),
@@ -75,6 +79,7 @@ class Layer(ctypes.Structure):
 # Functions of kernels.cpp: argument types, in its order, and the type of the result.
 FUNCTIONS = {
     "chunk_grads_size": ((), c_int64),
+    "packed_size": ((c_int, c_int), c_int64),
     "load_images": ((c_int, c_void_p, *[c_int64] * 4, c_void_p, c_int), None),
     "pack_weights": ((c_void_p, c_int, c_int), None),
     "layer_forward": ((c_void_p, c_int, c_int, c_int), None),
@@ -87,30 +92,31 @@ FUNCTIONS = {
 }
 
 
-def load_kernels(precision: str) -> ctypes.CDLL:
+def load_kernels(precision: str, size: int = 32) -> ctypes.CDLL:
     """Return the compiled kernels, compiling them where the cache has none for this machine (some seconds).
 
     Args:
         precision: of activations and packed weights, "float32" or "bfloat16".
+        size: rows and columns of the images, one of `SIZES`.
 
     Raises:
-        KernelsUnavailable: no such precision, a processor without AVX-512 (or its bfloat16 instructions), no
-            compiler or one that fails, or a cache that cannot be written.
+        KernelsUnavailable: no such precision, a processor without AVX2 (for bfloat16: without AVX-512 and its
+            bfloat16 instructions), no compiler or one that fails, or a cache that cannot be written.
     """
     if precision not in CAPABILITIES:
         raise KernelsUnavailable(f"there are no kernels of precision {precision!r}")
     capabilities = torch.cpu.get_capabilities()
-    missing = [name for name in CAPABILITIES[precision] if not capabilities.get(name)]
-    if missing:
-        raise KernelsUnavailable(f"the processor lacks {', '.join(missing)}")
+    missing = [[name for name in needed if not capabilities.get(name)] for needed in CAPABILITIES[precision]]
+    if all(missing):
+        raise KernelsUnavailable(f"the processor lacks {', '.join(missing[0])}")
     compiler = find_compiler()
     if compiler is None:
         raise KernelsUnavailable("there is no C++ compiler")
 
-    command = [compiler, *FLAGS, *PRECISION_FLAGS[precision]]
+    command = [compiler, *FLAGS, *PRECISION_FLAGS[precision], f"-DDEEPRES_SIZE={size}"]
     version = _run([compiler, "--version"])
     identity = repr((SOURCE.read_bytes(), command, version, sorted(capabilities.items())))
-    name = f"{precision}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    name = f"{precision}-{size}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     library = _find_or_build(command, name)
     try:
         kernels = ctypes.CDLL(str(library))

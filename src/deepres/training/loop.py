@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepres.data.loader import TrainStream
 from deepres.errors import UserError
@@ -16,6 +16,7 @@ from deepres.seeding import Stream, derive_generator
 from deepres.training.backends import build_backend
 from deepres.training.evaluate import percent, predict_logits
 from deepres.training.group import Group
+from deepres.training.optimizers import build_optimizers
 from deepres.training.schedule import SlowStartGate, learning_rate
 from deepres.training.stopping import StopRequest
 
@@ -46,23 +47,6 @@ class RunningTotals:
     def error(self) -> float:
         """Percent."""
         return percent(self.wrong, self.images) if self.images else float("nan")
-
-
-def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Return SGD as the recipe has it, with batch normalisation and biases exempt from decay or not."""
-    # Weights of convolutions and the linear layer have two dimensions or more, all others have one.
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    return torch.optim.SGD(
-        [
-            {"params": weights, "weight_decay": recipe.weight_decay},
-            {"params": others, "weight_decay": recipe.weight_decay if recipe.decay_norm_and_bias else 0.0},
-        ],
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        fused=True,
-    )
 
 
 class Trainer:
@@ -100,7 +84,7 @@ class Trainer:
         model = build_model(name, option=option, generator=derive_generator(seed, Stream.WEIGHTS)).to(device)
         self.backend = build_backend(backend, model, device, precision, stream.batch_size, notice)
         self.model = model
-        self.optimizer = build_optimizer(recipe, model)
+        self.optimizers = build_optimizers(recipe, model)
         self.recipe = recipe
         self.stream = stream
         self.total_steps = total_steps
@@ -119,20 +103,26 @@ class Trainer:
         """Take one step."""
         scheduled = learning_rate(self.recipe, self.step, self.total_steps)
         self.learning_rate = self.slow_start.rate(scheduled)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * self.learning_rate / self.recipe.learning_rate
 
         images, labels = self.stream.batch(self.step, self.group.share(self.stream.batch_size))
         loss, wrong = self.backend.forward_backward(images, labels)
         if self.group.size > 1:
             loss, wrong = self._sum_over_group(loss, wrong, len(labels))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.update()
 
         self.step += 1
         self._unread.append((loss, wrong))
         if self.device.type == "cpu" or self.slow_start.open or len(self._unread) == GPU_SYNC_STEPS:
             self.read_losses()
+
+    def update(self) -> None:
+        """Change the parameters by their gradients, and clear these."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     def _sum_over_group(self, loss: Tensor, wrong: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
         """Put the whole mini-batch's gradients into the parameters, and mean running statistics into the buffers.
@@ -222,7 +212,7 @@ class Trainer:
         return {
             "step": self.step,
             "model": weights,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "slow_start": self.slow_start.state(),
             "totals": [self.totals.loss, self.totals.wrong, self.totals.images],
             "learning_rate": self.learning_rate,
@@ -232,10 +222,11 @@ class Trainer:
         """Restore what `state` returned; the next step is then bit for bit what it would have been (on a CPU)."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, values in self.optimizer.state.items():
-            # Another backend may have saved them in another memory format, which torch's fused SGD does not look at.
-            values["momentum_buffer"] = torch.empty_like(parameter).copy_(values["momentum_buffer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+            for parameter, values in optimizer.state.items():
+                # Another backend may have saved them in another memory format, which torch's fused SGD ignores.
+                values["momentum_buffer"] = torch.empty_like(parameter).copy_(values["momentum_buffer"])
         self.slow_start.load_state(state["slow_start"])
         self.totals = RunningTotals(*state["totals"])
         self.learning_rate = state["learning_rate"]

@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from deepres.curve import draw_curve
-from deepres.data.augment import Normalization
 from deepres.data.cifar10 import Cifar10
-from deepres.data.loader import TrainStream
+from deepres.data.loader import build_stream
 from deepres.data.splits import stratified_split
 from deepres.errors import UserError, first_line
 from deepres.models import build_model, count_parameters
@@ -245,19 +244,12 @@ def build_trainer(
     notice: Callable[[str], None],
 ) -> Trainer:
     """Build the trainer of a run, at step 0."""
-    stream = TrainStream(
-        *sets.train,
-        normalization=Normalization.fit(sets.train[0], config.recipe.normalization),
-        batch_size=config.recipe.batch_size,
-        pad=config.recipe.pad,
-        seed=config.seed,
-    )
     return Trainer(
         name=config.model,
         option=config.option,
         recipe=config.recipe,
         seed=config.seed,
-        stream=stream,
+        stream=build_stream(*sets.train, config.recipe, config.seed),
         total_steps=total_steps,
         device=device,
         precision=config.precision,
@@ -460,6 +452,7 @@ class Run:
             "seed": config.seed,
             "num_parameters": count_parameters(trainer.model),
             "flop_per_image": flop_per_image(trainer.model),
+            "compute": recipe.compute(len(self.sets.train[0]), steps=trainer.step),
             "steps": trainer.step,
             "total_steps": trainer.total_steps,
             "epochs": round(trainer.step * recipe.batch_size / len(self.sets.train[0]), 2),

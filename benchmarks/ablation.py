@@ -1,0 +1,96 @@
+"""What does each ingredient of the `fast` recipe bring? Each is removed, at the same compute, over several seeds.
+
+    python benchmarks/ablation.py --seeds 3 --jobs 2 --out benchmarks/results/ablation.json
+
+ResNet-20 on the 45,000 images of the 45k/5k split; errors are those of the 5,000 validation images at the last step.
+The test set is not read. Runs are kept under runs/ablation, so that an interrupted study goes on.
+"""
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
+
+import torch
+
+from deepres.data.cifar10 import Cifar10, Split, load_cifar10
+from deepres.data.splits import stratified_split
+from deepres.recipes import Recipe, fast, paper
+from deepres.training.environment import find_commit
+from deepres.training.run import VAL_FRACTION, RunConfig, train
+
+# Each variant of the recipe, before its length is set to the same compute.
+VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
+    "the recipe": lambda recipe: recipe,
+    "SGD instead of Muon": lambda recipe: replace(
+        recipe, muon=None, learning_rate=0.2, batch_size=128, weight_decay=5e-4
+    ),
+    "random flips": lambda recipe: replace(recipe, flips="random"),
+    "zeros as padding": lambda recipe: replace(recipe, padding="zeros"),
+    "full size throughout": lambda recipe: replace(recipe, low_resolutions=()),
+}
+
+
+def tuning_data() -> Cifar10:
+    """Return the 45,000 training images of the split, with the 5,000 validation images in the test set's place."""
+    train = load_cifar10().train
+    parts = stratified_split(train.labels, VAL_FRACTION, seed=0)
+    return Cifar10(*(Split(train.images[index], train.labels[index]) for index in parts))
+
+
+def run(variant: str, fraction: float, seed: int, runs: Path) -> float:
+    """Train one net on one thread; return its val error in percent."""
+    torch.set_num_threads(1)
+    recipe = VARIANTS[variant](fast()).with_compute(fraction * paper().compute(50_000))
+    run_dir = runs / f"{variant.replace(' ', '-')}-{fraction:g}-seed{seed}"
+    result = train(RunConfig("resnet20", recipe, seed=seed), tuning_data(), run_dir, device=torch.device("cpu"))
+    return float(result["test_error_last"])  # of what lies in the test set's place
+
+
+def main() -> None:
+    """Train, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--fraction", type=float, default=0.1, help="of the paper's compute")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, of one thread each")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    errors: dict[str, list[float]] = {}
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        futures = {
+            variant: [
+                pool.submit(run, variant, arguments.fraction, seed, arguments.runs) for seed in range(arguments.seeds)
+            ]
+            for variant in arguments.variants
+        }
+        print(f"val error in percent, {arguments.fraction:g} of the paper's compute\n{'':22}   mean    std  n")
+        for variant, waiting in futures.items():
+            errors[variant] = [future.result() for future in waiting]
+            spread = stdev(errors[variant]) if len(waiting) > 1 else float("nan")
+            print(f"{variant:22}{mean(errors[variant]):>7.2f}{spread:>7.2f}{len(waiting):>3}", flush=True)
+    if arguments.out:
+        report: dict[str, Any] = {
+            "model": "resnet20",
+            "recipe": fast().to_json(),
+            "fraction": arguments.fraction,
+            "val_errors": errors,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "commit": find_commit(),
+        }
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

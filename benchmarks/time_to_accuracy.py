@@ -1,0 +1,102 @@
+"""The first claim of the README, run again: the paper's ResNet-20 accuracy in a fraction of the paper's compute.
+
+    python benchmarks/time_to_accuracy.py --out benchmarks/results/time_to_accuracy.json
+
+Trains ResNet-20 by the recipe `fast` for several seeds, the test error of the last step each, and prints mean,
+standard deviation, compute and time beside the paper's. `--recipes fast faster` and `--fractions 0.03 0.2` (of the
+paper's compute, for the first recipe at other lengths) give the curve of error against compute. Runs are kept under
+runs/time-to-accuracy, so that an interrupted benchmark goes on.
+"""
+
+import argparse
+import json
+import os
+import platform
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
+
+import torch
+
+from deepres.data.cifar10 import load_cifar10
+from deepres.recipes import Recipe, get_recipe, paper
+from deepres.report.published import PUBLISHED
+from deepres.training.device import describe_device, resolve_device
+from deepres.training.environment import find_commit
+from deepres.training.run import RunConfig, train
+
+NUM_TRAIN = 50_000
+PAPER_COMPUTE = paper().compute(NUM_TRAIN)
+
+
+def main() -> None:
+    """Train, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--recipes", nargs="+", default=["fast"])
+    parser.add_argument("--fractions", nargs="*", type=float, default=[], help="of the paper's compute")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--runs", type=Path, default=Path("runs/time-to-accuracy"))
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    made = [get_recipe(name) for name in arguments.recipes]
+    made += [made[0].with_compute(fraction * PAPER_COMPUTE) for fraction in arguments.fractions]
+    device = resolve_device(arguments.device)
+    data = load_cifar10()
+    target = PUBLISHED[arguments.model].paper
+    assert target is not None
+
+    print(f"{arguments.model} on {describe_device(device)}; the paper: {target:g}% test error", flush=True)
+    rows: list[dict[str, Any]] = []
+    for recipe in made:
+        fraction = recipe.compute(NUM_TRAIN) / PAPER_COMPUTE
+        label = f"{recipe.name}, 1/{1 / fraction:.1f} of the paper's compute"
+        results = []
+        for seed in range(arguments.seeds):
+            run_dir = (
+                arguments.runs / f"{arguments.model}-{recipe.name}-{recipe.total_steps(NUM_TRAIN)}steps-seed{seed}"
+            )
+            result = train(RunConfig(arguments.model, recipe, seed=seed), data, run_dir, device=device)
+            results.append(result)
+            print(
+                f"{label}, seed {seed}: {result['test_error_last']:.2f}%, {result['seconds'] / 60:.1f} min", flush=True
+            )
+        errors = [result["test_error_last"] for result in results]
+        spread = f" ± {stdev(errors):.2f}" if len(errors) > 1 else ""
+        minutes = mean(result["seconds"] for result in results) / 60
+        verdict = "reached" if mean(errors) <= target else "not reached"
+        print(
+            f"{label}: {mean(errors):.2f}{spread}% (n = {len(errors)}, last step), {minutes:.1f} min a run: "
+            f"the paper's {target:g}% is {verdict}",
+            flush=True,
+        )
+        rows.append(describe(recipe, fraction, results))
+    if arguments.out:
+        report = {
+            "model": arguments.model,
+            "paper_error": target,
+            "device": describe_device(device),
+            "rows": rows,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "commit": find_commit(),
+        }
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def describe(recipe: Recipe, fraction: float, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the report holds of the runs of one recipe at one length."""
+    keys = ("seed", "test_error_last", "test_error_best", "train_error", "seconds", "images_per_second", "precision")
+    return {
+        "recipe": recipe.to_json(),
+        "compute_fraction": fraction,
+        "runs": [{key: result[key] for key in keys} for result in results],
+    }
+
+
+if __name__ == "__main__":
+    main()

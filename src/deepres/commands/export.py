@@ -1,0 +1,41 @@
+"""`deepres export`: trained weights in the formats of other tools."""
+
+from pathlib import Path
+
+import click
+
+from deepres.commands.options import DATA_DIR, NET
+from deepres.console import err, out
+
+NUM_IMAGES = 1000  # of the test set, on which the exported file must agree
+
+
+@click.command()
+@NET
+@click.option("--format", "kind", required=True, help="onnx, torch-export, torchscript or tensorflow.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: NAME with the format's suffix.")
+@DATA_DIR
+def export(net: str, kind: str, output: Path | None, data_dir: Path | None) -> None:
+    """Write weights of the zoo, a run directory or a .safetensors file in another format.
+
+    The file takes uint8 pixels, any number of images at a time (TensorFlow: channels last), normalises them, and gives
+    logits. It is run in its own runtime on test images, and kept only if no logit differs by more than 1e-4 and no
+    prediction at all.
+    """
+    from deepres.data.cifar10 import load_cifar10
+    from deepres.export import export_classifier
+    from deepres.export.formats import get_format
+    from deepres.weights.zoo import load_classifier
+
+    suffix = get_format(kind).suffix
+    classifier = load_classifier(net)
+    path = output or Path(f"{classifier.name}{suffix}")
+    images = load_cifar10(data_dir).test.images[:NUM_IMAGES]
+    with err.status(f"writing {path} and running it"):
+        difference = export_classifier(classifier, kind, path, images)
+    out.print(
+        f"{path}: {path.stat().st_size:,} bytes; over {len(images):,} test images the same predictions, "
+        f"largest difference of a logit {difference:.1e}",
+        markup=False,
+        soft_wrap=True,
+    )

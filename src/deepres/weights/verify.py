@@ -1,0 +1,46 @@
+"""Whether the zoo is what its cards say."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from deepres.data.cifar10 import Split
+from deepres.errors import UserError
+from deepres.models import count_parameters
+from deepres.training.checkpoint import load_weights
+from deepres.training.device import resolve_device
+from deepres.training.evaluate import error_percent
+from deepres.weights.card import Card
+from deepres.weights.classifier import PixelClassifier
+from deepres.weights.zoo import file_sha256
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of one entry."""
+
+    card: Card
+    test_error: float | None
+    """In percent of all test images; None if the file could not be loaded."""
+    differences: tuple[str, ...]
+    """What is not as the card says; empty if all is."""
+
+
+def verify(card: Card, weights: Path, test: Split) -> Verdict:
+    """Recompute what a card states of its weights file: checksum, number of parameters, test error."""
+    differences = []
+    if (checksum := file_sha256(weights)) != card.sha256:
+        differences.append(f"sha256 is {checksum[:12]}..., not {card.sha256[:12]}...")
+    try:
+        trained = load_weights(weights)
+    except UserError as fault:
+        return Verdict(card, None, (*differences, str(fault)))
+    if (num_parameters := count_parameters(trained.model)) != card.num_parameters:
+        differences.append(f"{num_parameters:,} parameters, not {card.num_parameters:,}")
+    classifier = PixelClassifier(trained.model, trained.normalization).to(resolve_device("auto"))
+    logits = classifier.predict_logits(torch.from_numpy(test.images))
+    error = error_percent(logits, torch.from_numpy(test.labels))
+    if error != card.test_error_last:
+        differences.append(f"test error {error:.2f}%, not {card.test_error_last:.2f}%")
+    return Verdict(card, error, tuple(differences))

@@ -1,0 +1,143 @@
+"""Each format is written, run in its own runtime, and refused if it differs; TensorFlow's where it is installed."""
+
+import importlib
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from fitted import fitted
+
+from deepres.errors import UserError
+from deepres.export import FORMATS, export_classifier, formats
+from deepres.training.checkpoint import save_weights
+
+CASES = [
+    ("onnx", "resnet20", "A", "channel"),
+    ("onnx", "resnet20", "B", "pixel_mean"),
+    ("torch-export", "resnet20", "A", "pixel_mean"),
+    ("torchscript", "plain20", "A", "channel"),
+    ("tensorflow", "resnet20", "A", "channel"),
+    ("tensorflow", "resnet20", "B", "pixel_mean"),
+    ("tensorflow", "plain20", "A", "pixel_mean"),
+]
+
+
+@pytest.fixture
+def fitting(few):
+    images, labels = torch.from_numpy(few.images), torch.from_numpy(few.labels)
+    return lambda name, **settings: fitted(name, images, labels, **settings)
+
+
+@pytest.mark.parametrize(("name", "net", "option", "kind"), CASES)
+def test_exported_files_give_the_same_logits(few, fitting, tmp_path, name, net, option, kind):
+    if any(find_spec(package) is None for package in FORMATS[name].needs):
+        pytest.skip(f"{name} is not installed")
+    classifier = fitting(net, option=option, kind=kind)
+    path = tmp_path / f"net{FORMATS[name].suffix}"
+    difference = export_classifier(classifier, name, path, few.images)
+    assert difference < 1e-4
+    assert list(tmp_path.iterdir()) == [path]
+    run = importlib.import_module(FORMATS[name].module).load(path)
+    for size in (1, 3, 32):
+        logits = run(few.images[:size])
+        assert logits.shape == (size, 10)
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, classifier.predict_logits(few.images[:size]), atol=1e-4)
+    if name == "onnx":
+        check_onnx(path)
+
+
+def check_onnx(path):
+    import onnx
+
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    (pixels,), (logits,) = model.graph.input, model.graph.output
+    assert (pixels.name, logits.name) == ("pixels", "logits")
+    assert pixels.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    first, *others = pixels.type.tensor_type.shape.dim
+    assert first.dim_param
+    assert [dim.dim_value for dim in others] == [3, 32, 32]
+    assert {p.key: p.value for p in model.metadata_props}["classes"].split(",")[0] == "airplane"
+
+
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow is not installed")
+def test_tensorflow_trains_further(few, fitting, tmp_path):
+    classifier = fitting("resnet20")
+    export_classifier(classifier, "tensorflow", tmp_path / "net.keras", few.images)
+    import keras
+
+    model = keras.models.load_model(tmp_path / "net.keras")
+    assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
+    trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    assert trainable == 269_722
+    channels_last = few.images.transpose(0, 2, 3, 1)
+    shifted = (few.labels + 1) % 10
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.01), loss)
+    before = model.get_layer("layer2_0_conv1").get_weights()[0].copy()
+    history = model.fit(channels_last, shifted, epochs=3, batch_size=32, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    assert not np.allclose(model.get_layer("layer2_0_conv1").get_weights()[0], before)
+
+
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow is not installed")
+def test_training_does_not_load_tensorflow(tmp_path):
+    program = (
+        "import sys, deepres.training, torch.utils.tensorboard\n"
+        "torch.utils.tensorboard.SummaryWriter(sys.argv[1]).add_scalar('error', 1, 1)\n"
+        "print('tensorflow' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, tmp_path]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda logits: logits + 0.01, r"differs from the net by 1\.0e-02 in a logit"),
+        (lambda logits: logits * np.float32("nan"), "differs from the net by nan"),
+    ],
+)
+def test_a_file_that_differs_is_not_left(few, fitting, tmp_path, monkeypatch, spoil, message):
+    classifier = fitting("plain20")
+    module = importlib.import_module("deepres.export.torchscript")
+    load = module.load
+    monkeypatch.setattr(module, "load", lambda path: lambda images: spoil(load(path)(images)))
+    with pytest.raises(UserError, match=f"the torchscript file {message}.*not kept"):
+        export_classifier(classifier, "torchscript", tmp_path / "net.pt", few.images)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_prediction_is_not_left(few, fitting, monkeypatch):
+    classifier = fitting("plain20")
+    logits = classifier.predict_logits(few.images).numpy()
+    logits[0, 1] = logits[0].max() + 1e-5  # nearly a tie
+    monkeypatch.setattr(formats, "MAX_DIFFERENCE", 1e9)
+    with pytest.raises(UserError, match="predicts 1 of 32 images otherwise"):
+        formats.compare(classifier, lambda images: logits[: len(images)], few.images, "onnx")
+
+
+def test_the_command(run, few_cifar10, fitting, tmp_path, monkeypatch):
+    classifier = fitting("plain20")
+    weights = tmp_path / "net.safetensors"
+    save_weights(weights, "plain20", classifier.net, classifier.normalization)
+    monkeypatch.chdir(tmp_path)
+    code, stdout, _ = run("export", weights, "--format", "torchscript")
+    assert code == 0
+    assert stdout.startswith("plain20.pt: ")
+    assert "over 32 test images the same predictions, largest difference of a logit" in stdout
+    for arguments, message in (
+        (["--format", "caffe"], "unknown format 'caffe': choose from onnx, torch-export, torchscript, tensorflow"),
+        (["--format", "torchscript", "-o", "net.onnx"], "net.onnx must end in .pt"),
+        (["--format", "torchscript", "-o", "nowhere/net.pt"], "there is no folder nowhere"),
+    ):
+        code, _, stderr = run("export", weights, *arguments)
+        assert code == 2
+        assert message in stderr
+    monkeypatch.setattr(formats, "find_spec", lambda package: None)
+    message = "format onnx needs onnx, onnxscript, onnxruntime, not installed here: pip install 'deepres[onnx]'"
+    assert message in run("export", weights, "--format", "onnx")[2]

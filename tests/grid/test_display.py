@@ -1,0 +1,45 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from deepres import console
+from deepres.grid import display
+from deepres.grid.plan import plan_grid
+from deepres.grid.process import Outcome
+from deepres.recipes import paper
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A terminal of 80 columns; what it was sent."""
+    stream = io.StringIO()
+    made = Console(file=stream, force_terminal=True, width=80, highlight=False, color_system=None)
+    monkeypatch.setattr(display, "err", made)
+    monkeypatch.setattr(console, "err", made)
+    return stream
+
+
+def test_bars_of_the_grid_and_of_each_run_on_a_terminal(terminal, tmp_path):
+    jobs = plan_grid(["plain20", "resnet56"], [paper()], [0, 1], tmp_path)
+    with display.GridDisplay(jobs, jobs[1:]) as bars:
+        for job in jobs[1:3]:
+            bars.started(job)
+            bars.event(job, {"event": "start", "step": 0, "target": 64_000, "batch_size": 128, "total_epochs": 164})
+        step = {"event": "step", "step": 32_000, "epoch": 81, "loss": 0.1, "error": 7.25, "images_per_second": 1280.0}
+        bars.event(jobs[1], step)
+        bars.event(jobs[1], {"event": "notice", "message": "a notice"})
+        bars._progress.refresh()
+        shown = terminal.getvalue()
+        bars.ended(jobs[1], Outcome("failed", "the disk is full"))
+        bars.lost(jobs[2], "lost with its node")
+        bars._progress.refresh()
+        after = terminal.getvalue()[len(shown) :]
+    assert "resnet56-paper-seed0: a notice" in shown
+    assert "grid: 1 of 4 runs" in shown
+    assert "resnet56-paper-seed0 82/164" in shown
+    assert "error 7.2%  1,280/s  53:20 left" in shown
+    assert "plain20-paper-seed1 1/164" in shown
+    assert all(len(line.rstrip()) <= 80 for line in shown.replace("\r", "\n").split("\n") if "\x1b" not in line)
+    assert "resnet56-paper-seed0: failed: the disk is full (grid: 1 of 4 runs" in after
+    assert "plain20-paper-seed1: lost with its node" in after

@@ -1,0 +1,99 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from deepres.models import build_model
+from deepres.recipes import Muon as MuonRule
+from deepres.recipes import one_cycle, paper
+from deepres.seeding import Stream, derive_generator
+from deepres.training.optimizers import Muon, build_optimizers, orthogonalize
+
+MUON = MuonRule(learning_rate=0.05, momentum=0.8)
+
+
+@pytest.mark.parametrize(("make_recipe", "decay", "nesterov"), [(paper, 1e-4, False), (one_cycle, 5e-4, True)])
+def test_sgd_against_its_formula(make_recipe, decay, nesterov):
+    """With gradients that are known, to the last digits: decay and momentum show."""
+    recipe = replace(make_recipe(), muon=None, momentum=0.9, weight_decay=decay, nesterov=nesterov)
+    model = build_model("resnet20", generator=derive_generator(3, Stream.WEIGHTS))
+    (optimizer,) = build_optimizers(replace(recipe, decay_norm_and_bias=True), model)
+    expected = {name: p.detach().double().clone() for name, p in model.named_parameters()}
+    velocity = {name: torch.zeros_like(p) for name, p in expected.items()}
+    for step in range(3):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1
+        for name, p in model.named_parameters():
+            p.grad = torch.full_like(p, 0.01 * (step + 1))
+            gradient = 0.01 * (step + 1) + decay * expected[name]
+            velocity[name] = 0.9 * velocity[name] + gradient
+            expected[name] -= 0.1 * (gradient + 0.9 * velocity[name] if nesterov else velocity[name])
+        optimizer.step()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach().double(), expected[name], rtol=1e-6, atol=1e-7)
+
+
+def test_decay_may_spare_batch_norm_and_biases():
+    model = build_model("resnet20")
+    recipe = replace(paper(), weight_decay=0.01)
+    for spare, decays in ((True, [0.01, 0.0]), (False, [0.01, 0.01])):
+        (optimizer,) = build_optimizers(replace(recipe, decay_norm_and_bias=not spare), model)
+        groups = optimizer.param_groups
+        assert [group["weight_decay"] for group in groups] == decays
+        assert len(groups[0]["params"]) == 20  # 19 convolutions and the linear layer
+        assert len(groups[0]["params"]) + len(groups[1]["params"]) == len(list(model.parameters()))
+
+
+def test_muon_takes_the_convolutions_and_sgd_all_else():
+    model = build_model("resnet20")
+    muon, sgd = build_optimizers(replace(one_cycle(), muon=MUON), model)
+    assert {p.shape[2:] for group in muon.param_groups for p in group["params"]} == {(3, 3)}
+    held = [p for optimizer in (muon, sgd) for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in model.parameters()}
+    assert len(held) == len(list(model.parameters()))
+    assert [group["peak_lr"] for group in muon.param_groups] == [0.05]
+
+
+def test_orthogonalize_keeps_the_singular_vectors_and_evens_the_values():
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.randn(3, 16, 144, generator=generator).double()
+    matrices[1] *= 1e-3  # the scale does not matter
+    u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+    values = torch.diagonal(u.mT @ orthogonalize(matrices) @ vh.mT, dim1=1, dim2=2)
+    assert values.min() > 0.65
+    assert values.max() < 1.25
+    torch.testing.assert_close(u @ torch.diag_embed(values) @ vh, orthogonalize(matrices))
+
+
+def test_muon_against_torchs_own():
+    """torch.optim.Muon knows matrices alone, computes in bfloat16 and does not keep the weights' norm."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(16, 8, 3, 3, generator=generator)
+    start *= 4 / start.norm()
+    filters, matrix = start.clone().requires_grad_(), start.flatten(1).clone().requires_grad_()
+    ours = Muon([filters], lr=0.1, momentum=0.8)
+    theirs = torch.optim.Muon([matrix], lr=0.1, momentum=0.8, weight_decay=0.0, adjust_lr_fn="original")
+    velocity = torch.zeros_like(start)
+    for _ in range(3):
+        gradient = torch.randn(start.shape, generator=generator)
+        velocity = 0.8 * velocity + gradient
+        filters.grad = gradient.clone()
+        # Theirs averages where ours sums, and the scale of what is orthogonalised does not matter.
+        matrix.grad = gradient.flatten(1).clone()
+        with torch.no_grad():
+            matrix *= 4 / matrix.norm()
+        ours.step()
+        theirs.step()
+        torch.testing.assert_close(filters.detach().flatten(1), matrix.detach(), rtol=0.02, atol=0.02)
+
+
+def test_muon_keeps_filter_banks_at_one_norm_and_turns_them_by_the_rate():
+    generator = torch.Generator().manual_seed(0)
+    banks = [torch.randn(32, 16, 3, 3, generator=generator) * scale for scale in (0.01, 1, 100)]
+    optimizer = Muon(banks, lr=0.05, momentum=0.9)
+    for bank in banks:
+        bank.grad = torch.randn(bank.shape, generator=generator) * 1e-4
+    before = [bank / bank.norm() * 32**0.5 for bank in banks]
+    optimizer.step()
+    for bank, old in zip(banks, before, strict=True):
+        assert (bank - old).norm() / old.norm() == pytest.approx(0.05, rel=0.3)  # singular values are 0.7 to 1.2
