@@ -24,7 +24,17 @@ from deepres.report.answers import WrongImage
 from deepres.report.charts import Chart
 from deepres.report.runs import FinishedRun, SkippedRun
 from deepres.report.statistics import ClaimTest
-from deepres.report.tables import HEADINGS, NOTES, TEXT_COLUMNS, TableRow, find_missing, row_cells
+from deepres.report.tables import (
+    CLAIM_HEADINGS,
+    CLAIM_TEXT_COLUMNS,
+    HEADINGS,
+    NOTES,
+    TEXT_COLUMNS,
+    TableRow,
+    claim_cells,
+    find_missing,
+    row_cells,
+)
 
 
 @dataclass(frozen=True)
@@ -118,8 +128,10 @@ class Page:
         html = environment.from_string(source).render(
             summary=self.summary,
             sections=self.sections,
-            claims=claims_table(self.claims),
-            table6=PageTable("table6", HEADINGS, [row_cells(row) for row in self.table6], TEXT_COLUMNS),
+            claims=PageTable(
+                "claims", CLAIM_HEADINGS, [claim_cells(test) for test in self.claims], CLAIM_TEXT_COLUMNS
+            ),
+            table6=PageTable("table6", HEADINGS, list(map(row_cells, self.table6)), TEXT_COLUMNS),
             notes=NOTES,
             missing=find_missing(self.table6),
             held_out=" or ".join(held_out),
@@ -170,22 +182,6 @@ class Page:
 def script_json(content: object) -> Markup:
     """Return JSON that can stand in a script element: nothing in it ends the element."""
     return Markup(json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"))
-
-
-def claims_table(claims: Sequence[ClaimTest]) -> PageTable:
-    """Return the table of the claims."""
-    rows = [
-        [
-            test.claim.statement,
-            test.label,
-            test.verdict,
-            "" if test.effect is None else f"{test.effect:+.2f}",
-            "" if test.interval is None else f"{test.interval[0]:+.2f} to {test.interval[1]:+.2f}",
-            f"{test.n[0]}, {test.n[1]}",
-        ]
-        for test in claims
-    ]
-    return PageTable("claims", ("claim", "recipe", "p-value", "points", "95% interval", "runs"), rows, text_columns=2)
 
 
 def runs_table(runs: Sequence[FinishedRun]) -> PageTable:

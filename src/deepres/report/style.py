@@ -128,12 +128,12 @@ def add_grid(axes: Axes) -> None:
     axes.grid(axis="y")
 
 
-def encode_figure(figure: Figure, file_format: str) -> bytes:
+def encode_figure(figure: Figure, file_format: str, dpi: int = PNG_DPI) -> bytes:
     """Return the content of a "png", "svg" or "pdf" file. It holds no date: the same figure is the same bytes."""
     undated: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     picture = io.BytesIO()
     with house_style():
-        figure.savefig(picture, format=file_format, dpi=PNG_DPI, metadata=undated.get(file_format))
+        figure.savefig(picture, format=file_format, dpi=dpi, metadata=undated.get(file_format))
     return picture.getvalue()
 
 

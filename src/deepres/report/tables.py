@@ -1,4 +1,4 @@
-"""Table 6: test error of each net and recipe beside the published ones, and what is missing from it."""
+"""Table 6: test error of each net and recipe beside the published ones, what is missing from it, and the claims."""
 
 import shlex
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from deepres.report.collect import csv_text
 from deepres.report.markdown import markdown_table
 from deepres.report.published import PUBLISHED, Published
 from deepres.report.runs import RunGroup, model_key
-from deepres.report.statistics import Summary, summary_row
+from deepres.report.statistics import ClaimTest, Summary, summary_row
 
 EIGHT = tuple(f"{family}{depth}" for family in ("plain", "resnet") for depth in (20, 32, 44, 56))
 EXPECTED = MappingProxyType({"paper": (*EIGHT, "resnet110"), "fast": EIGHT})  # recipe -> the nets of its table
@@ -144,6 +144,22 @@ def table_latex(rows: Sequence[TableRow]) -> str:
     lines += [f"% {note}".replace("±", "+-") for note in NOTES]
     lines += [f"% missing: {part.command}" for part in find_missing(rows)]
     return "\n".join(lines) + "\n"
+
+
+CLAIM_HEADINGS = ("claim", "recipe", "p-value", "points", "95% interval", "runs")
+CLAIM_TEXT_COLUMNS = 2
+
+
+def claim_cells(test: ClaimTest) -> list[str]:
+    """Return a tested claim's cells as text, under `CLAIM_HEADINGS`."""
+    return [
+        test.claim.statement,
+        test.label,
+        test.verdict,
+        "" if test.effect is None else f"{test.effect:+.2f}",
+        "" if test.interval is None else f"{test.interval[0]:+.2f} to {test.interval[1]:+.2f}",
+        f"{test.n[0]}, {test.n[1]}",
+    ]
 
 
 def _latex(text: str) -> str:
