@@ -33,7 +33,7 @@ def executed(tmp_path_factory, cifar10_dir):
         write_run(folder / "results" / f"b{seed}", "plain20", seed=seed, test_errors=(9.9, 9.5 + 0.1 * seed))
     notebook = nbformat.read(ROOT / "main.ipynb", as_version=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEEPRES_NOTEBOOK_IMAGES", "256")
+        patch.setenv("DEEPRES_NOTEBOOK_IMAGES", "512")
         patch.setenv("DEEPRES_DATA", str(cifar10_dir))
         patch.setenv("OMP_NUM_THREADS", "1")
         tool.execute(notebook, folder, timeout=300)
@@ -43,7 +43,7 @@ def executed(tmp_path_factory, cifar10_dir):
 def test_it_goes_from_the_images_to_the_claims(executed):
     notebook, folder = executed
     said = "".join(map(texts, notebook.cells))
-    assert "train (256, 3, 32, 32) uint8 test (256, 3, 32, 32)" in said
+    assert "train (512, 3, 32, 32) uint8 test (512, 3, 32, 32)" in said
     assert "| resnet20 | 20 | 269,722 | 8.75 |" in said
     assert "  2 steps, " in said
     for name in ("plain20", "resnet20"):

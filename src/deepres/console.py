@@ -38,9 +38,8 @@ class ConsoleReporter(Reporter):
             disable=not err.is_terminal,
         )
         self._task = self._progress.add_task(model, state="compiling and loading")
-        self._batch_size = 0
-        self._target = 0
         self._total_epochs = 0
+        self._left = duration(0)
 
     def close(self) -> None:
         """Take the bar away."""
@@ -52,16 +51,24 @@ class ConsoleReporter(Reporter):
 
     def start(self, step: int, target: int, batch_size: int, total_epochs: int) -> None:
         """Show the bar."""
-        self._batch_size, self._target, self._total_epochs = batch_size, target, total_epochs
+        self._total_epochs = total_epochs
         self._progress.update(self._task, completed=step, total=target, state="first step")
         self._progress.start()
 
-    def step(self, step: int, epoch: int, loss: float, error: float, images_per_second: float | None) -> None:
+    def step(
+        self,
+        step: int,
+        epoch: int,
+        loss: float,
+        error: float,
+        images_per_second: float | None,
+        seconds_left: float | None,
+    ) -> None:
         """Move the bar."""
         state = "first step"
-        if images_per_second:
-            left = (self._target - step) * self._batch_size / images_per_second
-            state = f"loss {loss:.3f}  error {error:.2f}%  {images_per_second:,.0f} images/s  {duration(left)} left"
+        if images_per_second and seconds_left is not None:
+            self._left = duration(seconds_left)
+            state = f"loss {loss:.3f}  error {error:.2f}%  {images_per_second:,.0f} images/s  {self._left} left"
         description = f"{self._model} epoch {min(epoch + 1, self._total_epochs)}/{self._total_epochs}"
         self._progress.update(self._task, completed=step, description=description, state=state)
 
@@ -73,11 +80,10 @@ class ConsoleReporter(Reporter):
         """Print the epoch's line."""
         name = "val" if "val_error" in row else "test"
         speed = row["images_per_second"]
-        left = (self._target - row["step"]) * self._batch_size / speed if speed else 0
         err.print(
             f"epoch {row['epoch']:>3}/{self._total_epochs}  step {row['step']:>6,}  "
             f"rate {row['learning_rate']:<8.4g} train loss {row['train_loss']:.4f}  error {row['train_error']:5.2f}%  "
-            f"{name} error {row[f'{name}_error']:5.2f}%  {speed or 0:,.0f} images/s  {duration(left)} left",
+            f"{name} error {row[f'{name}_error']:5.2f}%  {speed or 0:,.0f} images/s  {self._left} left",
             markup=False,
             soft_wrap=True,
         )

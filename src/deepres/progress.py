@@ -27,8 +27,16 @@ class Reporter:
     def start(self, step: int, target: int, batch_size: int, total_epochs: int) -> None:
         """Training begins after `step` steps and goes to `target`; the whole schedule has `total_epochs`."""
 
-    def step(self, step: int, epoch: int, loss: float, error: float, images_per_second: float | None) -> None:
-        """Take the state after a step: running loss in nats and error in percent."""
+    def step(
+        self,
+        step: int,
+        epoch: int,
+        loss: float,
+        error: float,
+        images_per_second: float | None,
+        seconds_left: float | None,
+    ) -> None:
+        """Take the state after a step: running loss in nats, error in percent; no speed is known before the second."""
 
     def saved(self, step: int) -> None:
         """The run now has a checkpoint of this step."""
@@ -72,11 +80,27 @@ class JsonReporter(Reporter):
         """See `Reporter.start`."""
         self.write("start", step=step, target=target, batch_size=batch_size, total_epochs=total_epochs)
 
-    def step(self, step: int, epoch: int, loss: float, error: float, images_per_second: float | None) -> None:
+    def step(
+        self,
+        step: int,
+        epoch: int,
+        loss: float,
+        error: float,
+        images_per_second: float | None,
+        seconds_left: float | None,
+    ) -> None:
         """See `Reporter.step`."""
         if (now := time.monotonic()) - self._told >= self.STEP_SECONDS:
             self._told = now
-            self.write("step", step=step, epoch=epoch, loss=loss, error=error, images_per_second=images_per_second)
+            self.write(
+                "step",
+                step=step,
+                epoch=epoch,
+                loss=loss,
+                error=error,
+                images_per_second=images_per_second,
+                seconds_left=seconds_left,
+            )
 
     def saved(self, step: int) -> None:
         """See `Reporter.saved`."""

@@ -173,6 +173,26 @@ class Recipe:
         pixels += (last - begin) * size**2
         return pixels * self.batch_size / size**2
 
+    def full_size_speed(self, step: int, total_steps: int, images_per_second: float) -> float:
+        """Return the speed in images of full size per second, small ones counted as `compute` counts them.
+
+        Args:
+            step: steps that were done; before the first, the speed is taken to be that step's.
+            total_steps: of the whole schedule.
+            images_per_second: mean speed so far, whatever the size of the images.
+        """
+        done = max(step, 1)
+        compute = replace(self, steps=total_steps, epochs=None).compute(
+            num_train=1, steps=done
+        )  # num_train: no matter
+        return images_per_second * compute / (done * self.batch_size)
+
+    def seconds_left(self, step: int, target: int, total_steps: int, images_per_second: float) -> float:
+        """Estimate the time from one step to the step `target`; the other arguments are those of `full_size_speed`."""
+        whole = replace(self, steps=total_steps, epochs=None)
+        images = whole.compute(num_train=1, steps=target) - whole.compute(num_train=1, steps=step)
+        return images / self.full_size_speed(step, total_steps, images_per_second)
+
     def with_compute(self, images: float) -> "Recipe":
         """Return the recipe with as many steps as cost no more than `images` images of full size (see `compute`)."""
         long = replace(self, steps=1_000_000, epochs=None)

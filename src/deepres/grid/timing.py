@@ -35,9 +35,9 @@ class JobProgress:
     @property
     def speed(self) -> float | None:
         """Images of full size per second; None before anything was measured."""
-        if not self.images_per_second or not self.step:
+        if not self.images_per_second:
             return None
-        return self.images_per_second * self.compute(self.step) / (self.step * self.batch_size)
+        return self.job.config.recipe.full_size_speed(self.step, self.target, self.images_per_second)
 
     @property
     def share(self) -> float:
@@ -64,7 +64,7 @@ def seconds_left(progress: JobProgress, others: Sequence[JobProgress]) -> float 
 
 
 def images_left(progress: JobProgress, others: Sequence[JobProgress]) -> float:
-    """Return what a run has still to train on, in images of full size: before it begins, what others of its recipe do."""
+    """Return what a run has still to do, in images of full size; before it begins, what others of its recipe do."""
     if progress.target:
         return progress.compute(progress.target) - progress.compute(progress.step)
     recipe = progress.job.config.recipe

@@ -345,9 +345,9 @@ class Run:
             trainer.advance()
             clock.count(self.config.recipe.batch_size)
             totals = trainer.totals
-            self.reporter.step(
-                trainer.step, trainer.epochs_done, totals.mean_loss, totals.error, clock.images_per_second
-            )
+            speed = clock.images_per_second
+            left = recipe.seconds_left(trainer.step, target, trainer.total_steps, speed) if speed else None
+            self.reporter.step(trainer.step, trainer.epochs_done, totals.mean_loss, totals.error, speed, left)
             if time.monotonic() - saved > 60 * checkpoint_minutes:
                 self.save()
                 saved = time.monotonic()
