@@ -106,7 +106,7 @@ def test_the_pages_charts_hold_the_numbers(written):
     places = set(re.findall(r'id="(chart-[^"]+)"', page))
     assert {name for name in charts if "confusion" not in name} <= places
     residual = charts["chart-figure6-paper-resnet"]["data"]
-    mean = next(trace for trace in residual if trace.get("name") == "ResNet-20 test: 8.00% (2 seeds)")
+    mean = next(trace for trace in residual if trace.get("name") == "ResNet-20: 8.00% (2 seeds)")
     assert (mean["x"], mean["y"]) == ([3.2, 6.4], [30.0, 8.005])
     assert [trace["fill"] for trace in residual if "fill" in trace] == ["toself", "toself"]
     assert len({trace["legendgroup"] for trace in residual}) == 1

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
 
 from deepres.recipes import SPLITS, paper
 from deepres.report.curves import Curve, average, error_limit, seeds
@@ -59,7 +59,7 @@ def draw_figure6(groups: Sequence[RunGroup]) -> Figure:
             last = max(int(curve.steps[-1]) for curve in curves)
             axes.set_xlim(0, 1.01 * last)  # so that a marker at the end is whole
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1e4:g}"))
-            axes.xaxis.set_major_locator(MultipleLocator(10_000 if last > 20_000 else 2_000 if last > 5000 else last))
+            axes.xaxis.set_major_locator(MaxNLocator(7, steps=(1, 2, 5, 10)))  # 64,000 steps: every 10,000
             axes.yaxis.set_major_locator(MultipleLocator(top / 4))
             axes.tick_params(labelleft=True)
             add_grid(axes)
@@ -154,14 +154,16 @@ def draw_error_against_compute(summaries: Sequence[Summary]) -> Figure:
                     continue
                 points = [(flop, summary.mean) for summary, flop in members]
                 dashes = ("-", "--", "-.", ":")[i % 4]
+                above = family == "plain"  # and below residual nets, so that neither hides the other
                 axes.plot(*zip(*points, strict=True), ls=dashes, label=f"{name}, {label}", **own_points(look))
                 for summary, flop in members:
                     axes.annotate(
                         str(depth_of(summary.group.model)),
                         (flop, summary.mean),
-                        xytext=(0, 8),
+                        xytext=(0, 8 if above else -8),
                         textcoords="offset points",
                         ha="center",
+                        va="bottom" if above else "top",
                         fontsize=8,
                         color=look.light,
                         path_effects=OUTLINE,

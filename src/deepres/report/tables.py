@@ -162,6 +162,11 @@ def claim_cells(test: ClaimTest) -> list[str]:
     ]
 
 
+def claims_markdown(claims: Sequence[ClaimTest]) -> str:
+    """Return the table of the claims in Markdown."""
+    return markdown_table(CLAIM_HEADINGS, [claim_cells(test) for test in claims], CLAIM_TEXT_COLUMNS)
+
+
 def _latex(text: str) -> str:
     """Escape a cell."""
     for character in "\\&%$#_{}":
