@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help reproduce reproduce-table test extras lint types unit format readme lock clean
+.PHONY: help reproduce reproduce-table test extras lint types unit format readme notebook lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ format: $(READY)  ## put the code into its format
 
 readme: $(READY)  ## write the generated tables of README.md
 	$(BIN)/python tools/readme.py
+
+notebook: $(READY)  ## execute main.ipynb and write it with its outputs
+	$(BIN)/python tools/notebook.py
 
 lock: $(READY)  ## write the installed versions to constraints.txt
 	{ echo '# Exact versions of everything that the Makefile installs; written by `make lock`.'; \
