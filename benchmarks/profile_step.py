@@ -1,4 +1,4 @@
-"""Where the time of one training step goes: torch.compile in bfloat16 (before), and the fused kernels (after).
+"""Where the time of one training step goes: torch.compile (before), and the fused kernels (after).
 
     python benchmarks/profile_step.py            # ResNet-20, mini-batch 128; add a name for another net
 
@@ -20,10 +20,11 @@ from torch.profiler import ProfilerActivity, profile
 from deepres.data.augment import Normalization
 from deepres.data.loader import TrainStream
 from deepres.recipes import one_cycle
-from deepres.training.device import keep_freed_memory
+from deepres.training.device import keep_freed_memory, resolve_precision
 from deepres.training.loop import Trainer
 
 STEPS = 20
+PRECISION = resolve_precision("auto", torch.device("cpu"))
 
 Parts = defaultdict[str, float]  # milliseconds per step
 
@@ -42,10 +43,20 @@ def build_trainer(name: str, backend: str) -> Trainer:
         stream=stream,
         total_steps=1000,
         device=torch.device("cpu"),
-        precision="bfloat16",
+        precision=PRECISION,
         backend=backend,
         notice=print,
     )
+
+
+def time_steps(trainer: Trainer) -> float:
+    """Return milliseconds per step, after some to warm up."""
+    for _ in range(5):
+        trainer.advance()
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        trainer.advance()
+    return (time.perf_counter() - start) / STEPS * 1e3
 
 
 def category(operator: str) -> str:
@@ -67,12 +78,7 @@ def profile_compiled(name: str) -> tuple[float, Parts]:
 
     inductor.cpp.enable_kernel_profile = True
     trainer = build_trainer(name, "compiled")
-    for _ in range(5):
-        trainer.advance()
-    start = time.perf_counter()
-    for _ in range(STEPS):
-        trainer.advance()
-    total = (time.perf_counter() - start) / STEPS * 1e3
+    total = time_steps(trainer)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(STEPS):
             trainer.advance()
@@ -104,15 +110,10 @@ class Timed:
 def profile_fused(name: str) -> tuple[float, Parts]:
     """Return milliseconds per step, and by kernel, for the fused kernels."""
     trainer = build_trainer(name, "fused")
-    for _ in range(5):
-        trainer.advance()
-    start = time.perf_counter()
-    for _ in range(STEPS):
-        trainer.advance()
-    total = (time.perf_counter() - start) / STEPS * 1e3
+    total = time_steps(trainer)
     parts: Parts = defaultdict(float)
     net: Any = trainer.backend
-    net._kernels = Timed(net._kernels, parts)
+    net._kernels_by_size = {size: Timed(kernels, parts) for size, kernels in net._kernels_by_size.items()}
     stream: Any = trainer.stream
     batch, update = stream.batch, trainer.update
 
@@ -137,7 +138,10 @@ if __name__ == "__main__":
     keep_freed_memory()
     torch.manual_seed(0)
     model = sys.argv[1] if len(sys.argv) > 1 else "resnet20"
-    for title, measure in (("torch.compile, bfloat16", profile_compiled), ("fused kernels, bfloat16", profile_fused)):
+    for title, measure in (
+        (f"torch.compile, {PRECISION}", profile_compiled),
+        (f"fused kernels, {PRECISION}", profile_fused),
+    ):
         total, parts = measure(model)
         print(f"{model}, {title}: {total:.1f} ms a step, {128 / total * 1e3:,.0f} images/s")
         for part, milliseconds in sorted(parts.items(), key=lambda item: -item[1]):

@@ -8,11 +8,15 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from textwrap import fill
 
+from deepres.recipes import SPLITS, paper
 from deepres.report.markdown import markdown_table
 from deepres.report.published import PUBLISHED
+from deepres.report.runs import group_runs, load_runs
+from deepres.report.statistics import Summary, summarise
+from deepres.report.tables import HEADINGS, NOTES, TEXT_COLUMNS, row_cells, table_rows
 from deepres.weights.zoo import PACKAGED, list_cards
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +99,43 @@ def table_time() -> str:
     return fill(" ".join([*sentences, f"{how}."]), 120) + "\n"
 
 
+def summaries() -> list[Summary]:
+    """Return the statistics of the committed runs, as `deepres results` orders them."""
+    folder = ROOT / "results"
+    return [summarise(group) for group in group_runs(load_runs([folder])[0])] if folder.is_dir() else []
+
+
+def claim() -> str:
+    """Return the README's first claim: the paper's ResNet-20 in a fraction of its compute, from the committed runs."""
+    images = paper().compute(SPLITS["50k"])
+    sentences = []
+    for summary in summaries():
+        runs = summary.group.runs
+        if (summary.group.model, summary.group.label) not in (("resnet20", "fast"), ("resnet20", "faster")):
+            continue
+        spread = "" if summary.std is None else f" ± {summary.std:.2f}"
+        minutes = mean(run.seconds for run in runs) / 60
+        part = images / float(runs[0].result["compute"])
+        sentences.append(
+            f"ResNet-20 by the recipe `{summary.group.label}`: **{summary.mean:.2f}{spread}%** test error at the last "
+            f"step (n = {summary.n}; the paper: {summary.paper:.2f}%) for 1/{part:.1f} of "
+            f"the paper's training compute, {minutes:.0f} minutes a run on {runs[0].device_name}, "
+            f"{runs[0].precision}."
+        )
+    if not sentences:
+        return "No runs are committed yet.\n"
+    return "\n".join(fill(sentence, 120) for sentence in sentences) + "\n"
+
+
+def results() -> str:
+    """Return table 6 from the committed runs."""
+    rows = table_rows(summaries())
+    if not rows:
+        return "No runs are committed yet.\n"
+    notes = "\n".join(f"- {note}" for note in NOTES)
+    return f"{markdown_table(HEADINGS, [row_cells(row) for row in rows], TEXT_COLUMNS)}\n{notes}\n"
+
+
 def zoo() -> str:
     """Return the table of the trained weights that come with the package."""
     cards = list_cards(PACKAGED)
@@ -117,7 +158,9 @@ def zoo() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
+    "claim": claim,
     "published": published,
+    "results": results,
     "speed": speed,
     "table-time": table_time,
     "zoo": zoo,
