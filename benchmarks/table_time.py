@@ -1,6 +1,6 @@
 """How long `make reproduce-table` takes on this machine: the eight nets of figure 6, one seed each.
 
-    python benchmarks/table_time.py     # some 2 minutes on two cores
+    python benchmarks/table_time.py     # a few minutes
     python benchmarks/table_time.py --device cuda --out benchmarks/results/table_time_gpu.json
 
 No net is trained to the end: the times are extrapolated from measured speed. Each of the eight nets, none is
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
     parser.add_argument("--models", nargs="+", default=list(PAPER_MODELS))
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each net and recipe, beside its warm-up")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each net and recipe, beside its warm-up")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, help="processes at once; default: as the grid")
     parser.add_argument("--out", type=Path, default=RESULT)
