@@ -1,113 +1,155 @@
-"""How long the whole of the paper's table takes on this machine: the eight nets, one seed each.
+"""How long `make reproduce-table` takes on this machine: the eight nets of figure 6, one seed each.
 
-    python benchmarks/table_time.py                # every core a process of one thread, as `deepres grid` does
-    python benchmarks/table_time.py --device cuda --jobs 1
+    python benchmarks/table_time.py     # some 2 minutes on two cores
+    python benchmarks/table_time.py --device cuda --out benchmarks/results/table_time_gpu.json
 
-Each net is measured by what `deepres bench` measures with, in as many processes at once as the grid would run. The
-time of the table is extrapolated from these speeds: the runs in the grid's order, each begun where a place is free.
+No net is trained to the end: the times are extrapolated from measured speed. Each of the eight nets, none is
+interpolated, takes training steps of each recipe by what `deepres bench` measures with, on the backend that a run
+would choose, in as many processes at once as `deepres grid` would have runs: on a CPU one of one thread per core.
+Counted are all steps, those on smaller images in proportion to their pixels, and an evaluation of the test set at
+each epoch; start-up and checkpoints are not. The runs are taken in the grid's order, each begun where a place is free.
 """
 
 import argparse
-import heapq
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
 import torch
+from train_speed import wait_for_turn
 
-from deepres.grid.local import default_parallel, place_environment
+from deepres.console import duration
+from deepres.grid.local import default_parallel, num_cores, place_environment
 from deepres.grid.plan import PAPER_MODELS, plan_grid
-from deepres.recipes import RECIPES
+from deepres.grid.timing import seconds_together
+from deepres.recipes import SPLITS, Recipe, get_recipe
 from deepres.rundir import write_json
 from deepres.training.bench import Speed, measure_speed
 from deepres.training.device import describe_device, resolve_device, resolve_precision
 from deepres.training.environment import find_commit
 
 RESULT = Path(__file__).parent / "results" / "table_time.json"
+RECIPES = ("fast", "paper")  # what RECIPE of `make reproduce-table` may be
+HOW = "extrapolated from measured speed"
 
 
-def measure(name: str, recipe: str, device: torch.device, seconds: float) -> None:
-    """Measure one net in this process and print the speed as JSON."""
-    speed = measure_speed(name, RECIPES[recipe](), device, resolve_precision("auto", device), seconds)
-    print(json.dumps(vars(speed)))
+def take_turns(recipes: Sequence[str], names: Sequence[str], device: torch.device, seconds: float) -> None:
+    """Measure each net by each recipe in this process, at its turn, and answer with the speed."""
+    precision = resolve_precision("auto", device)
+    for recipe in recipes:
+        for name in names:
+            wait_for_turn()
+            print(json.dumps(vars(measure_speed(name, get_recipe(recipe), device, precision, seconds))), flush=True)
 
 
-def measure_together(name: str, recipe: str, device: torch.device, seconds: float, jobs: int) -> Speed:
-    """Measure one net in `jobs` processes at once; return the mean speed of a process."""
-    num_gpus = torch.cuda.device_count() if device.type == "cuda" else 0
-    command = [sys.executable, __file__, "--measure", name, "--recipes", recipe, "--seconds", str(seconds)]
-    processes = [
-        subprocess.Popen(
-            [*command, "--device", device.type],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **place_environment(place, jobs, num_gpus)},
-        )
-        for place in range(jobs)
-    ]
-    speeds = []
-    for process in processes:
-        output, _ = process.communicate()
-        if process.returncode:
-            sys.exit(f"measuring {name} failed")
-        speeds.append(Speed(**json.loads(output.splitlines()[-1])))
-    train, evaluate = (statistics.mean(getattr(speed, field) for speed in speeds) for field in ("train", "evaluate"))
-    return Speed(train=train, evaluate=evaluate, backend=speeds[0].backend)
+def measure_together(
+    recipes: Sequence[str], names: Sequence[str], device: torch.device, seconds: float, jobs: int, num_gpus: int
+) -> Generator[Speed, None, None]:
+    """Measure in `jobs` processes, all of them the same net at a time; yield the mean speed of a process."""
+    command = [sys.executable, __file__, "--measure", "--recipes", *recipes, "--models", *names]
+    command += ["--seconds", str(seconds), "--device", device.type]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, **place_environment(place, jobs, num_gpus)},
+                )
+            )
+            for place in range(jobs)
+        ]
+        for _ in range(len(recipes) * len(names)):
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.write("\n")
+                process.stdin.flush()
+            speeds = []
+            for process in processes:
+                assert process.stdout is not None
+                if not (line := process.stdout.readline()):
+                    sys.exit(f"a process that measured ended with exit code {process.wait()}")
+                speeds.append(Speed(**json.loads(line)))
+            train, evaluate = (statistics.mean(getattr(of, field) for of in speeds) for field in ("train", "evaluate"))
+            yield Speed(train, evaluate, speeds[0].backend)
 
 
-def table_seconds(speeds: dict[str, Speed], recipe: str, jobs: int) -> float:
-    """Return the time of one seed of every net, `jobs` at a time."""
-    places = [0.0] * jobs
-    made = RECIPES[recipe]()
-    for job in plan_grid(PAPER_MODELS, [made], [0], Path()):
-        heapq.heappush(places, heapq.heappop(places) + speeds[job.config.model].seconds(made))
-    return max(places)
+def table_seconds(speeds: dict[str, Speed], recipe: Recipe, jobs: int) -> float:
+    """Return the time of one seed of every net, `jobs` at a time in the grid's order."""
+    planned = plan_grid(tuple(speeds), [recipe], [0], Path())
+    return seconds_together((speeds[job.config.model].seconds(recipe) for job in planned), jobs)
+
+
+def print_table(speeds: dict[str, Speed], recipe: Recipe, jobs: int) -> None:
+    """Print each net's speed and time, and the time of all together."""
+    print(f"\nrecipe {recipe.name}, {jobs} at a time")
+    print(f"{'':10}{'backend':>10}{'images/s of each':>18}{'hours:min:s':>13}")
+    for name, speed in speeds.items():
+        print(f"{name:10}{speed.backend:>10}{speed.train:>18,.0f}{duration(speed.seconds(recipe)):>13}")
+    print(f"one seed of each: {duration(table_seconds(speeds, recipe, jobs))}, {HOW}", flush=True)
 
 
 def main() -> None:
-    """Measure every net, print the table's time and write it to a file."""
+    """Measure every net, print the tables and write the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", help="measure this net alone, in this process")
-    parser.add_argument("--recipes", nargs="+", default=["fast", "paper"])
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each net and recipe")
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
+    parser.add_argument("--models", nargs="+", default=list(PAPER_MODELS))
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each net and recipe, beside its warm-up")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, help="processes at once; default: as the grid")
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
     if arguments.measure:
-        measure(arguments.measure, arguments.recipes[0], device, arguments.seconds)
+        take_turns(arguments.recipes, arguments.models, device, arguments.seconds)
         return
     num_gpus = torch.cuda.device_count() if device.type == "cuda" else 0
-    jobs = arguments.jobs or default_parallel(len(PAPER_MODELS), num_gpus)
+    jobs = arguments.jobs or default_parallel(len(arguments.models), num_gpus)
     report: dict[str, Any] = {
+        "how": HOW,
         "device": describe_device(device).split(", ")[0],
+        "cores": num_cores(),
         "jobs": jobs,
         "threads": int(place_environment(0, jobs, num_gpus)["OMP_NUM_THREADS"]),
         "precision": resolve_precision("auto", device),
         "torch": torch.__version__,
+        "python": platform.python_version(),
         "commit": find_commit(),
         "recipes": {},
     }
-    for recipe in arguments.recipes:
-        speeds = {}
-        for name in PAPER_MODELS:
-            speeds[name] = measure_together(name, recipe, device, arguments.seconds, jobs)
-            print(f"{recipe} {name}: {jobs} x {speeds[name].train:,.0f} images/s ({speeds[name].backend})", flush=True)
-        seconds = table_seconds(speeds, recipe, jobs)
-        print(f"{recipe}: the table in {seconds / 3600:.1f} hours")
-        report["recipes"][recipe] = {
-            "epochs": RECIPES[recipe]().total_epochs(50_000),
-            "seconds": round(seconds),
-            "images_per_second": {name: round(speed.train, 1) for name, speed in speeds.items()},
-        }
+    print(f"{report['device']}, {report['precision']}; {HOW}", flush=True)
+    settings = (arguments.recipes, arguments.models, device, arguments.seconds, jobs, num_gpus)
+    with closing(measure_together(*settings)) as measured:
+        for recipe in map(get_recipe, arguments.recipes):
+            speeds = {name: next(measured) for name in arguments.models}
+            print_table(speeds, recipe, jobs)
+            report["recipes"][recipe.name] = {
+                "epochs": recipe.total_epochs(SPLITS[recipe.split]),
+                "seconds": round(table_seconds(speeds, recipe, jobs)),
+                "models": {name: describe(speed, recipe) for name, speed in speeds.items()},
+            }
     write_json(arguments.out, report)
+
+
+def describe(speed: Speed, recipe: Recipe) -> dict[str, Any]:
+    """Return what the report holds of one net by one recipe."""
+    return {
+        "images_per_second": round(speed.train, 1),
+        "seconds": round(speed.seconds(recipe)),
+        "backend": speed.backend,
+    }
 
 
 if __name__ == "__main__":

@@ -1,15 +1,37 @@
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import readme as tool  # noqa: E402
 
 
 def test_generated_tables_are_up_to_date():
     command = [sys.executable, ROOT / "tools" / "readme.py", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_time_of_the_table_says_what_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    assert "hours" not in tool.table_time()
+    assert "has not been measured on a GPU" in tool.table_time()
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    report = {"device": "A CPU", "precision": "float32", "jobs": 2, "threads": 1}
+    recipes = {"fast": {"seconds": 9000, "epochs": 24, "models": {"plain20": {}, "resnet20": {}}}}
+    (folder / "table_time.json").write_text(json.dumps({**report, "recipes": recipes}))
+    written = " ".join(tool.table_time().split())
+    assert "A CPU in float32, 2 at a time with 1 thread each, one seed of all 2 nets takes 2.5 hours by" in written
+    assert "extrapolated from measured speed" in written
+    assert "has not been measured on a GPU" in written
+    (folder / "table_time_gpu.json").write_text(json.dumps({**report, "device": "A GPU", "recipes": recipes}))
+    assert "On A GPU" in tool.table_time()
+    assert "has not been measured" not in tool.table_time()
 
 
 def test_make_targets_and_files_that_the_readme_names_exist():

@@ -78,6 +78,7 @@ def test_time_left_counts_small_images_by_their_pixels():
     recipe = replace(paper(), low_resolutions=(LowResolution(size=16, until=0.5),))
     # Half of 100 steps on a quarter of the pixels: 10 such steps at 1,280 images/s take 1 s; 40 more take 4 s, and
     # the 50 on whole images 20 s.
+    assert recipe.compute_between(40, 60, 100) == (10 / 4 + 10) * 128
     assert recipe.full_size_speed(10, 100, 1280.0) == 320
     assert recipe.seconds_left(10, 100, 100, 1280.0) == 24
     assert recipe.seconds_left(0, 60, 100, 1280.0) == 9

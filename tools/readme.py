@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median
 from textwrap import fill
+from typing import Any
 
 from deepres.recipes import SPLITS, paper
 from deepres.report.markdown import markdown_table
@@ -78,25 +79,32 @@ def speed() -> str:
 
 def table_time() -> str:
     """Return how long the whole table takes, from what benchmarks/table_time.py measured last, where it did."""
-    sentences = []
-    for file in ("table_time.json", "table_time_gpu.json"):
-        path = ROOT / "benchmarks" / "results" / file
-        if path.exists():
-            report = json.loads(path.read_text())
-            times = " and ".join(
-                f"{of['seconds'] / 3600:.1f} hours by the recipe `{name}` ({of['epochs']} epochs)"
-                for name, of in report["recipes"].items()
-            )
-            sentences.append(
-                f"On {report['device']} in {report['precision']}, {report['jobs']} at a time with {report['threads']} "
-                f"thread{'s' if report['threads'] > 1 else ''} each, one seed of the eight nets takes {times}."
-            )
-    if not sentences:
-        return "How long that takes on your machine: `python benchmarks/table_time.py`, or `deepres bench`.\n"
-    how = "Extrapolated from the speed of each net, which `benchmarks/table_time.py` measured as `deepres bench` does"
-    if len(sentences) == 1:
-        how += "; not measured on a GPU"
-    return fill(" ".join([*sentences, f"{how}."]), 120) + "\n"
+    folder = ROOT / "benchmarks" / "results"
+    cpu, gpu = folder / "table_time.json", folder / "table_time_gpu.json"
+    sentences = [table_time_of(json.loads(path.read_text())) for path in (cpu, gpu) if path.exists()]
+    if sentences:
+        sentences.append(
+            "These times are extrapolated from measured speed, a few seconds of each net, by "
+            "`benchmarks/table_time.py`; each further seed takes about as long again."
+        )
+    else:
+        sentences.append("How long that takes on your machine: `python benchmarks/table_time.py`, or `deepres bench`.")
+    if not gpu.exists():
+        sentences.append("It has not been measured on a GPU.")
+    return fill(" ".join(sentences), 120, break_on_hyphens=False) + "\n"
+
+
+def table_time_of(report: dict[str, Any]) -> str:
+    """Return what was measured on one machine, as a sentence."""
+    times = " and ".join(
+        f"{of['seconds'] / 3600:.1f} hours by the recipe `{name}` ({of['epochs']} epochs)"
+        for name, of in report["recipes"].items()
+    )
+    (num_nets,) = {len(of["models"]) for of in report["recipes"].values()}
+    return (
+        f"On {report['device']} in {report['precision']}, {report['jobs']} at a time with {report['threads']} "
+        f"thread{'s' if report['threads'] > 1 else ''} each, one seed of all {num_nets} nets takes {times}."
+    )
 
 
 def summaries() -> list[Summary]:

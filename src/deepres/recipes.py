@@ -173,6 +173,11 @@ class Recipe:
         pixels += (last - begin) * size**2
         return pixels * self.batch_size / size**2
 
+    def compute_between(self, begin: int, end: int, total_steps: int) -> float:
+        """Return what the steps from `begin` to `end` cost, see `compute`, in a schedule of `total_steps`."""
+        schedule = replace(self, steps=total_steps, epochs=None)  # in steps: num_train does not matter
+        return schedule.compute(num_train=1, steps=end) - schedule.compute(num_train=1, steps=begin)
+
     def full_size_speed(self, step: int, total_steps: int, images_per_second: float) -> float:
         """Return the speed in images of full size per second, small ones counted as `compute` counts them.
 
@@ -182,15 +187,11 @@ class Recipe:
             images_per_second: mean speed so far, whatever the size of the images.
         """
         done = max(step, 1)
-        compute = replace(self, steps=total_steps, epochs=None).compute(
-            num_train=1, steps=done
-        )  # num_train: no matter
-        return images_per_second * compute / (done * self.batch_size)
+        return images_per_second * self.compute_between(0, done, total_steps) / (done * self.batch_size)
 
     def seconds_left(self, step: int, target: int, total_steps: int, images_per_second: float) -> float:
         """Estimate the time from one step to the step `target`; the other arguments are those of `full_size_speed`."""
-        whole = replace(self, steps=total_steps, epochs=None)
-        images = whole.compute(num_train=1, steps=target) - whole.compute(num_train=1, steps=step)
+        images = self.compute_between(step, target, total_steps)
         return images / self.full_size_speed(step, total_steps, images_per_second)
 
     def with_compute(self, images: float) -> "Recipe":

@@ -1,8 +1,8 @@
 """How long a grid will go on, from what its runs have measured so far."""
 
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from deepres.grid.plan import Job
 
@@ -26,11 +26,6 @@ class JobProgress:
     """The last epoch's error on the test or val images, as text."""
     images_per_second: float | None = None
     """Of the run's loop so far, whatever the size of the images."""
-
-    def compute(self, steps: int) -> float:
-        """Return what the first `steps` steps cost, in images of full size."""
-        recipe = replace(self.job.config.recipe, steps=self.target, epochs=None)
-        return recipe.compute(num_train=1, steps=steps)  # in steps: num_train does not matter
 
     @property
     def speed(self) -> float | None:
@@ -65,20 +60,29 @@ def seconds_left(progress: JobProgress, others: Sequence[JobProgress]) -> float 
 
 def images_left(progress: JobProgress, others: Sequence[JobProgress]) -> float:
     """Return what a run has still to do, in images of full size; before it begins, what others of its recipe do."""
-    if progress.target:
-        return progress.compute(progress.target) - progress.compute(progress.step)
     recipe = progress.job.config.recipe
-    known = (other.compute(other.target) for other in others if other.target and other.job.config.recipe == recipe)
-    return next(known, progress.job.num_images)
+    if progress.target:
+        return recipe.compute_between(progress.step, progress.target, progress.target)
+    targets = (other.target for other in others if other.target and other.job.config.recipe == recipe)
+    target = next(targets, None)
+    return recipe.compute_between(0, target, target) if target else progress.job.num_images
 
 
 def grid_seconds_left(jobs: Sequence[JobProgress]) -> float | None:
     """Estimate the time until all runs are done, as many at a time as now, each begun where a place is free."""
-    places = [0.0] * max(1, sum(progress.state == "running" for progress in jobs))
-    for state in ("running", "waiting"):
-        for progress in (p for p in jobs if p.state == state):
-            seconds = seconds_left(progress, jobs)
-            if seconds is None:
-                return None
-            heapq.heappush(places, heapq.heappop(places) + seconds)
+    running, waiting = ([p for p in jobs if p.state == state] for state in ("running", "waiting"))
+    durations = []
+    for progress in running + waiting:
+        seconds = seconds_left(progress, jobs)
+        if seconds is None:
+            return None
+        durations.append(seconds)
+    return seconds_together(durations, max(1, len(running)))
+
+
+def seconds_together(durations: Iterable[float], num_parallel: int) -> float:
+    """Return the time that runs of these seconds take, `num_parallel` at a time, each begun where a place is free."""
+    places = [0.0] * num_parallel
+    for seconds in durations:
+        heapq.heapreplace(places, places[0] + seconds)
     return max(places)
