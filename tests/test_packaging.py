@@ -49,3 +49,11 @@ def test_the_sdist_builds_that_wheel_and_holds_no_data_set(built):
     assert {"pyproject.toml", "README.md", "LICENSE", "src/deepres/zoo/resnet20-fast.safetensors"} <= names
     assert not [name for name in names if name.startswith(("data", "runs")) or name.endswith((".bin", ".png"))]
     assert "src/deepres/zoo/resnet110-paper.safetensors" not in names
+
+
+def test_git_keeps_the_committed_runs_and_ignores_those_being_made():
+    def ignored(path):
+        return subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT, check=False).returncode == 0
+
+    assert ignored("runs/resnet20-fast-seed0/result.json")
+    assert not ignored("results/runs/resnet20-fast-seed0/result.json")

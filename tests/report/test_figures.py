@@ -78,7 +78,7 @@ def test_figure6_of_one_family_and_of_poor_runs(tmp_path):
     plain, residual = figure.get_axes()
     assert residual.get_ylim() == (0, 100)
     assert [text.get_text() for text in plain.texts] == ["no finished runs"]
-    assert list(residual.get_xticks()) == [0, 1000, 2000, 3000, 4000]  # of 4,471
+    assert [tick for tick in residual.get_xticks() if tick <= 4471] == [0, 1000, 2000, 3000, 4000]
     assert [error_limit([limit]) for limit in (9.0, 19.5, 50.0, 58.0)] == [20, 40, 60, 100]
 
 
