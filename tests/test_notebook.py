@@ -94,7 +94,6 @@ def test_without_results_it_says_so(tmp_path):
     assert text == "results/ holds no finished runs: figure 6, the table and the claims stand here once it does\n"
 
 
-@pytest.mark.xfail(strict=True, reason="to be executed by `make notebook` when results/ is there")
 def test_it_is_committed_with_its_outputs():
     cells = json.loads((ROOT / "main.ipynb").read_text())["cells"]
     counts = [cell["execution_count"] for cell in cells if cell["cell_type"] == "code"]
