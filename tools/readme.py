@@ -124,10 +124,11 @@ def claim() -> str:
         spread = "" if summary.std is None else f" ± {summary.std:.2f}"
         minutes = mean(run.seconds for run in runs) / 60
         part = images / float(runs[0].result["compute"])
+        chip = f"{runs[0].device_name.split(', ')[0]}, {runs[0].environment['num_threads']} thread for each"
         sentences.append(
             f"ResNet-20 by the recipe `{summary.group.label}`: **{summary.mean:.2f}{spread}%** test error at the last "
             f"step (n = {summary.n}; the paper: {summary.paper:.2f}%) for 1/{part:.1f} of "
-            f"the paper's training compute, {minutes:.0f} minutes a run on {runs[0].device_name}, "
+            f"the paper's training compute, {minutes:.0f} minutes a run on {chip}, "
             f"{runs[0].precision}."
         )
     if not sentences:

@@ -95,4 +95,5 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     capabilities = torch.cpu.get_capabilities()
-    return f"{capabilities.get('cpu_name', 'CPU')}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{capabilities.get('cpu_name', 'CPU')}, {threads} thread{'s' if threads > 1 else ''}"
