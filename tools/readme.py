@@ -17,7 +17,7 @@ from deepres.report.markdown import markdown_table
 from deepres.report.published import PUBLISHED
 from deepres.report.runs import group_runs, load_runs
 from deepres.report.statistics import Summary, summarise
-from deepres.report.tables import HEADINGS, NOTES, TEXT_COLUMNS, row_cells, table_rows
+from deepres.report.tables import noted_table, table_rows
 from deepres.weights.zoo import PACKAGED, list_cards
 
 ROOT = Path(__file__).parent.parent
@@ -141,8 +141,7 @@ def results() -> str:
     rows = table_rows(summaries())
     if not rows:
         return "No runs are committed yet.\n"
-    notes = "\n".join(f"- {note}" for note in NOTES)
-    return f"{markdown_table(HEADINGS, [row_cells(row) for row in rows], TEXT_COLUMNS)}\n{notes}\n"
+    return noted_table(rows) + "\n"
 
 
 def zoo() -> str:

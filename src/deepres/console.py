@@ -16,7 +16,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from deepres.progress import Reporter
+from deepres.progress import Reporter, StepState
 from deepres.report.published import PUBLISHED
 from deepres.rundir import Row
 
@@ -55,22 +55,15 @@ class ConsoleReporter(Reporter):
         self._progress.update(self._task, completed=step, total=target, state="first step")
         self._progress.start()
 
-    def step(
-        self,
-        step: int,
-        epoch: int,
-        loss: float,
-        error: float,
-        images_per_second: float | None,
-        seconds_left: float | None,
-    ) -> None:
+    def step(self, state: StepState) -> None:
         """Move the bar."""
-        state = "first step"
-        if images_per_second and seconds_left is not None:
-            self._left = duration(seconds_left)
-            state = f"loss {loss:.3f}  error {error:.2f}%  {images_per_second:,.0f} images/s  {self._left} left"
-        description = f"{self._model} epoch {min(epoch + 1, self._total_epochs)}/{self._total_epochs}"
-        self._progress.update(self._task, completed=step, description=description, state=state)
+        text = "first step"
+        if state.images_per_second and state.seconds_left is not None:
+            self._left = duration(state.seconds_left)
+            speed = f"{state.images_per_second:,.0f} images/s"
+            text = f"loss {state.loss:.3f}  error {state.error:.2f}%  {speed}  {self._left} left"
+        description = f"{self._model} epoch {min(state.epoch + 1, self._total_epochs)}/{self._total_epochs}"
+        self._progress.update(self._task, completed=state.step, description=description, state=text)
 
     def evaluating(self) -> None:
         """Say what takes the last seconds."""

@@ -4,9 +4,26 @@ import json
 import os
 import signal
 import time
+from dataclasses import asdict, dataclass
 from typing import Any, Self, TextIO
 
 from deepres.rundir import Row
+
+
+@dataclass(frozen=True)
+class StepState:
+    """How a run stands after a step."""
+
+    step: int
+    epoch: int
+    """Epochs that ended."""
+    loss: float
+    """Running, in nats."""
+    error: float
+    """Running, in percent."""
+    images_per_second: float | None
+    """None before the second step, as what follows from it."""
+    seconds_left: float | None
 
 
 class Reporter:
@@ -27,16 +44,8 @@ class Reporter:
     def start(self, step: int, target: int, batch_size: int, total_epochs: int) -> None:
         """Training begins after `step` steps and goes to `target`; the whole schedule has `total_epochs`."""
 
-    def step(
-        self,
-        step: int,
-        epoch: int,
-        loss: float,
-        error: float,
-        images_per_second: float | None,
-        seconds_left: float | None,
-    ) -> None:
-        """Take the state after a step: running loss in nats, error in percent; no speed is known before the second."""
+    def step(self, state: StepState) -> None:
+        """Take the state after a step."""
 
     def saved(self, step: int) -> None:
         """The run now has a checkpoint of this step."""
@@ -80,27 +89,11 @@ class JsonReporter(Reporter):
         """See `Reporter.start`."""
         self.write("start", step=step, target=target, batch_size=batch_size, total_epochs=total_epochs)
 
-    def step(
-        self,
-        step: int,
-        epoch: int,
-        loss: float,
-        error: float,
-        images_per_second: float | None,
-        seconds_left: float | None,
-    ) -> None:
+    def step(self, state: StepState) -> None:
         """See `Reporter.step`."""
         if (now := time.monotonic()) - self._told >= self.STEP_SECONDS:
             self._told = now
-            self.write(
-                "step",
-                step=step,
-                epoch=epoch,
-                loss=loss,
-                error=error,
-                images_per_second=images_per_second,
-                seconds_left=seconds_left,
-            )
+            self.write("step", **asdict(state))
 
     def saved(self, step: int) -> None:
         """See `Reporter.saved`."""

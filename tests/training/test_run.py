@@ -252,8 +252,8 @@ class InterruptAt:
         self.at = at
         self.notices = []
 
-    def step(self, step, *_):
-        if step == self.at:
+    def step(self, state):
+        if state.step == self.at:
             os.kill(os.getpid(), signal.SIGINT)
 
     def notice(self, message):

@@ -113,11 +113,15 @@ def row_cells(row: TableRow) -> list[str]:
     return [row.label, row.model, *own, *others, precision]
 
 
+def noted_table(rows: Sequence[TableRow]) -> str:
+    """Return the table in Markdown with its notes."""
+    table = markdown_table(HEADINGS, [row_cells(row) for row in rows], TEXT_COLUMNS)
+    return "\n".join([table, *(f"- {note}" for note in NOTES)])
+
+
 def table_markdown(rows: Sequence[TableRow]) -> str:
     """Return the table in Markdown, with its notes and the commands that complete it."""
-    table = markdown_table(HEADINGS, [row_cells(row) for row in rows], TEXT_COLUMNS)
-    parts = ["# Table 6: test error on CIFAR-10\n", table]
-    parts += [f"- {note}" for note in NOTES]
+    parts = ["# Table 6: test error on CIFAR-10\n", noted_table(rows)]
     if missing := find_missing(rows):
         parts += ["\n## Missing\n", "These have no finished run; each line completes a recipe:\n", "```console"]
         parts += [f"$ {part.command}" for part in missing]

@@ -23,7 +23,7 @@ from deepres.errors import UserError, first_line
 from deepres.models import build_model, count_parameters
 from deepres.models.cost import flop_per_image
 from deepres.predictions import Predictions
-from deepres.progress import Reporter
+from deepres.progress import Reporter, StepState
 from deepres.recipes import Recipe
 from deepres.rundir import Row, RunDir, read_json, write_atomically, write_json
 from deepres.training.backends import choose_backend
@@ -347,7 +347,9 @@ class Run:
             totals = trainer.totals
             speed = clock.images_per_second
             left = recipe.seconds_left(trainer.step, target, trainer.total_steps, speed) if speed else None
-            self.reporter.step(trainer.step, trainer.epochs_done, totals.mean_loss, totals.error, speed, left)
+            self.reporter.step(
+                StepState(trainer.step, trainer.epochs_done, totals.mean_loss, totals.error, speed, left)
+            )
             if time.monotonic() - saved > 60 * checkpoint_minutes:
                 self.save()
                 saved = time.monotonic()
