@@ -1,5 +1,6 @@
 """`deepres predict` and `deepres evaluate` on image files."""
 
+import importlib
 import io
 import json
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from fitted import fitted
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from test_cli import assert_one_line_error
 
@@ -75,10 +77,22 @@ def test_broken_files_are_named_and_the_others_go_on(run, few, folder, weights, 
     assert json.loads(stdout)["images"][0]["error"].startswith("it cannot be read")
 
 
-def test_show_draws_what_the_net_sees(run, folder, weights):
-    code, stdout, _ = run("predict", next(folder.glob("*/0.png")), "--model", weights, "--show")
+def test_show_draws_what_the_net_sees(run, folder, weights, monkeypatch):
+    path = next(folder.glob("*/0.png"))
+    terminal = Console(force_terminal=True, color_system="truecolor", width=100)
+    monkeypatch.setattr(importlib.import_module("deepres.commands.predict"), "out", terminal)
+    code, stdout, _ = run("predict", path, "--model", weights, "--show")
     assert code == 0
-    assert stdout.count("▀" * 32 + "\n") == 16
+    assert stdout.count("▀") == 16 * 32
+    red, green, blue = Image.open(path).convert("RGB").getpixel((0, 0))
+    assert f"\x1b[38;2;{red};{green};{blue};" in stdout
+
+
+def test_show_without_colours_says_so(run, folder, weights):
+    code, stdout, stderr = run("predict", next(folder.glob("*/0.png")), "--model", weights, "--show")
+    assert code == 0
+    assert "▀" not in stdout
+    assert "no colours" in stderr
 
 
 def test_unknown_weights(run, folder, tmp_path, monkeypatch):

@@ -59,7 +59,9 @@ def predict(sources: tuple[str, ...], net: str, top: int, show: bool, as_json: b
         for name, row in zip(names, ranked, strict=True):
             for i, (label, probability) in enumerate(row):
                 table.add_row("" if i else name, label, f"{probability:.1%}", end_section=i == len(row) - 1)
-        if show:
+        if show and out.color_system is None:
+            say("deepres: --show draws nothing: this output has no colours; a terminal that has them is needed")
+        elif show:
             for name, image in zip(names, images, strict=True):
                 out.print(pixel_picture(image.tolist()))
                 out.print(name, markup=False, soft_wrap=True)
