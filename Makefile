@@ -55,6 +55,7 @@ readme: $(READY)  ## write the generated tables of README.md
 notebook: $(READY)  ## execute main.ipynb from a clean kernel and save it with its outputs
 	rm -rf runs/notebook/*-short-seed0  # or else its short trainings would be found finished
 	$(BIN)/jupyter-execute --inplace --NotebookClient.record_timing=False main.ipynb
+	sed -i.bak 's|$(HOME)/|~/|g' main.ipynb && rm main.ipynb.bak  # where the data lie
 
 lock: $(READY)  ## write the installed versions to constraints.txt
 	{ echo '# Exact versions of everything that the Makefile installs; written by `make lock`.'; \

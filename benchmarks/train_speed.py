@@ -1,15 +1,15 @@
 """Training speed: the usual way of training on a CPU against deepres, both measured in one run.
 
     python benchmarks/train_speed.py                       # ResNet-20, some 6 minutes
-    python benchmarks/train_speed.py --models resnet20 resnet56 plain56 --out benchmarks/results/train_speed.json
+    python benchmarks/train_speed.py --models resnet20 resnet56 plain56 --out benchmarks/results/train_speed_avx2.json
 
 Each contender runs in a process of its own. They take turns, round after round, so that whatever else the machine does
 falls on all of them; the tables give medians with the lowest and highest round.
 
 - `conventional`: see conventional.py.
-- `loop`, with precision and number of workers: the whole of `deepres train` on real images: augmentation, steps,
-  losses read at each step, evaluation, checkpoints, metrics. A round is an epoch of a subset, with a test set a fifth
-  of its size, as CIFAR-10's is.
+- `loop`, with precision, number of workers and epochs from one evaluation to the next: the whole of `deepres train` on
+  real images: augmentation, steps, losses read at each step, evaluation, checkpoints, metrics. A round is an epoch, or
+  as many as there are to an evaluation, of a subset; the test set is a fifth of its size, as CIFAR-10's is.
 - `bare`: forward, backward and optimizer on one mini-batch that is never changed.
 - `ceiling`: the images/s at which the floating-point operations of a training step would run at the rate of a large
   matrix product, measured in the same rounds.
@@ -61,14 +61,14 @@ def subset(steps: int) -> Cifar10:
 
 
 class Turns(Reporter):
-    """Lets a run go on by one epoch at a time, when the benchmark says so."""
+    """Lets a run go on from evaluation to evaluation, when the benchmark says so."""
 
     def __init__(self, images: int) -> None:
         self.images = images
         self._start = 0.0
 
     def epoch(self, row: Row) -> None:
-        """An epoch is over, with its evaluation and checkpoint: report it and wait for the next turn."""
+        """A round is over, with its evaluation and checkpoint: report it and wait for the next turn."""
         if self._start:
             answer(self.images / (time.perf_counter() - self._start))
         else:
@@ -117,15 +117,17 @@ def conventional(name: str, steps: int) -> None:
     take_turns(rounds())
 
 
-def loop(name: str, steps: int, precision: str, workers: int) -> None:
+def loop(name: str, steps: int, precision: str, workers: int, evaluate_every: int) -> None:
     """The whole loop of deepres."""
     if workers > 1 and world_size() is None:
         sys.exit(launch(workers, CPU))
     group = Group.join(None, CPU)
     recipe = replace(one_cycle(), epochs=1000)
-    config = RunConfig(name, recipe, precision=precision)
+    config = RunConfig(name, recipe, precision=precision, evaluate_every=evaluate_every)
+    epoch = steps // evaluate_every
+    turns = Turns(epoch * evaluate_every * BATCH)
     with tempfile.TemporaryDirectory() as run_dir, suppress(LostWorkerError):  # the first ends when it likes
-        train(config, subset(steps), run_dir, device=CPU, reporter=Turns(steps * BATCH), group=group)
+        train(config, subset(epoch), run_dir, device=CPU, reporter=turns, group=group)
 
 
 def bare(name: str, steps: int, precision: str) -> None:
@@ -169,7 +171,8 @@ def contenders() -> list[str]:
     precisions = [p for p in PRECISIONS if p == "float32" or has_native_bfloat16(CPU)]
     names = ["conventional"]
     for precision in precisions:
-        names += [f"loop {precision} 1", f"loop {precision} 2", f"bare {precision}", f"ceiling {precision}"]
+        loops = [f"loop {precision} 1 1", f"loop {precision} 1 2", f"loop {precision} 2 1"]
+        names += [*loops, f"bare {precision}", f"ceiling {precision}"]
     return names
 
 
@@ -179,7 +182,7 @@ def compete(contender: str, name: str, steps: int) -> None:
     if kind == "conventional":
         conventional(name, max(10, steps // 3))
     elif kind == "loop":
-        loop(name, steps, rest[0], int(rest[1]))
+        loop(name, steps, rest[0], int(rest[1]), int(rest[2]))
     elif kind == "bare":
         bare(name, steps, rest[0])
     else:

@@ -38,43 +38,50 @@ def published() -> str:
 
 
 def speed() -> str:
-    """Return the table of training speed that benchmarks/train_speed.py measured last."""
-    report = json.loads((ROOT / "benchmarks" / "results" / "train_speed.json").read_text())
+    """Return the tables of training speed measured by benchmarks/train_speed.py, one for each kind of machine."""
+    reports = sorted((ROOT / "benchmarks" / "results").glob("train_speed*.json"))
+    return "\n".join(speed_of(json.loads(path.read_text())) for path in reports)
+
+
+def speed_of(report: dict[str, Any]) -> str:
+    """Return the table of one machine."""
     labels = {"conventional": "the usual way: float32, eager, `DataLoader`"}
     for precision in ("float32", "bfloat16"):
         labels |= {
-            f"loop {precision} 1": f"**deepres, {precision}, the whole loop**",
-            f"loop {precision} 2": f"deepres, {precision}, `--workers 2`",
+            f"loop {precision} 1 1": f"**deepres, {precision}, the whole loop**",
+            f"loop {precision} 1 2": f"deepres, {precision}, `--evaluate-every 2`",
+            f"loop {precision} 2 1": f"deepres, {precision}, `--workers 2`",
             f"bare {precision}": f"deepres, {precision}, the bare step",
         }
     rows = []
+    native = False  # bfloat16 in hardware
     for name, measured in report["models"].items():
         rates = measured["rates"]
+        native = "ceiling bfloat16" in rates
         for contender, label in labels.items():
             if contender not in rates:
                 continue
             values = rates[contender]
             ratio = median(a / b for a, b in zip(values, rates["conventional"], strict=True))
             row = [name, label, f"{median(values):,.0f}", f"{min(values):,.0f} to {max(values):,.0f}", f"{ratio:.2f}x"]
-            # In float32 torch's own matrix product is slow on some processors: no ceiling.
-            ceiling = rates.get("ceiling bfloat16") if "bfloat16" in contender else None
-            share = median(a / b for a, b in zip(values, ceiling, strict=True)) if ceiling else None
-            rows.append([*row, "" if share is None else f"{share:.0%}", f"{measured['peak_mb'][contender]:,.0f}"])
-    headings = [
-        "net",
-        "how",
-        "images/s",
-        f"of {report['rounds']} rounds",
-        "ratio",
-        "of the matmul rate",
-        "peak MB of a process",
-    ]
-    table = markdown_table(headings, rows, text_columns=2)
-    return table + (
-        f"\n{report['processor']}, {report['cores']} cores, torch {report['torch']}. From typing `deepres train` to "
-        f"the end of the first step: {report['startup_warm_seconds']:.1f} s; {report['startup_cold_seconds']:.1f} s "
-        "where the kernels are compiled first.\n"
+            if native:
+                # In float32 torch's own matrix product is slow on some processors: no ceiling.
+                ceiling = rates["ceiling bfloat16"] if "bfloat16" in contender else None
+                share = median(a / b for a, b in zip(values, ceiling, strict=True)) if ceiling else None
+                row.append("" if share is None else f"{share:.0%}")
+            rows.append([*row, f"{measured['peak_mb'][contender]:,.0f}"])
+    headings = ["net", "how", "images/s", f"of {report['rounds']} rounds", "ratio"]
+    headings += ["of the matmul rate"] if native else []
+    table = markdown_table([*headings, "peak MB of a process"], rows, text_columns=2)
+    instructions = "AVX-512 BF16" if native else "AVX2, no bfloat16"
+    text = (
+        f"{report['processor']}, {report['cores']} cores, {instructions}, torch {report['torch']}. "
+        f"From typing `deepres train` to the end of the first step: {report['startup_warm_seconds']:.1f} s; "
+        f"{report['startup_cold_seconds']:.1f} s where the kernels are compiled first."
     )
+    if note := report.get("note"):
+        text += f" {note}"
+    return f"{table}\n{fill(text, 120, break_on_hyphens=False)}\n"
 
 
 def table_time() -> str:

@@ -113,6 +113,14 @@ def _cell(value: object) -> str:
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it goes on.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
 @click.option(
+    "--evaluate-every",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="EPOCHS",
+    help="Fewer evaluations save time; the last step has one in any case.",
+)
+@click.option(
     "--progress",
     type=click.Choice(["bar", "json"]),
     default="bar",
@@ -133,6 +141,7 @@ def train(
     workers: int | None,
     max_steps: int | None,
     checkpoint_minutes: float,
+    evaluate_every: int,
     progress: str,
 ) -> None:
     """Train the net NAME, or go on with its interrupted run."""
@@ -159,7 +168,9 @@ def train(
     chosen = resolve_device(device)
     resolve_precision(precision, chosen)  # a wrong one ends here, and so does a wrong backend
     check_backend(backend)
-    config = RunConfig(name, recipe, seed=seed, option=option, precision=precision, backend=backend)
+    config = RunConfig(
+        name, recipe, seed=seed, option=option, precision=precision, backend=backend, evaluate_every=evaluate_every
+    )
     if (size := world_size() or workers or 1) > recipe.batch_size:
         raise UserError(f"{size} workers are too many: a mini-batch has {recipe.batch_size} images")
     data = load_cifar10(data_dir)

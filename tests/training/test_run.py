@@ -164,6 +164,18 @@ def test_max_steps_stops_early_and_a_later_call_goes_on(tmp_path, tiny_data, uni
     assert len(json.loads(RunDir(tmp_path).environment.read_text())["earlier_starts"]) == 1
 
 
+def test_evaluation_every_third_epoch_leaves_out_rows_and_changes_nothing_else(tmp_path, tiny_data, uninterrupted):
+    """Interrupted at the end of an epoch that is not evaluated, too."""
+    with pytest.raises(InterruptedRun):
+        train(config(evaluate_every=3), tiny_data, tmp_path, device=CPU, reporter=InterruptAt(7))
+    result = train(config(evaluate_every=3), tiny_data, tmp_path, device=CPU)
+    rows, all_rows = RunDir(tmp_path).read_metrics(), RunDir(uninterrupted).read_metrics()
+    assert list(map(without_times, rows)) == list(map(without_times, all_rows[2:]))
+    assert result["test_error_best"] == min(row["test_error"] for row in rows)
+    weights, others = load_file(RunDir(tmp_path).weights), load_file(RunDir(uninterrupted).weights)
+    assert all(torch.equal(weights[key], others[key]) for key in others)
+
+
 TRAIN = ("train", "resnet20", "--recipe", "tiny", "--checkpoint-minutes", "0", "--device", "cpu")
 
 

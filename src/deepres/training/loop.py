@@ -183,6 +183,7 @@ class Trainer:
 
     def start_epoch(self) -> None:
         """Count training loss and error from zero."""
+        self.read_losses()
         self.totals = RunningTotals()
 
     def evaluate(self, images: Tensor) -> Tensor:

@@ -56,6 +56,9 @@ class RunConfig:
     else, so that a run may go on with another one."""
     workers: int = 1
     """Processes among which each mini-batch is divided; batch statistics are those of each share."""
+    evaluate_every: int = 1
+    """Epochs from one evaluation, and its row of metrics.jsonl, to the next; the last step is always evaluated. It
+    determines no weight, so that a run may go on with another one."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of recipe.json."""
@@ -103,7 +106,7 @@ def train(
         path: the run directory; created if missing.
         device: where to compute.
         max_steps: stop after so many steps of the schedule, which stays as it is; a later call goes on from there.
-        checkpoint_minutes: time between checkpoints within an epoch; each epoch's end has one in any case.
+        checkpoint_minutes: time between checkpoints; each evaluation is followed by one in any case.
         reporter: is told of the progress.
         group: the processes that train together; every one of them calls this function with the same arguments.
             Process 0 does all that is said here, the others compute their shares and return an empty dictionary.
@@ -157,7 +160,8 @@ def follow(
     with stop_requests(trainer.stop):
         while trainer.step < target and not trainer.must_stop:
             if trainer.at_epoch_end and evaluated < trainer.step:
-                trainer.evaluate(sets.held_out[0])
+                if trainer.epochs_done % config.evaluate_every == 0:
+                    trainer.evaluate(sets.held_out[0])
                 trainer.start_epoch()
                 evaluated = trainer.step
             trainer.advance()
@@ -325,7 +329,7 @@ class Run:
         write_json(self.run_dir.environment, {**now, "earlier_starts": earlier})
 
     def train_until(self, target: int, checkpoint_minutes: float) -> None:
-        """Take steps up to `target`; between them evaluate, record and save at each epoch's end, and save at times.
+        """Take steps up to `target`; between them evaluate, record and save at epochs' ends, and save at times.
 
         The row of the last step is left to `finish`.
         """
@@ -340,8 +344,11 @@ class Run:
         saved = time.monotonic()
         while trainer.step < target:
             if trainer.at_epoch_end and last_step(self.rows) < trainer.step:
-                self.end_epoch()
-                saved = time.monotonic()
+                if trainer.epochs_done % self.config.evaluate_every == 0:
+                    self.end_epoch()
+                    saved = time.monotonic()
+                else:
+                    trainer.start_epoch()
             trainer.advance()
             clock.count(self.config.recipe.batch_size)
             totals = trainer.totals
