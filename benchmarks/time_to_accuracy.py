@@ -3,15 +3,19 @@
     python benchmarks/time_to_accuracy.py --out benchmarks/results/time_to_accuracy.json
 
 Trains ResNet-20 by the recipe `fast` for several seeds, the test error of the last step each, and prints mean,
-standard deviation, compute and time beside the paper's. `--recipes fast faster` and `--fractions 0.03 0.2` (of the
-paper's compute, for the first recipe at other lengths) give the curve of error against compute. Runs are kept under
-runs/time-to-accuracy, so that an interrupted benchmark goes on.
+standard deviation, compute and time beside the paper's. The curve of error against compute, with a picture:
+
+    python benchmarks/time_to_accuracy.py --recipes fast faster --fractions 0.025 0.05 --picture docs/error-compute.png
+
+where fractions are of the paper's compute, for the first recipe at other lengths. Runs are kept, by the names that
+`deepres grid` gives them, so that an interrupted benchmark goes on and `--runs` may name a folder of the grid's.
 """
 
 import argparse
 import json
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -19,10 +23,24 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from deepres.data.cifar10 import load_cifar10
 from deepres.recipes import Recipe, get_recipe, paper
 from deepres.report.published import PUBLISHED
+from deepres.report.runs import family_of
+from deepres.report.style import (
+    PAPER_GREY,
+    add_grid,
+    encode_figure,
+    family_look,
+    house_style,
+    new_figure,
+    own_points,
+    published_points,
+)
+from deepres.rundir import run_name, write_atomically
 from deepres.training.device import describe_device, resolve_device
 from deepres.training.environment import find_commit
 from deepres.training.run import RunConfig, train
@@ -40,10 +58,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--runs", type=Path, default=Path("runs/time-to-accuracy"))
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="write the measurements as JSON")
+    parser.add_argument("--picture", type=Path, help="write the curve of error against compute, a PNG")
     arguments = parser.parse_args()
     made = [get_recipe(name) for name in arguments.recipes]
-    made += [made[0].with_compute(fraction * PAPER_COMPUTE) for fraction in arguments.fractions]
+    made += [of_length(made[0], fraction) for fraction in arguments.fractions]
     device = resolve_device(arguments.device)
     data = load_cifar10()
     target = PUBLISHED[arguments.model].paper
@@ -56,9 +75,7 @@ def main() -> None:
         label = f"{recipe.name}, 1/{1 / fraction:.1f} of the paper's compute"
         results = []
         for seed in range(arguments.seeds):
-            run_dir = (
-                arguments.runs / f"{arguments.model}-{recipe.name}-{recipe.total_steps(NUM_TRAIN)}steps-seed{seed}"
-            )
+            run_dir = arguments.runs / run_name(arguments.model, recipe.name, seed)
             result = train(RunConfig(arguments.model, recipe, seed=seed), data, run_dir, device=device)
             results.append(result)
             print(
@@ -86,6 +103,37 @@ def main() -> None:
         }
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    if arguments.picture:
+        write_atomically(arguments.picture, encode_figure(draw_curve(arguments.model, target, rows), "png"))
+
+
+def of_length(recipe: Recipe, fraction: float) -> Recipe:
+    """Return the recipe at another length, with a name of its own."""
+    return replace(recipe, name=f"{recipe.name}-{fraction:g}").with_compute(fraction * PAPER_COMPUTE)
+
+
+def draw_curve(model: str, target: float, rows: list[dict[str, Any]]) -> Figure:
+    """Draw the test error of the last step against the compute: every seed, and their means."""
+    rows = sorted(rows, key=lambda row: float(row["compute_fraction"]))
+    fractions = [row["compute_fraction"] for row in rows]
+    errors = [[run["test_error_last"] for run in row["runs"]] for row in rows]
+    look = family_look(family_of(model))
+    with house_style():
+        figure = new_figure(7.4, 4.4)
+        axes = figure.add_subplot()
+        axes.axhline(target, color=PAPER_GREY, ls=":", lw=1)
+        axes.plot([1], [target], label="the paper", **published_points(look))
+        for fraction, each in zip(fractions, errors, strict=True):
+            axes.plot([fraction] * len(each), each, ls="", marker=".", ms=5, color=look.light, alpha=0.5, zorder=3)
+        means = list(map(mean, errors))
+        axes.plot(fractions, means, label="mean of the seeds (small points)", **own_points(look))
+        axes.set_xscale("log")
+        axes.set_xticks([*fractions, 1], [f"1/{1 / x:.0f}" for x in fractions] + ["1"])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(xlabel="training compute, of the paper's", ylabel="test error, last step (%)", title=model)
+        add_grid(axes)
+        axes.legend()
+    return figure
 
 
 def describe(recipe: Recipe, fraction: float, results: list[dict[str, Any]]) -> dict[str, Any]:
