@@ -54,10 +54,9 @@ def speed_of(report: dict[str, Any]) -> str:
             f"bare {precision}": f"deepres, {precision}, the bare step",
         }
     rows = []
-    native = False  # bfloat16 in hardware
+    native = any("ceiling bfloat16" in of["rates"] for of in report["models"].values())  # bfloat16 in hardware
     for name, measured in report["models"].items():
         rates = measured["rates"]
-        native = "ceiling bfloat16" in rates
         for contender, label in labels.items():
             if contender not in rates:
                 continue

@@ -60,6 +60,10 @@ class RunConfig:
     """Epochs from one evaluation, and its row of metrics.jsonl, to the next; the last step is always evaluated. It
     determines no weight, so that a run may go on with another one."""
 
+    def evaluates_after(self, epoch: int) -> bool:
+        """Tell whether the end of an epoch, counted from 1, is followed by an evaluation."""
+        return epoch % self.evaluate_every == 0
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of recipe.json."""
         content = {
@@ -160,7 +164,7 @@ def follow(
     with stop_requests(trainer.stop):
         while trainer.step < target and not trainer.must_stop:
             if trainer.at_epoch_end and evaluated < trainer.step:
-                if trainer.epochs_done % config.evaluate_every == 0:
+                if config.evaluates_after(trainer.epochs_done):
                     trainer.evaluate(sets.held_out[0])
                 trainer.start_epoch()
                 evaluated = trainer.step
@@ -344,7 +348,7 @@ class Run:
         saved = time.monotonic()
         while trainer.step < target:
             if trainer.at_epoch_end and last_step(self.rows) < trainer.step:
-                if trainer.epochs_done % self.config.evaluate_every == 0:
+                if self.config.evaluates_after(trainer.epochs_done):
                     self.end_epoch()
                     saved = time.monotonic()
                 else:
