@@ -1,9 +1,10 @@
 """What does each ingredient of the `fast` recipe bring? Each is removed, at the same compute, over several seeds.
 
     python benchmarks/ablation.py --seeds 3 --jobs 2 --out benchmarks/results/ablation.json
+    python benchmarks/ablation.py --model resnet56 --fraction 0.025 --variants "the recipe" "Muon's rate halved"
 
-ResNet-20 on the 45,000 images of the 45k/5k split; errors are those of the 5,000 validation images at the last step.
-The test set is not read. Runs are kept under runs/ablation, so that an interrupted study goes on.
+On the 45,000 images of the 45k/5k split; errors are those of the 5,000 validation images at the last step. The test set
+is not read. Runs are kept under runs/ablation, so that an interrupted study goes on.
 """
 
 import argparse
@@ -23,9 +24,16 @@ import torch
 
 from deepres.data.cifar10 import Cifar10, Split, load_cifar10
 from deepres.data.splits import stratified_split
+from deepres.models import MODELS
 from deepres.recipes import Recipe, fast, paper
 from deepres.training.environment import find_commit
 from deepres.training.run import VAL_FRACTION, RunConfig, train
+
+def scale_rate(recipe: Recipe, factor: float) -> Recipe:
+    """Return the recipe with Muon's learning rate multiplied by a factor."""
+    assert recipe.muon is not None
+    return replace(recipe, muon=replace(recipe.muon, learning_rate=recipe.muon.learning_rate * factor))
+
 
 # Each variant of the recipe, before its length is set to the same compute.
 VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
@@ -33,6 +41,10 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "SGD instead of Muon": lambda recipe: replace(
         recipe, muon=None, learning_rate=0.2, batch_size=128, weight_decay=5e-4
     ),
+    "mini-batches of 128": lambda recipe: replace(scale_rate(recipe, 0.7), batch_size=128),
+    "Muon's rate doubled": lambda recipe: scale_rate(recipe, 2.0),
+    "Muon's rate halved": lambda recipe: scale_rate(recipe, 0.5),
+    "Muon's rate quartered": lambda recipe: scale_rate(recipe, 0.25),
     "random flips": lambda recipe: replace(recipe, flips="random"),
     "zeros as padding": lambda recipe: replace(recipe, padding="zeros"),
     "full size throughout": lambda recipe: replace(recipe, low_resolutions=()),
@@ -46,18 +58,19 @@ def tuning_data() -> Cifar10:
     return Cifar10(*(Split(train.images[index], train.labels[index]) for index in parts))
 
 
-def run(variant: str, fraction: float, seed: int, runs: Path) -> float:
+def run(model: str, variant: str, fraction: float, seed: int, runs: Path) -> float:
     """Train one net on one thread; return its val error in percent."""
     torch.set_num_threads(1)
     recipe = VARIANTS[variant](fast()).with_compute(fraction * paper().compute(50_000))
-    run_dir = runs / f"{variant.replace(' ', '-')}-{fraction:g}-seed{seed}"
-    result = train(RunConfig("resnet20", recipe, seed=seed), tuning_data(), run_dir, device=torch.device("cpu"))
+    run_dir = runs / f"{model}-{variant.replace(' ', '-')}-{fraction:g}-seed{seed}"
+    result = train(RunConfig(model, recipe, seed=seed), tuning_data(), run_dir, device=torch.device("cpu"))
     return float(result["test_error_last"])  # of what lies in the test set's place
 
 
 def main() -> None:
     """Train, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet20", choices=MODELS)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--fraction", type=float, default=0.1, help="of the paper's compute")
@@ -69,18 +82,19 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.jobs) as pool:
         futures = {
             variant: [
-                pool.submit(run, variant, arguments.fraction, seed, arguments.runs) for seed in range(arguments.seeds)
+                pool.submit(run, arguments.model, variant, arguments.fraction, seed, arguments.runs)
+                for seed in range(arguments.seeds)
             ]
             for variant in arguments.variants
         }
-        print(f"val error in percent, {arguments.fraction:g} of the paper's compute\n{'':22}   mean    std  n")
+        print(f"{arguments.model}, val error in percent, {arguments.fraction:g} of the paper's compute\n{'':22}   mean    std  n")
         for variant, waiting in futures.items():
             errors[variant] = [future.result() for future in waiting]
             spread = stdev(errors[variant]) if len(waiting) > 1 else float("nan")
             print(f"{variant:22}{mean(errors[variant]):>7.2f}{spread:>7.2f}{len(waiting):>3}", flush=True)
     if arguments.out:
         report: dict[str, Any] = {
-            "model": "resnet20",
+            "model": arguments.model,
             "recipe": fast().to_json(),
             "fraction": arguments.fraction,
             "val_errors": errors,
