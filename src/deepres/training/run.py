@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from deepres.curve import draw_curve
 from deepres.data.cifar10 import Cifar10
 from deepres.data.loader import build_stream
 from deepres.data.splits import stratified_split
@@ -492,6 +491,8 @@ class Run:
         predictions = Predictions.of_logits(test_logits.cpu().numpy(), self.sets.test[1].cpu().numpy())
         write_atomically(self.run_dir.predictions, predictions.encode())
         title = f"{config.model}, recipe {recipe.name}, seed {config.seed}"
+        from deepres.curve import draw_curve  # here, since Matplotlib takes most of a second to import
+
         write_atomically(self.run_dir.curve, draw_curve(rows, title))
         write_json(self.run_dir.result, result)
         return result
