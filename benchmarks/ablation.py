@@ -3,12 +3,11 @@
     python benchmarks/ablation.py --seeds 3 --jobs 2 --out benchmarks/results/ablation.json
     python benchmarks/ablation.py --model resnet56 --fraction 0.025 --variants "the recipe" "Muon's rate halved"
 
-On the 45,000 images of the 45k/5k split; errors are those of the 5,000 validation images at the last step. The test set
-is not read. Runs are kept under runs/ablation, so that an interrupted study goes on.
+On the 45,000 images of the 45k/5k split; errors are those of the 5,000 validation images at the last step. The test
+set is not read. Runs are kept under runs/ablation, so that an interrupted study goes on.
 """
 
 import argparse
-import json
 import os
 import platform
 from collections.abc import Callable
@@ -26,8 +25,10 @@ from deepres.data.cifar10 import Cifar10, Split, load_cifar10
 from deepres.data.splits import stratified_split
 from deepres.models import MODELS
 from deepres.recipes import Recipe, fast, paper
+from deepres.rundir import write_json
 from deepres.training.environment import find_commit
 from deepres.training.run import VAL_FRACTION, RunConfig, train
+
 
 def scale_rate(recipe: Recipe, factor: float) -> Recipe:
     """Return the recipe with Muon's learning rate multiplied by a factor."""
@@ -87,7 +88,8 @@ def main() -> None:
             ]
             for variant in arguments.variants
         }
-        print(f"{arguments.model}, val error in percent, {arguments.fraction:g} of the paper's compute\n{'':22}   mean    std  n")
+        print(f"{arguments.model}, val error in percent, {arguments.fraction:g} of the paper's compute")
+        print(f"{'':22}   mean    std  n")
         for variant, waiting in futures.items():
             errors[variant] = [future.result() for future in waiting]
             spread = stdev(errors[variant]) if len(waiting) > 1 else float("nan")
@@ -103,7 +105,7 @@ def main() -> None:
             "commit": find_commit(),
         }
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ last step. Runs are kept under runs/precision, so that an interrupted study goes
 """
 
 import argparse
-import json
 import os
 import platform
 from dataclasses import replace
@@ -23,6 +22,7 @@ import torch
 
 from deepres.data.cifar10 import load_cifar10
 from deepres.recipes import one_cycle
+from deepres.rundir import write_json
 from deepres.training.environment import find_commit
 from deepres.training.run import RunConfig, train
 
@@ -68,7 +68,7 @@ def main() -> None:
             "commit": find_commit(),
         }
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ where fractions are of the paper's compute, for the first recipe at other length
 """
 
 import argparse
-import json
 import os
 import platform
 from dataclasses import replace
@@ -40,7 +39,7 @@ from deepres.report.style import (
     own_points,
     published_points,
 )
-from deepres.rundir import run_name, write_atomically
+from deepres.rundir import run_name, write_atomically, write_json
 from deepres.training.device import describe_device, resolve_device
 from deepres.training.environment import find_commit
 from deepres.training.run import RunConfig, train
@@ -102,7 +101,7 @@ def main() -> None:
             "commit": find_commit(),
         }
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(arguments.out, report)
     if arguments.picture:
         write_atomically(arguments.picture, encode_figure(draw_curve(arguments.model, target, rows), "png"))
 

@@ -40,7 +40,7 @@ from deepres.models import build_model
 from deepres.models.cost import flop_per_image
 from deepres.progress import Reporter
 from deepres.recipes import one_cycle
-from deepres.rundir import Row
+from deepres.rundir import Row, write_json
 from deepres.training.device import has_native_bfloat16, keep_freed_memory
 from deepres.training.environment import find_commit
 from deepres.training.group import Group, LostWorkerError, launch, world_size
@@ -293,7 +293,7 @@ def main() -> None:
         print_table(name, report["models"][name])
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(arguments.out, report)
 
 
 if __name__ == "__main__":
