@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import BATCH, NUM_TRAIN, first_images, run_tiny, tiny_command, tiny_recipe
 
+from deepres import recipes
+from deepres.data import cifar10
 from deepres.data.cifar10 import load_cifar10
 from deepres.errors import UserError
 from deepres.models import build_model
@@ -555,7 +557,7 @@ def test_killed_while_a_file_is_written(tmp_path, cifar10_dir, tiny_data, uninte
     killed = subprocess.run(tiny_command(*arguments), capture_output=True, env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not RunDir(tmp_path).result.exists()
-    train(config(), tiny_data, tmp_path, device=CPU)
+    train(config(), tiny_data, tmp_path, device=CPU, checkpoint_minutes=0)
     assert_same_outcome(tmp_path, uninterrupted)
 
 
@@ -573,13 +575,16 @@ def finished_copy(tmp_path, uninterrupted):
         ("result.json", '{"steps": 25}', "result.json is damaged (no 'model')"),
     ],
 )
-def test_damaged_files_are_one_line(tmp_path, tiny_data, uninterrupted, name, content, message):
+def test_damaged_files_are_one_line(tmp_path, tiny_data, uninterrupted, monkeypatch, run, name, content, message):
+    monkeypatch.setattr(cifar10, "load_cifar10", lambda data_dir: tiny_data)
+    monkeypatch.setattr(recipes, "RECIPES", {**recipes.RECIPES, "tiny": tiny_recipe})
     copy = finished_copy(tmp_path, uninterrupted)
     (copy.path / name).write_text(content)
-    with pytest.raises(UserError) as raised:
-        train(config(), tiny_data, copy.path, device=CPU)
-    assert message in str(raised.value)
-    assert "\n" not in str(raised.value)
+    arguments = ("train", "resnet20", "--recipe", "tiny", "--precision", "float32", "--run-dir", copy)
+    code, _, stderr = run(*arguments)
+    assert code == 2
+    assert message in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
 
 
 @pytest.mark.parametrize("content", ["{}", "{", None])
