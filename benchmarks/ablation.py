@@ -1,6 +1,6 @@
 """What does each ingredient of the `fast` recipe bring? Each is removed or changed, at the same compute.
 
-    python benchmarks/ablation.py --seeds 3 --jobs 2 --out benchmarks/results/ablation.json
+    python benchmarks/ablation.py --seeds 3 --fraction 0.025 --out benchmarks/results/ablation_resnet20.json
     python benchmarks/ablation.py --model resnet56 --fraction 0.025 --variants "the recipe" "Muon's rate halved"
 
 On the 45,000 images of the 45k/5k split; errors are those of the 5,000 validation images at the last step. The test
@@ -9,7 +9,6 @@ set is not read. Runs are kept under runs/ablation, so that an interrupted study
 
 import argparse
 import os
-import platform
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -20,13 +19,12 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
 import torch
+from reports import write_report
 
 from deepres.data.cifar10 import Cifar10, Split, load_cifar10
 from deepres.data.splits import stratified_split
 from deepres.models import MODELS
-from deepres.recipes import Recipe, fast, paper
-from deepres.rundir import write_json
-from deepres.training.environment import find_commit
+from deepres.recipes import OneCycle, Recipe, fast, paper
 from deepres.training.run import VAL_FRACTION, RunConfig, train
 
 
@@ -50,6 +48,8 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "random flips": lambda recipe: replace(recipe, flips="random"),
     "zeros as padding": lambda recipe: replace(recipe, padding="zeros"),
     "full size throughout": lambda recipe: replace(recipe, low_resolutions=()),
+    "warm-up of a tenth": lambda recipe: replace(recipe, schedule=OneCycle(warmup=0.1)),
+    "no decay of BN and biases": lambda recipe: replace(recipe, decay_norm_and_bias=False),
 }
 
 
@@ -90,23 +90,19 @@ def main() -> None:
             for variant in arguments.variants
         }
         print(f"{arguments.model}, val error in percent, {arguments.fraction:g} of the paper's compute")
-        print(f"{'':22}   mean    std  n")
+        print(f"{'':25}   mean    std  n")
         for variant, waiting in futures.items():
             errors[variant] = [future.result() for future in waiting]
             spread = stdev(errors[variant]) if len(waiting) > 1 else float("nan")
-            print(f"{variant:22}{mean(errors[variant]):>7.2f}{spread:>7.2f}{len(waiting):>3}", flush=True)
+            print(f"{variant:25}{mean(errors[variant]):>7.2f}{spread:>7.2f}{len(waiting):>3}", flush=True)
     if arguments.out:
         report: dict[str, Any] = {
             "model": arguments.model,
             "recipe": fast().to_json(),
             "fraction": arguments.fraction,
             "val_errors": errors,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "commit": find_commit(),
         }
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.out, report)
+        write_report(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ last step. Runs are kept under runs/precision, so that an interrupted study goes
 
 import argparse
 import os
-import platform
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -19,11 +18,10 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
 import torch
+from reports import write_report
 
 from deepres.data.cifar10 import load_cifar10
 from deepres.recipes import one_cycle
-from deepres.rundir import write_json
-from deepres.training.environment import find_commit
 from deepres.training.run import RunConfig, train
 
 WAYS = ("eager float32", "eager bfloat16", "fused float32", "fused bfloat16")
@@ -63,12 +61,8 @@ def main() -> None:
             "model": "resnet20",
             "recipe": recipe.to_json(),
             "val_errors": errors,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "commit": find_commit(),
         }
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.out, report)
+        write_report(arguments.out, report)
 
 
 if __name__ == "__main__":

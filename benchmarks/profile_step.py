@@ -19,8 +19,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from deepres.data.augment import Normalization
 from deepres.data.loader import TrainStream
+from deepres.memory import keep_freed_memory
 from deepres.recipes import one_cycle
-from deepres.training.device import keep_freed_memory, resolve_precision
+from deepres.training.device import resolve_precision
 from deepres.training.loop import Trainer
 
 STEPS = 20

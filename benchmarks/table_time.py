@@ -13,7 +13,6 @@ each epoch; start-up and checkpoints are not. The runs are taken in the grid's o
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
 import torch
+from reports import write_report
 from train_speed import wait_for_turn
 
 from deepres.console import duration
@@ -32,10 +32,8 @@ from deepres.grid.local import default_parallel, num_cores, place_environment
 from deepres.grid.plan import PAPER_MODELS, plan_grid
 from deepres.grid.timing import seconds_together
 from deepres.recipes import SPLITS, Recipe, get_recipe
-from deepres.rundir import write_json
 from deepres.training.bench import Speed, measure_speed
 from deepres.training.device import describe_device, resolve_device, resolve_precision
-from deepres.training.environment import find_commit
 
 RESULT = Path(__file__).parent / "results" / "table_time.json"
 RECIPES = ("fast", "paper")  # what RECIPE of `make reproduce-table` may be
@@ -124,9 +122,6 @@ def main() -> None:
         "jobs": jobs,
         "threads": int(place_environment(0, jobs, num_gpus)["OMP_NUM_THREADS"]),
         "precision": resolve_precision("auto", device),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": find_commit(),
         "recipes": {},
     }
     print(f"{report['device']}, {report['precision']}; {HOW}", flush=True)
@@ -140,7 +135,7 @@ def main() -> None:
                 "seconds": round(table_seconds(speeds, recipe, jobs)),
                 "models": {name: describe(speed, recipe) for name, speed in speeds.items()},
             }
-    write_json(arguments.out, report)
+    write_report(arguments.out, report)
 
 
 def describe(speed: Speed, recipe: Recipe) -> dict[str, Any]:

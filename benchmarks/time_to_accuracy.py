@@ -13,7 +13,6 @@ where fractions are of the paper's compute, for the first recipe at other length
 
 import argparse
 import os
-import platform
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -21,9 +20,9 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+from reports import write_report
 
 from deepres.data.cifar10 import load_cifar10
 from deepres.recipes import Recipe, get_recipe, paper
@@ -39,9 +38,8 @@ from deepres.report.style import (
     own_points,
     published_points,
 )
-from deepres.rundir import run_name, write_atomically, write_json
+from deepres.rundir import run_name, write_atomically
 from deepres.training.device import describe_device, resolve_device
-from deepres.training.environment import find_commit
 from deepres.training.run import RunConfig, train
 
 NUM_TRAIN = 50_000
@@ -96,12 +94,8 @@ def main() -> None:
             "paper_error": target,
             "device": describe_device(device),
             "rows": rows,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "commit": find_commit(),
         }
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.out, report)
+        write_report(arguments.out, report)
     if arguments.picture:
         write_atomically(arguments.picture, encode_figure(draw_curve(arguments.model, target, rows), "png"))
 

@@ -18,7 +18,6 @@ falls on all of them; the tables give medians with the lowest and highest round.
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -34,15 +33,16 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
 import torch
+from reports import write_report
 
 from deepres.data.cifar10 import Cifar10, Split, load_cifar10
+from deepres.memory import keep_freed_memory
 from deepres.models import build_model
 from deepres.models.cost import flop_per_image
 from deepres.progress import Reporter
 from deepres.recipes import one_cycle
-from deepres.rundir import Row, write_json
-from deepres.training.device import has_native_bfloat16, keep_freed_memory
-from deepres.training.environment import find_commit
+from deepres.rundir import Row
+from deepres.training.device import has_native_bfloat16
 from deepres.training.group import Group, LostWorkerError, launch, world_size
 from deepres.training.run import RunConfig, build_trainer, load_sets, train
 
@@ -276,11 +276,8 @@ def main() -> None:
         compete(arguments.contender, arguments.models[0], arguments.steps)
         return
     report: dict[str, Any] = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
         "processor": str(torch.cpu.get_capabilities().get("cpu_name")),
         "cores": os.cpu_count(),
-        "commit": find_commit(),
         "rounds": arguments.rounds,
         "startup_cold_seconds": startup(cold=True),
         "startup_warm_seconds": statistics.median(startup(cold=False) for _ in range(3)),
@@ -292,8 +289,7 @@ def main() -> None:
         report["models"][name] = measure(name, arguments.rounds, steps)
         print_table(name, report["models"][name])
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.out, report)
+        write_report(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from deepres.commands.verify import verify
 from deepres.commands.zoo import zoo
 from deepres.console import ConsoleReporter, duration, err, out, result_table, say, this_command
 from deepres.errors import UserError, first_line
+from deepres.memory import keep_freed_memory
 from deepres.progress import JsonReporter
 from deepres.rundir import run_name
 
@@ -277,6 +278,7 @@ def run() -> None:
     # Threads of GNU OpenMP that wait spin for minutes by default, which ruins whatever shares the cores with them.
     # Read when torch is imported, which comes later.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    keep_freed_memory()
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:

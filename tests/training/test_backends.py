@@ -55,7 +55,7 @@ def test_unknown_backend():
 
 FAULTS = """
 import resource, torch
-from deepres.training.device import keep_freed_memory
+from deepres.memory import keep_freed_memory
 if {keep}: keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from deepres.data.loader import build_stream
+from deepres.memory import keep_freed_memory
 from deepres.models import build_model
 from deepres.recipes import Recipe
 from deepres.training.backends import choose_backend
-from deepres.training.device import keep_freed_memory
 from deepres.training.loop import Trainer
 
 NUM_TRAIN, NUM_TEST = 50_000, 10_000

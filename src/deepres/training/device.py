@@ -1,6 +1,5 @@
 """What the machine has: device, precision, compiler."""
 
-import ctypes
 import os
 import shutil
 from collections.abc import Callable
@@ -72,22 +71,6 @@ def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile with torch.compile; compiled kernels are kept in the user's cache, where they survive a reboot."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("deepres") / "compiled"))
     return torch.compile(function, dynamic=False)
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next step instead of giving it back to the system.
-
-    By default glibc unmaps large buffers when they are freed, and a training step then spends a third of its time on
-    page faults. Elsewhere than on Linux with glibc nothing happens.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mmap_threshold, trim_threshold, top_pad = -3, -1, -2  # as malloc.h numbers them
-    if mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25):  # older versions take no more than 32 MB
-        mallopt(trim_threshold, (1 << 31) - 1)
-        mallopt(top_pad, 1 << 26)
 
 
 def describe_device(device: torch.device) -> str:

@@ -19,6 +19,7 @@ from deepres.data.cifar10 import Cifar10
 from deepres.data.loader import build_stream
 from deepres.data.splits import stratified_split
 from deepres.errors import UserError, first_line
+from deepres.memory import keep_freed_memory
 from deepres.models import build_model, count_parameters
 from deepres.models.cost import flop_per_image
 from deepres.predictions import Predictions
@@ -28,7 +29,7 @@ from deepres.rundir import Row, RunDir, read_json, write_atomically, write_json
 from deepres.training.backends import choose_backend
 from deepres.training.checkpoint import decode_state, encode_state, save_weights
 from deepres.training.clock import Clock
-from deepres.training.device import keep_freed_memory, resolve_precision
+from deepres.training.device import resolve_precision
 from deepres.training.environment import describe_environment
 from deepres.training.evaluate import error_percent, predict_logits
 from deepres.training.group import Group

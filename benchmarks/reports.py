@@ -1,0 +1,18 @@
+"""What the benchmarks measured, as files."""
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepres.rundir import write_json
+from deepres.training.environment import find_commit
+
+
+def write_report(path: Path, measured: Mapping[str, Any]) -> None:
+    """Write measurements as JSON, with the versions and the commit they were made by."""
+    made_by = {"torch": torch.__version__, "python": platform.python_version(), "commit": find_commit()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**measured, **made_by})
