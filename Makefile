@@ -49,7 +49,7 @@ format: $(READY)  ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-readme: $(READY)  ## write the generated tables of README.md
+readme: $(READY)  ## write the generated tables of README.md and docs/
 	$(BIN)/python tools/readme.py
 
 notebook: $(READY)  ## execute main.ipynb from a clean kernel and save it with its outputs

@@ -36,6 +36,17 @@ def test_time_of_the_table_says_what_was_measured(tmp_path, monkeypatch):
     assert "has not been measured" not in written()
 
 
+def test_ablation_compares_each_variant_with_the_recipe():
+    errors = {"the recipe": [10.0, 12.0], "without": [13.0, 15.0], "once": [10.5]}
+    table = tool.ablation_of({"model": "resnet20", "fraction": 0.025, "val_errors": errors})
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]] == [
+        ["the recipe", "11.00", "1.41", "2", ""],
+        ["without", "14.00", "1.41", "2", "+3.00 ± 1.41"],  # both variances are 2, each halved by n
+        ["once", "10.50", "", "1", "-0.50"],
+    ]
+    assert "resnet20, 1/40" in table
+
+
 def test_make_targets_and_files_that_the_readme_names_exist():
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"`make ([a-z]+)`|^\$ make ([a-z]+)", readme, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Write the generated parts of README.md from the data they state; `--check` only tells whether they are up to date.
+"""Write the generated parts of the pages from the data they state; `--check` only tells whether they are up to date.
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
@@ -7,8 +7,9 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from math import sqrt
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, median, stdev
 from textwrap import fill
 from typing import Any
 
@@ -21,6 +22,7 @@ from deepres.report.tables import noted_table, table_rows
 from deepres.weights.zoo import PACKAGED, list_cards
 
 ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/fast-recipe.md")
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -179,7 +181,32 @@ def zoo() -> str:
     return markdown_table(headings, rows)
 
 
+def ablation() -> str:
+    """Return the tables of benchmarks/ablation.py, one for each net that it was run on."""
+    reports = [json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results").glob("ablation_*.json")]
+    order = list(PUBLISHED)
+    return "\n".join(map(ablation_of, sorted(reports, key=lambda of: order.index(of["model"]), reverse=True)))
+
+
+def ablation_of(report: dict[str, Any]) -> str:
+    """Return the table of one net: the val error of each variant, and how it differs from the recipe's."""
+    reference, *_ = report["val_errors"].values()
+    rows = []
+    for variant, errors in report["val_errors"].items():
+        spread = f"{stdev(errors):.2f}" if len(errors) > 1 else ""
+        difference = ""
+        if errors is not reference:
+            difference = f"{mean(errors) - mean(reference):+.2f}"
+            if len(errors) > 1 and len(reference) > 1:
+                variance = stdev(errors) ** 2 / len(errors) + stdev(reference) ** 2 / len(reference)
+                difference += f" ± {sqrt(variance):.2f}"
+        rows.append([variant, f"{mean(errors):.2f}", spread, str(len(errors)), difference])
+    headings = [f"{report['model']}, 1/{1 / report['fraction']:.0f}", "val error %", "std", "n", "difference"]
+    return markdown_table(headings, rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "ablation": ablation,
     "claim": claim,
     "published": published,
     "results": results,
@@ -194,10 +221,19 @@ def generate(text: str) -> str:
     return PART.sub(lambda match: match[1] + PARTS[match[2]]() + match[3], text)
 
 
+def main() -> None:
+    """Write the pages that are not up to date, or tell which they are."""
+    old = []
+    for name in PAGES:
+        text = (ROOT / name).read_text()
+        new = generate(text)
+        if new != text:
+            old.append(name)
+            if "--check" not in sys.argv[1:]:
+                (ROOT / name).write_text(new)
+    if old and "--check" in sys.argv[1:]:
+        sys.exit(f"{', '.join(old)} not up to date: run `make readme`")
+
+
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    new = generate(text)
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if new == text else "README.md is not up to date: run `make readme`")
-    readme.write_text(new)
+    main()
