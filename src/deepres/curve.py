@@ -17,9 +17,9 @@ def draw_curve(rows: Sequence[Row], title: str) -> bytes:
     with house_style():
         figure = new_figure(6.4, 4.4)
         axes = figure.add_subplot()
-        marker = "o" if len(rows) < 3 else None  # a line of one point would not be seen
+        train_marker, marker = ("s", "o") if len(rows) < 3 else (None, None)  # a line of one point would not be seen
         train = [row["train_error"] for row in rows]
-        axes.plot(steps, train, "--", color=colour, lw=1.2, marker=marker, label="train (running)")
+        axes.plot(steps, train, "--", color=colour, lw=1.2, marker=train_marker, mfc="none", label="train (running)")
         label = f"{held_out}, {errors[-1]:.2f}% at the end"
         axes.plot(steps, errors, color=colour, lw=2.4, marker=marker, label=label)
         axes.set(title=title, xlabel="steps (mini-batches)", ylabel="error (%)", xlim=(0, None))

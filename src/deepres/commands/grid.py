@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--models", "model_names", multiple=True, metavar="NAME,...", help="Default: the eight of figure 6.")
 @click.option("--recipes", "recipe_names", multiple=True, metavar="NAME,...", help="Default: fast.")
-@click.option("--seeds", default="1", show_default=True, help="Their number, or a list such as 0,2,5-7.")
+@click.option("--seeds", default="1", show_default=True, help="Their number, or a list such as 0,2,5-7; 5-5 is one.")
 @click.option("--split", help="50k or 45k, see `deepres train`. Default: the recipe's.")
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
 @click.option(

@@ -86,12 +86,12 @@ def plan_grid(
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Read seeds: "3" is the number of them, from 0; "0,2,5-7" lists them.
+    """Read seeds: "3" is the number of them, from 0; "0,2,5-7" lists them; "5-5" is one alone.
 
     Raises:
         UserError: anything else.
     """
-    wrong = UserError(f"seeds {text!r}: give their number, such as 3, or a list, such as 0,2,5-7")
+    wrong = UserError(f"seeds {text!r}: give their number, such as 3, or a list, such as 0,2,5-7; 5-5 is seed 5 alone")
     if text.isdecimal():
         if text.strip("0") == "":
             raise wrong
