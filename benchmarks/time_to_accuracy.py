@@ -38,7 +38,7 @@ from deepres.report.style import (
     own_points,
     published_points,
 )
-from deepres.rundir import run_name, write_atomically
+from deepres.rundir import RunDir, read_json, run_name, write_atomically
 from deepres.training.device import describe_device, resolve_device
 from deepres.training.run import RunConfig, train
 
@@ -74,7 +74,8 @@ def main() -> None:
         for seed in range(arguments.seeds):
             run_dir = arguments.runs / run_name(arguments.model, recipe.name, seed)
             result = train(RunConfig(arguments.model, recipe, seed=seed), data, run_dir, device=device)
-            results.append(result)
+            environment = read_json(RunDir(run_dir).environment)  # the run's: it may be an older one
+            results.append({**result, "device": environment["device_name"]})
             print(
                 f"{label}, seed {seed}: {result['test_error_last']:.2f}%, {result['seconds'] / 60:.1f} min", flush=True
             )
@@ -92,7 +93,6 @@ def main() -> None:
         report = {
             "model": arguments.model,
             "paper_error": target,
-            "device": describe_device(device),
             "rows": rows,
         }
         write_report(arguments.out, report)
@@ -131,7 +131,8 @@ def draw_curve(model: str, target: float, rows: list[dict[str, Any]]) -> Figure:
 
 def describe(recipe: Recipe, fraction: float, results: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what the report holds of the runs of one recipe at one length."""
-    keys = ("seed", "test_error_last", "test_error_best", "train_error", "seconds", "images_per_second", "precision")
+    keys = ["seed", "test_error_last", "test_error_best", "train_error", "seconds", "images_per_second"]
+    keys += ["precision", "device"]
     return {
         "recipe": recipe.to_json(),
         "compute_fraction": fraction,

@@ -42,3 +42,6 @@ def test_damaged_files_are_one_line(tmp_path, predictions):
     path.write_bytes(Predictions(predictions.labels, predictions.predicted[:2], predictions.probability).encode())
     with pytest.raises(UserError, match="different lengths"):
         Predictions.read(path)
+    path.write_bytes(Predictions(*(np.array([], np.uint8) for _ in range(3))).encode())
+    with pytest.raises(UserError, match="empty"):
+        Predictions.read(path)

@@ -148,8 +148,8 @@ def claimed_time(recipe: str) -> str:
     runs = [run for row in report["rows"] if row["recipe"]["name"] == recipe for run in row["runs"]]
     if not runs:
         return ""
-    minutes, precision = mean(run["seconds"] for run in runs) / 60, runs[0]["precision"]
-    return f", {minutes:.0f} minutes a run on {report['device']} in {precision}"
+    minutes, (where,) = mean(run["seconds"] for run in runs) / 60, {(run["device"], run["precision"]) for run in runs}
+    return f", {minutes:.0f} minutes a run on {' in '.join(where)}"
 
 
 def results() -> str:

@@ -56,8 +56,8 @@ class Predictions:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} is damaged ({error})") from None
         shapes = {made.labels.shape, made.predicted.shape, made.probability.shape}
-        if len(shapes) != 1 or made.labels.ndim != 1:
-            raise UserError(f"{path} is damaged (arrays of different lengths)")
+        if len(shapes) != 1 or made.labels.ndim != 1 or len(made.labels) == 0:
+            raise UserError(f"{path} is damaged (arrays of different lengths, or empty ones)")
         return made
 
     def confusion(self, num_classes: int) -> NDArray[np.int64]:

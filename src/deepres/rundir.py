@@ -98,7 +98,7 @@ class RunDir:
         """Return the rows of metrics.jsonl, one per epoch."""
         try:
             return [json.loads(line) for line in self.metrics.read_text().splitlines()]
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no text
             raise UserError(f"{self.metrics} is damaged ({error}): train again into another --run-dir") from None
 
     def write_metrics(self, rows: Sequence[Row]) -> None:

@@ -17,6 +17,8 @@ def grid(monkeypatch, capsys, cifar10_dir):
         (("--models", "resnet21"), ("unknown model 'resnet21'", "resnet20")),
         (("--recipes", "papr"), ("unknown recipe 'papr'", "paper")),
         (("--seeds", "x"), ("seeds 'x'", "their number")),
+        (("--models", ""), ("--models '' names nothing", "leave it out")),
+        (("--recipes", ","), ("--recipes ',' names nothing",)),
         (("--split", "40k"), ("unknown split '40k'",)),
         (("--device", "gpu"), ("unknown device 'gpu'",)),
         (("--precision", "half"), ("unknown precision 'half'",)),

@@ -140,6 +140,19 @@ def test_without_data_or_predictions_the_rest_is_written(report, tmp_path, monke
     assert f"not shown: wrong test images: there is no CIFAR-10 in {tmp_path}" in stderr
 
 
+def test_damaged_answers_and_responses_cost_only_their_pictures(report, tmp_path, monkeypatch):
+    monkeypatch.setattr("deepres.report.write.write_figure", lambda figure, folder, name: [folder / f"{name}.png"])
+    runs = tmp_path / "runs"
+    (write_run(runs / "a") / "predictions.npz").write_bytes(b"PK")
+    (runs / "responses.json").write_text("{")
+    code, _, stderr = report(runs, "--out", tmp_path / "out")
+    assert code == 0
+    damaged = runs / "a" / "predictions.npz"
+    assert f"not shown: answers of resnet20 (paper) on the test set: {damaged} is damaged" in stderr
+    assert f"not shown: figure 7: {runs / 'responses.json'} is damaged" in stderr
+    assert "ResNet-20" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_nothing_to_report(report, tmp_path):
     write_run(tmp_path / "runs" / "a", finished=False)
     assert_one_line_error(report(tmp_path / "runs", "--out", tmp_path / "out"), "no finished run in", "runs")

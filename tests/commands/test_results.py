@@ -42,8 +42,8 @@ def test_tables_of_each_recipe_fit_80_columns(results, runs):
     assert "resnet20 1 8.25 8.25 8.00 -0.25 8.75 8.04 -0.50" in lines
     assert "resnet20 1 9.25 9.25 9.25 8.75 8.04 +0.50" in lines  # with val
     assert [line for line in lines if line.startswith("Recipe ")] == [
-        "Recipe fast in bfloat16: test error in percent, last epoch",
         "Recipe paper in float32: test error in percent, last epoch",
+        "Recipe fast in bfloat16: test error in percent, last epoch",
         "Recipe paper (split 45k) in float32: test error in percent, last epoch",
     ]
     (degradation,) = [line for line in lines if line.startswith("plain-56 is worse than plain-20 2, 2 +4.00")]

@@ -8,7 +8,7 @@ from tiny_run import run_tiny
 
 from deepres.errors import UserError
 from deepres.recipes import fast, paper
-from deepres.report.runs import find_run_dirs, group_runs, load_runs, model_key, read_run
+from deepres.report.runs import find_run_dirs, group_runs, labels_in_order, load_runs, model_key, read_run
 from deepres.rundir import RunDir
 
 
@@ -67,6 +67,12 @@ def break_run(path: Path, how: str) -> None:
             run_dir.metrics.unlink()
         case "half the metrics":
             run_dir.metrics.write_text(run_dir.metrics.read_text()[:-40])
+        case "metrics of bytes":
+            run_dir.metrics.write_bytes(run_dir.metrics.read_bytes() + b"\xff\n")
+        case "best of words":
+            change_json(run_dir.result, test_error_best="x")
+        case "compute of words":
+            change_json(run_dir.result, compute="much")
         case "metrics of lists":
             run_dir.metrics.write_text("[1]\n")
         case "metrics too short":
@@ -92,6 +98,9 @@ def break_run(path: Path, how: str) -> None:
         ("not finite", "is nan, no number"),
         ("no metrics", "metrics.jsonl is missing or does not end at step 64,000"),
         ("half the metrics", "metrics.jsonl is damaged"),
+        ("metrics of bytes", "metrics.jsonl is damaged"),
+        ("best of words", "test_error_best is 'x', no number"),
+        ("compute of words", "compute is 'much', no number"),
         ("metrics of lists", "no JSON object"),
         ("metrics too short", "does not end at step 64,000"),
         ("no environment", "cannot read .*environment.json"),
@@ -109,6 +118,12 @@ def test_a_broken_run_is_skipped_with_its_reason(tmp_path, how, reason):
     assert [skip.path for skip in skipped] == [broken]
     with pytest.raises(UserError, match=reason):
         read_run(broken)
+
+
+def test_the_recipe_of_the_paper_comes_first(tmp_path):
+    for recipe in ("faster", "fast", "paper"):
+        write_run(tmp_path / recipe, recipe=recipe)
+    assert labels_in_order(group_runs(load_runs([tmp_path])[0])) == ["paper", "fast", "faster"]
 
 
 def test_a_run_and_its_copy_count_once_and_a_second_run_of_its_seed_does_not_count(tmp_path):

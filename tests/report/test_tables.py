@@ -6,13 +6,12 @@ import pytest
 from run_files import write_run
 
 from deepres.recipes import fast
-from deepres.report.runs import group_runs, load_runs
+from deepres.report.runs import group_runs, labels_in_order, load_runs
 from deepres.report.statistics import summarise
 from deepres.report.tables import (
     EIGHT,
     HEADINGS,
     find_missing,
-    labels_in_order,
     row_cells,
     table_csv,
     table_latex,

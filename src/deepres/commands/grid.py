@@ -70,11 +70,11 @@ def grid(
     from deepres.training.backends import check_backend
     from deepres.training.stopping import StopRequest, stop_requests
 
-    recipes = [get_recipe(name) for name in listed(recipe_names) or ["fast"]]
+    recipes = [get_recipe(name) for name in listed("--recipes", recipe_names, ["fast"])]
     if split is not None:
         recipes = [replace(recipe, split=split) for recipe in recipes]
     check_backend(backend)
-    models = listed(model_names) or PAPER_MODELS
+    models = listed("--models", model_names, PAPER_MODELS)
     jobs = plan_grid(models, recipes, parse_seeds(seeds), out_dir, precision=precision, backend=backend)
     pending = [job for job in jobs if not job.is_finished()]
     settings = ["--device", device, "--checkpoint-minutes", f"{checkpoint_minutes:g}"]
@@ -106,9 +106,16 @@ def grid(
         sys.exit(1)
 
 
-def listed(values: Sequence[str]) -> list[str]:
-    """Return the names of an option that may be given several times and may list several, each once."""
-    return list(dict.fromkeys(name.strip() for value in values for name in value.split(",") if name.strip()))
+def listed(option: str, values: Sequence[str], default: Sequence[str]) -> list[str]:
+    """Return the names of an option that may be given several times and may list several, each once.
+
+    Raises:
+        UserError: the option was given, but without a name, as where a shell variable is not set.
+    """
+    names = list(dict.fromkeys(name.strip() for value in values for name in value.split(",") if name.strip()))
+    if values and not names:
+        raise UserError(f"{option} {','.join(values)!r} names nothing: name some, or leave it out for the default")
+    return names or list(default)
 
 
 def check_machine(device: str, precision: str, data_dir: Path | None) -> int:

@@ -13,7 +13,7 @@ from deepres.console import out, say
 from deepres.errors import UserError
 from deepres.report.collect import collect_runs, csv_text, run_row
 from deepres.report.markdown import markdown_table
-from deepres.report.runs import group_runs, load_runs
+from deepres.report.runs import group_runs, labels_in_order, load_runs
 
 if TYPE_CHECKING:
     from deepres.report.statistics import ClaimTest, Interval, Summary
@@ -67,7 +67,7 @@ def results(dirs: tuple[Path, ...], out_dir: Path | None, style: str) -> None:
         click.echo(csv_text([summary_row(summary) for summary in summaries]), nl=False)
     else:
         show = _print_markdown if style == "markdown" else _print_text
-        for label in sorted({group.label for group in groups}):
+        for label in labels_in_order(groups):
             show(
                 [summary for summary in summaries if summary.group.label == label],
                 [claim for claim in claims if claim.label == label and min(claim.n) > 0],

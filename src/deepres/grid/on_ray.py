@@ -235,10 +235,6 @@ class RayCluster:
             num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0
         )
 
-    def close(self) -> None:
-        """Disconnect; what still runs there is ended."""
-        ray.shutdown()
-
     def run(
         self,
         jobs: Sequence[Job],

@@ -8,10 +8,11 @@ from deepres.errors import UserError
 from deepres.models import build_model
 from deepres.models.cost import flop_per_image
 from deepres.recipes import SPLITS, Recipe
+from deepres.report.published import FIGURE6_DEPTHS
 from deepres.rundir import RunDir, read_json, run_name
 from deepres.training.run import RunConfig
 
-PAPER_MODELS = tuple(f"{family}{depth}" for depth in (20, 32, 44, 56) for family in ("plain", "resnet"))
+PAPER_MODELS = tuple(f"{family}{depth}" for depth in FIGURE6_DEPTHS for family in ("plain", "resnet"))
 
 
 @dataclass(frozen=True)

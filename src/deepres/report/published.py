@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from types import MappingProxyType
 
+FIGURE6_DEPTHS = (20, 32, 44, 56)  # of the paper's figure 6, plain and residual
+
 
 @dataclass(frozen=True)
 class Published:

@@ -21,9 +21,11 @@ from deepres.rundir import Row, RunDir, read_json
 
 FAMILIES = ("plain", "resnet")  # the paper's come first, as it shows them
 RESULT_KEYS = ("steps", "total_steps", "epochs", "num_parameters", "best_epoch", "seconds", "images_per_second")
+OPTIONAL_KEYS = ("test_error_best", "flop_per_image", "compute")  # numbers, or None, or not there
 ENVIRONMENT_KEYS = ("deepres", "commit", "python", "torch", "device", "device_name")
 ROW_KEYS = ("step", "epoch", "learning_rate", "train_loss", "train_error")
 SHOWN_DIFFERENCES = 3
+FIRST_RECIPES = ("paper", "fast")  # in tables
 
 
 def model_key(name: str) -> tuple[int, str, int, str]:
@@ -275,7 +277,8 @@ def read_run(path: str | Path) -> FinishedRun:
     held_out = "test" if recipe["split"] == "50k" else "val"
     numbers = ("test_error_last", f"{held_out}_error_last", f"{held_out}_error_best", "train_error")
     result = read_json(run_dir.result, required=("test_error_best", *numbers, *RESULT_KEYS))
-    _check_numbers(result, {*numbers, *RESULT_KEYS}, run_dir.result)
+    optional = {key for key in OPTIONAL_KEYS if result.get(key) is not None}
+    _check_numbers(result, {*numbers, *RESULT_KEYS, *optional}, run_dir.result)
     if result["steps"] < result["total_steps"]:
         raise UserError(f"ended by --max-steps after step {result['steps']:,} of {result['total_steps']:,}")
     rows = run_dir.read_metrics() if run_dir.metrics.exists() else []
@@ -331,6 +334,16 @@ class RunGroup:
         if more > 0:
             shown += f" and {more} more, variant {self.runs[0].variant}"
         return f"{self.recipe} ({shown})"
+
+
+def recipe_key(label: str) -> tuple[int, str]:
+    """Return a sort key for labels that puts the recipes of the paper's table first."""
+    return FIRST_RECIPES.index(label) if label in FIRST_RECIPES else len(FIRST_RECIPES), label
+
+
+def labels_in_order(groups: Sequence[RunGroup]) -> list[str]:
+    """Return the labels of groups, the recipe `paper` first."""
+    return sorted({group.label for group in groups}, key=recipe_key)
 
 
 def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:

@@ -12,12 +12,11 @@ from typing import Any
 
 from scipy import stats
 
-from deepres.report.published import PUBLISHED, Published
-from deepres.report.runs import RunGroup
+from deepres.report.published import FIGURE6_DEPTHS, PUBLISHED, Published
+from deepres.report.runs import RunGroup, labels_in_order
 
 CONFIDENCE = 0.95
 NEEDED_SEEDS = 2  # on either side of a comparison
-DEPTHS = (20, 32, 44, 56)  # of figure 6
 
 Interval = tuple[float, float]
 
@@ -135,7 +134,7 @@ class Claim:
 CLAIMS = (
     Claim(better="plain20", worse="plain56", worse_first=True),
     Claim(better="resnet56", worse="resnet20"),
-    *(Claim(better=f"resnet{depth}", worse=f"plain{depth}") for depth in DEPTHS),
+    *(Claim(better=f"resnet{depth}", worse=f"plain{depth}") for depth in FIGURE6_DEPTHS),
 )
 
 
@@ -194,7 +193,7 @@ def claim_row(test: ClaimTest) -> dict[str, Any]:
 def check_claims(groups: Sequence[RunGroup]) -> list[ClaimTest]:
     """Hold every claim of the paper against the runs, recipe by recipe; a claim without any run is left out."""
     made = []
-    for label in sorted({group.label for group in groups}):
+    for label in labels_in_order(groups):
         errors = {group.model: [run.test_error_last for run in group.runs] for group in groups if group.label == label}
         for claim in CLAIMS:
             better, worse = errors.get(claim.better, []), errors.get(claim.worse, [])

@@ -7,11 +7,11 @@ from types import MappingProxyType
 
 from deepres.report.collect import csv_text
 from deepres.report.markdown import markdown_table
-from deepres.report.published import PUBLISHED, Published
-from deepres.report.runs import RunGroup, model_key
+from deepres.report.published import FIGURE6_DEPTHS, PUBLISHED, Published
+from deepres.report.runs import model_key, recipe_key
 from deepres.report.statistics import ClaimTest, Summary, summary_row
 
-EIGHT = tuple(f"{family}{depth}" for family in ("plain", "resnet") for depth in (20, 32, 44, 56))
+EIGHT = tuple(f"{family}{depth}" for family in ("plain", "resnet") for depth in FIGURE6_DEPTHS)
 EXPECTED = MappingProxyType({"paper": (*EIGHT, "resnet110"), "fast": EIGHT})  # recipe -> the nets of its table
 
 
@@ -41,16 +41,6 @@ def table_rows(summaries: Sequence[Summary]) -> list[TableRow]:
         for model in models:
             rows.setdefault((recipe, model), TableRow(recipe, model, None))
     return sorted(rows.values(), key=lambda row: (*recipe_key(row.label), model_key(row.model)))
-
-
-def recipe_key(label: str) -> tuple[int, str]:
-    """Return a sort key that puts the recipes of the paper's table first."""
-    return list(EXPECTED).index(label) if label in EXPECTED else len(EXPECTED), label
-
-
-def labels_in_order(groups: Sequence[RunGroup]) -> list[str]:
-    """Return the labels of groups, the recipe `paper` first."""
-    return sorted({group.label for group in groups}, key=recipe_key)
 
 
 @dataclass(frozen=True)

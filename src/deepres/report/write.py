@@ -16,10 +16,10 @@ from deepres.report.charts import compute_chart, confusion_chart, depth_chart, f
 from deepres.report.figures import draw_error_against_compute, draw_error_against_depth, draw_figure6
 from deepres.report.page import LabelledCharts, LabelledPictures, Page, Picture
 from deepres.report.responses import JSON_FILE, draw_figure7, read_responses
-from deepres.report.runs import group_runs, load_runs
+from deepres.report.runs import group_runs, labels_in_order, load_runs, recipe_key
 from deepres.report.statistics import Summary, check_claims, summarise
 from deepres.report.style import write_figure
-from deepres.report.tables import labels_in_order, recipe_key, table_csv, table_latex, table_markdown, table_rows
+from deepres.report.tables import table_csv, table_latex, table_markdown, table_rows
 from deepres.rundir import write_atomically
 
 PAGE = "report.html"
@@ -40,7 +40,7 @@ def write_report(
         The files written, the page last; and remarks on what could not be shown.
 
     Raises:
-        UserError: there is no finished run, or a file is damaged.
+        UserError: there is no finished run. Damaged files are left out, with a remark.
     """
     finished, skipped = load_runs(dirs)
     if not finished:
@@ -50,8 +50,7 @@ def write_report(
     groups = group_runs(finished)
     labels = labels_in_order(groups)
     summaries = [summarise(group) for group in groups]
-    claims = sorted(check_claims(groups), key=lambda test: recipe_key(test.label))
-    page = Page(finished, skipped, claims, table_rows(summaries))
+    page = Page(finished, skipped, check_claims(groups), table_rows(summaries))
     out.mkdir(parents=True, exist_ok=True)
     written = write_tables(page, out)
     for label in labels:
@@ -65,14 +64,22 @@ def write_report(
     written += add_compute(page, summaries, out)
     written += add_responses(page, [*dirs, out], out)
     ordered = sorted(groups, key=lambda group: recipe_key(group.label))
-    answers = [found for group in ordered if (found := read_answers(group)) is not None]
-    for found in answers:
+    answers, without = [], []
+    for group in ordered:
+        try:
+            found = read_answers(group)
+        except UserError as error:
+            page.remarks.append(f"answers of {group.model} ({group.label}) on the test set: {error}")
+            continue
+        if found is None:
+            without.append(f"{group.model} ({group.label})")
+            continue
+        answers.append(found)
         doing(f"answers of {found.group.model}, recipe {found.group.label}")
         name = f"confusion-{found.group.model}-{slug(found.group.label)}"
         written += write_figure(draw_confusion(found), out, name)
         page.confusion.append(confusion_chart(found, name))
-    if len(answers) < len(groups):
-        without = [f"{g.model} ({g.label})" for g in groups if g not in [found.group for found in answers]]
+    if without:
         page.remarks.append(f"answers on the test set: no predictions.npz in the runs of {', '.join(without)}")
     doing("the surest errors")
     written += add_surest_errors(page, answers, summaries, out, data_dir)
@@ -112,7 +119,11 @@ def add_responses(page: Page, folders: Sequence[Path], out: Path) -> list[Path]:
     if found is None:
         page.remarks.append(f"figure 7: `deepres responses RUN... --out {out}` makes its data")
         return []
-    nets = read_responses(found)
+    try:
+        nets = read_responses(found)
+    except UserError as error:
+        page.remarks.append(f"figure 7: {error}")
+        return []
     page.figure7 += figure7_charts(nets)
     return write_figure(draw_figure7(nets), out, "figure7")
 
