@@ -6,7 +6,7 @@
 No net is trained to the end: the times are extrapolated from measured speed. Each of the eight nets, none is
 interpolated, takes training steps of each recipe by what `deepres bench` measures with, on the backend that a run
 would choose, in as many processes at once as `deepres grid` would have runs: on a CPU one of one thread per core.
-Counted are all steps, those on smaller images in proportion to their pixels, and an evaluation of the test set at
+Counted are all steps, those on smaller images by the speed measured on such, and an evaluation of the test set at
 each epoch; start-up and checkpoints are not. The runs are taken in the grid's order, each begun where a place is free.
 """
 
@@ -46,7 +46,7 @@ def take_turns(recipes: Sequence[str], names: Sequence[str], device: torch.devic
     for recipe in recipes:
         for name in names:
             wait_for_turn()
-            print(json.dumps(vars(measure_speed(name, get_recipe(recipe), device, precision, seconds))), flush=True)
+            print(json.dumps(vars(measure_speed(name, [get_recipe(recipe)], device, precision, seconds))), flush=True)
 
 
 def measure_together(
@@ -79,8 +79,14 @@ def measure_together(
                 if not (line := process.stdout.readline()):
                     sys.exit(f"a process that measured ended with exit code {process.wait()}")
                 speeds.append(Speed(**json.loads(line)))
-            train, evaluate = (statistics.mean(getattr(of, field) for of in speeds) for field in ("train", "evaluate"))
-            yield Speed(train, evaluate, speeds[0].backend)
+            yield mean_speed(speeds)
+
+
+def mean_speed(speeds: Sequence[Speed]) -> Speed:
+    """Return the mean speed of processes that measured the same net."""
+    train, evaluate = (statistics.mean(getattr(of, field) for of in speeds) for field in ("train", "evaluate"))
+    small = [(size, statistics.mean(dict(of.small)[size] for of in speeds)) for size, _ in speeds[0].small]
+    return Speed(train, evaluate, speeds[0].backend, small)
 
 
 def table_seconds(speeds: dict[str, Speed], recipe: Recipe, jobs: int) -> float:
@@ -142,6 +148,7 @@ def describe(speed: Speed, recipe: Recipe) -> dict[str, Any]:
     """Return what the report holds of one net by one recipe."""
     return {
         "images_per_second": round(speed.train, 1),
+        "on_small_images": {str(size): round(small, 1) for size, small in speed.small},
         "seconds": round(speed.seconds(recipe)),
         "backend": speed.backend,
     }

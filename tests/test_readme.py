@@ -25,10 +25,13 @@ def test_time_of_the_table_says_what_was_measured(tmp_path, monkeypatch):
     assert "has not been measured on a GPU" in written()
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)
-    report = {"device": "A CPU", "precision": "float32", "jobs": 2, "threads": 1}
+    report = {"device": "A CPU", "cores": 4, "precision": "float32", "jobs": 2, "threads": 1}
     recipes = {"fast": {"seconds": 9000, "epochs": 24, "models": {"plain20": {}, "resnet20": {}}}}
     (folder / "table_time.json").write_text(json.dumps({**report, "recipes": recipes}))
-    assert "A CPU in float32, 2 at a time with 1 thread each, one seed of all 2 nets takes 2.5 hours by" in written()
+    assert (
+        "A CPU, 4 cores, in float32, 2 at a time with 1 thread each, one seed of all 2 nets takes 2.5 hours by"
+        in written()
+    )
     assert "extrapolated from measured speed" in written()
     assert "has not been measured on a GPU" in written()
     (folder / "table_time_gpu.json").write_text(json.dumps({**report, "device": "A GPU", "recipes": recipes}))

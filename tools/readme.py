@@ -89,7 +89,7 @@ def table_time() -> str:
     """Return how long the whole table takes, from what benchmarks/table_time.py measured last, where it did."""
     folder = ROOT / "benchmarks" / "results"
     cpu, gpu = folder / "table_time.json", folder / "table_time_gpu.json"
-    sentences = [table_time_of(json.loads(path.read_text())) for path in (cpu, gpu) if path.exists()]
+    sentences = [table_time_of(json.loads(path.read_text()), path == gpu) for path in (cpu, gpu) if path.exists()]
     if sentences:
         sentences.append(
             "These times are extrapolated from measured speed, a few seconds of each net, by "
@@ -102,15 +102,16 @@ def table_time() -> str:
     return fill(" ".join(sentences), 120, break_on_hyphens=False) + "\n"
 
 
-def table_time_of(report: dict[str, Any]) -> str:
+def table_time_of(report: dict[str, Any], on_gpu: bool) -> str:
     """Return what was measured on one machine, as a sentence."""
     times = " and ".join(
         f"{of['seconds'] / 3600:.1f} hours by the recipe `{name}` ({of['epochs']} epochs)"
         for name, of in report["recipes"].items()
     )
     (num_nets,) = {len(of["models"]) for of in report["recipes"].values()}
+    device = report["device"] + ("" if on_gpu else f", {report['cores']} cores,")
     return (
-        f"On {report['device']} in {report['precision']}, {report['jobs']} at a time with {report['threads']} "
+        f"On {device} in {report['precision']}, {report['jobs']} at a time with {report['threads']} "
         f"thread{'s' if report['threads'] > 1 else ''} each, one seed of all {num_nets} nets takes {times}."
     )
 

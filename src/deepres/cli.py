@@ -211,7 +211,13 @@ def train(
 @cli.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--recipe", "recipe_names", multiple=True, help="Default: all of them.")
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="For each net.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=3.0,
+    show_default=True,
+    help="For each net and image size.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 def bench(names: tuple[str, ...], recipe_names: tuple[str, ...], seconds: float, device: str, precision: str) -> None:
@@ -249,7 +255,7 @@ def bench(names: tuple[str, ...], recipe_names: tuple[str, ...], seconds: float,
             if name in estimated:
                 speed = speeds[estimated[name]].scaled(num_blocks(name) / num_blocks(estimated[name]))
             else:
-                speed = measure_speed(name, made[0], chosen, precision, seconds, reported)
+                speed = measure_speed(name, made, chosen, precision, seconds, reported)
             speeds[name] = speed
             durations = [duration(speed.seconds(recipe)) for recipe in made]
             label = f"{name} (estimated)" if name in estimated else name

@@ -147,6 +147,12 @@ class Recipe:
         steps = self.total_steps(num_train)
         return (steps - 1) * self.batch_size // num_train + 1
 
+    def parts(self, total_steps: int) -> list[tuple[int | None, int, int]]:
+        """Return the parts of a training: rows of an image (None: as it is), first step, step after the last."""
+        sizes: list[int | None] = [*(part.size for part in self.low_resolutions), None]
+        ends = [*(round(part.until * total_steps) for part in self.low_resolutions), total_steps]
+        return list(zip(sizes, [0, *ends[:-1]], ends, strict=True))
+
     def image_size(self, step: int, total_steps: int) -> int | None:
         """Return the rows and columns of the images of a step, counted from 0; None: as they are."""
         for part in self.low_resolutions:
@@ -164,13 +170,9 @@ class Recipe:
             steps: of the first so many steps; None: of all.
             size: rows and columns of an image at full size.
         """
-        total, begin, pixels = self.total_steps(num_train), 0, 0
+        total = self.total_steps(num_train)
         last = total if steps is None else steps
-        for part in self.low_resolutions:
-            end = min(round(part.until * total), last)
-            pixels += (end - begin) * part.size**2
-            begin = end
-        pixels += (last - begin) * size**2
+        pixels = sum((min(end, last) - min(begin, last)) * (low or size) ** 2 for low, begin, end in self.parts(total))
         return pixels * self.batch_size / size**2
 
     def compute_between(self, begin: int, end: int, total_steps: int) -> float:

@@ -1,12 +1,13 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from deepres.errors import UserError
 from deepres.models import build_model
-from deepres.recipes import one_cycle, paper
+from deepres.recipes import fast, one_cycle, paper
 from deepres.training.backends import COMPILE_STEPS, TorchBackend, build_backend, check_backend, choose_backend
 from deepres.training.bench import Speed, measure_speed
 from deepres.training.kernels import KernelsUnavailable
@@ -82,11 +83,18 @@ def test_estimated_time_by_hand():
     # 30 epochs: 11,719 steps of 128 images, and 10,000 test images each; 64,000 steps, 164 epochs.
     assert speed.seconds(one_cycle()) == pytest.approx(11_719 * 128 / 1000 + 30 * 10_000 / 4000)
     assert speed.seconds(paper()) == pytest.approx(64_000 * 128 / 1000 + 164 * 10_000 / 4000)
+    # 4,471 steps of 256 images, 65% of them on images of 24 rows; 23 epochs.
+    small = replace(speed, small=[(24, 1500.0)])
+    by_hand = 2906 * 256 / 1500 + 1565 * 256 / 1000 + 23 * 10_000 / 4000
+    assert small.seconds(fast()) == pytest.approx(by_hand)
+    assert small.scaled(2).seconds(fast()) == pytest.approx(2 * by_hand)
 
 
 def test_speed_is_measured():
-    speed = measure_speed("resnet20", one_cycle(), CPU, "float32", seconds=0.1)
+    speed = measure_speed("resnet20", [one_cycle(), fast()], CPU, "float32", seconds=0.1)
     assert 1 < speed.train < 1e6
+    assert [size for size, _ in speed.small] == [24]
+    assert 1 < speed.small[0][1] < 1e6
     assert 1 < speed.evaluate < 1e7
     assert speed.scaled(4).train == speed.train / 4
     assert speed.backend in ("fused", "compiled", "eager")

@@ -1,19 +1,20 @@
 """How fast this machine trains, measured in seconds, so that users know how long a run will take."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from deepres.data.loader import build_stream
+from deepres.data.loader import TrainStream, build_stream
 from deepres.memory import keep_freed_memory
 from deepres.models import build_model
-from deepres.recipes import Recipe
+from deepres.recipes import LowResolution, Recipe
 from deepres.training.backends import choose_backend
 from deepres.training.loop import Trainer
 
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
+LONG = 10**9  # steps: more than are ever measured
 SAMPLE = 2_000  # random images to measure with: speed does not depend on what they show
 
 
@@ -25,32 +26,48 @@ class Speed:
     """Of full size."""
     evaluate: float
     backend: str
+    small: Sequence[tuple[int, float]] = ()
+    """Training on smaller images: their rows, and how many of them per second."""
 
     def scaled(self, factor: float) -> "Speed":
         """Return the speed of a net that needs `factor` times the operations."""
-        return Speed(self.train / factor, self.evaluate / factor, self.backend)
+        small = [(size, speed / factor) for size, speed in self.small]
+        return Speed(self.train / factor, self.evaluate / factor, self.backend, small)
 
     def seconds(self, recipe: Recipe) -> float:
-        """Estimate the time of a run of the recipe on CIFAR-10, with an evaluation of the test set at each epoch."""
-        trained = recipe.compute(NUM_TRAIN)
-        evaluated = recipe.total_epochs(NUM_TRAIN) * NUM_TEST
-        return trained / self.train + evaluated / self.evaluate
+        """Estimate the time of a run of the recipe on CIFAR-10, with an evaluation of the test set at each epoch.
+
+        Raises:
+            KeyError: the recipe has images of a size that was not measured.
+        """
+        speeds: dict[int | None, float] = {None: self.train, **dict(self.small)}
+        parts = recipe.parts(recipe.total_steps(NUM_TRAIN))
+        trained = sum((end - begin) * recipe.batch_size / speeds[size] for size, begin, end in parts)
+        return trained + recipe.total_epochs(NUM_TRAIN) * NUM_TEST / self.evaluate
 
 
 def measure_speed(
     name: str,
-    recipe: Recipe,
+    recipes: Sequence[Recipe],
     device: torch.device,
     precision: str,
     seconds: float,
     notice: Callable[[str], None] = lambda _: None,
 ) -> Speed:
-    """Train a net on random images for about `seconds`, after two steps to warm up, and evaluate it once."""
+    """Train a net on random images for about `seconds`, after two steps to warm up, and evaluate it once.
+
+    It is trained by the first of the recipes, on images of each size that any of them has, each for about `seconds`.
+    """
+    recipe = recipes[0]
     keep_freed_memory()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (SAMPLE, 3, 32, 32), dtype=torch.uint8, generator=generator).to(device)
     labels = torch.randint(10, (SAMPLE,), generator=generator).to(device)
-    stream = build_stream(images, labels, replace(recipe, low_resolutions=()), seed=0)
+
+    def stream_of(size: int | None) -> TrainStream:
+        low = () if size is None else (LowResolution(size, until=1.0),)
+        return build_stream(images, labels, replace(recipe, steps=LONG, epochs=None, low_resolutions=low), seed=0)
+
     total_steps = recipe.total_steps(NUM_TRAIN)
     backend = choose_backend(build_model(name), device, precision, total_steps, notice)
     trainer = Trainer(
@@ -58,7 +75,7 @@ def measure_speed(
         option="A",
         recipe=recipe,
         seed=0,
-        stream=stream,
+        stream=stream_of(None),
         total_steps=total_steps,
         device=device,
         precision=precision,
@@ -66,8 +83,12 @@ def measure_speed(
         notice=notice,
     )
 
-    def steps(at_least: float) -> float:
-        """Take steps for a while; return images per second."""
+    def steps(size: int | None, at_least: float) -> float:
+        """Take steps on images of a size for a while, after two to warm up; return images per second."""
+        trainer.stream = stream_of(size)
+        for _ in range(2):
+            trainer.advance()
+        trainer.read_losses()
         before, start = trainer.step, time.monotonic()
         while (elapsed := time.monotonic() - start) < at_least:
             trainer.advance()
@@ -80,8 +101,11 @@ def measure_speed(
         trainer.evaluate(images).sum().item()
         return SAMPLE / (time.monotonic() - start)
 
-    for _ in range(2):
-        trainer.advance()
-    trainer.read_losses()
     evaluation()
-    return Speed(train=steps(seconds), evaluate=evaluation(), backend=backend)
+    sizes = sorted({part.size for recipe in recipes for part in recipe.low_resolutions})
+    return Speed(
+        train=steps(None, seconds),
+        evaluate=evaluation(),
+        backend=backend,
+        small=[(size, steps(size, seconds)) for size in sizes],
+    )
