@@ -14,6 +14,8 @@ from deepres.report.statistics import ClaimTest, Summary, summary_row
 EIGHT = tuple(f"{family}{depth}" for family in ("plain", "resnet") for depth in FIGURE6_DEPTHS)
 EXPECTED = MappingProxyType({"paper": (*EIGHT, "resnet110"), "fast": EIGHT})  # recipe -> the nets of its table
 
+MISSING = "These have no finished run. Each line completes a recipe; `--out` names the folder where your runs lie."
+
 
 @dataclass(frozen=True)
 class TableRow:
@@ -113,7 +115,7 @@ def table_markdown(rows: Sequence[TableRow]) -> str:
     """Return the table in Markdown, with its notes and the commands that complete it."""
     parts = ["# Table 6: test error on CIFAR-10\n", noted_table(rows)]
     if missing := find_missing(rows):
-        parts += ["\n## Missing\n", "These have no finished run; each line completes a recipe:\n", "```console"]
+        parts += ["\n## Missing\n", f"{MISSING}\n", "```console"]
         parts += [f"$ {part.command}" for part in missing]
         parts += ["```"]
     return "\n".join(parts) + "\n"
