@@ -4,10 +4,12 @@
     python benchmarks/ablation.py --model resnet56 --fraction 0.025 --variants "the recipe" "Muon's rate halved"
 
 On the 45,000 images of the 45k/5k split; errors are those of the 5,000 validation images at the last step. The test
-set is not read. Runs are kept under runs/ablation, so that an interrupted study goes on.
+set is not read. Runs are kept under runs/ablation, so that an interrupted study goes on, and --out keeps what the file
+holds of other variants.
 """
 
 import argparse
+import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +27,7 @@ from deepres.data.cifar10 import Cifar10, Split, load_cifar10
 from deepres.data.splits import stratified_split
 from deepres.models import MODELS
 from deepres.recipes import OneCycle, Recipe, fast, paper
+from deepres.rundir import read_json
 from deepres.training.run import VAL_FRACTION, RunConfig, train
 
 
@@ -69,6 +72,15 @@ def run(model: str, variant: str, fraction: float, seed: int, runs: Path) -> flo
     return float(result["test_error_last"])  # of what lies in the test set's place
 
 
+def with_earlier(path: Path, study: dict[str, Any], errors: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Return the errors with those of other variants that the file holds of the same study, in the variants' order."""
+    earlier = read_json(path) if path.exists() else {}
+    as_read = json.loads(json.dumps(study))  # tuples are lists there
+    if all(earlier.get(key) == value for key, value in as_read.items()):
+        errors = {**earlier["val_errors"], **errors}
+    return {variant: errors[variant] for variant in VARIANTS if variant in errors}
+
+
 def main() -> None:
     """Train, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,13 +108,8 @@ def main() -> None:
             spread = stdev(errors[variant]) if len(waiting) > 1 else float("nan")
             print(f"{variant:25}{mean(errors[variant]):>7.2f}{spread:>7.2f}{len(waiting):>3}", flush=True)
     if arguments.out:
-        report: dict[str, Any] = {
-            "model": arguments.model,
-            "recipe": fast().to_json(),
-            "fraction": arguments.fraction,
-            "val_errors": errors,
-        }
-        write_report(arguments.out, report)
+        study = {"model": arguments.model, "recipe": fast().to_json(), "fraction": arguments.fraction}
+        write_report(arguments.out, {**study, "val_errors": with_earlier(arguments.out, study, errors)})
 
 
 if __name__ == "__main__":
