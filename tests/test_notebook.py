@@ -10,6 +10,10 @@ import pytest
 from nbclient import NotebookClient
 from run_files import write_run
 
+from deepres.report.runs import group_runs, load_runs
+from deepres.report.statistics import check_claims, summarise
+from deepres.report.tables import claims_markdown, table_markdown, table_rows
+
 ROOT = Path(__file__).parent.parent
 FEWER = """
 from deepres.data.cifar10 import Cifar10, Split
@@ -100,6 +104,13 @@ def test_it_is_committed_with_its_outputs():
     assert counts == list(range(1, len(counts) + 1))
     assert len(pictures(cells)) >= 8
     assert "| ResNet-20 is better than plain-20 |" in said(cells)
+
+
+def test_what_is_committed_says_what_the_committed_results_say():
+    text = said(json.loads((ROOT / "main.ipynb").read_text())["cells"])
+    groups = group_runs(load_runs([ROOT / "results"])[0])
+    assert table_markdown(table_rows([summarise(group) for group in groups])) in text, "run `make notebook`"
+    assert claims_markdown(check_claims(groups)) in text, "run `make notebook`"
 
 
 def test_what_is_committed_is_small_and_says_nothing_of_the_machine():

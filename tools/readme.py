@@ -16,7 +16,7 @@ from typing import Any
 from deepres.recipes import SPLITS, paper
 from deepres.report.markdown import markdown_table
 from deepres.report.published import PUBLISHED
-from deepres.report.runs import group_runs, load_runs
+from deepres.report.runs import depth_of, group_runs, load_runs
 from deepres.report.statistics import Summary, summarise
 from deepres.report.tables import noted_table, table_rows
 from deepres.weights.zoo import PACKAGED, list_cards
@@ -185,8 +185,7 @@ def zoo() -> str:
 def ablation() -> str:
     """Return the tables of benchmarks/ablation.py, one for each net that it was run on."""
     reports = [json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results").glob("ablation_*.json")]
-    order = list(PUBLISHED)
-    return "\n".join(map(ablation_of, sorted(reports, key=lambda of: order.index(of["model"]), reverse=True)))
+    return "\n".join(map(ablation_of, sorted(reports, key=lambda of: (depth_of(of["model"]), of["model"]))))
 
 
 def ablation_of(report: dict[str, Any]) -> str:
