@@ -223,16 +223,12 @@ def generate(text: str) -> str:
 
 def main() -> None:
     """Write the pages that are not up to date, or tell which they are."""
-    old = []
-    for name in PAGES:
-        text = (ROOT / name).read_text()
-        new = generate(text)
-        if new != text:
-            old.append(name)
-            if "--check" not in sys.argv[1:]:
-                (ROOT / name).write_text(new)
-    if old and "--check" in sys.argv[1:]:
-        sys.exit(f"{', '.join(old)} not up to date: run `make readme`")
+    texts = {name: (ROOT / name).read_text() for name in PAGES}
+    new = {name: made for name, text in texts.items() if (made := generate(text)) != text}
+    if new and "--check" in sys.argv[1:]:
+        sys.exit(f"{', '.join(new)} not up to date: run `make readme`")
+    for name, text in new.items():
+        (ROOT / name).write_text(text)
 
 
 if __name__ == "__main__":

@@ -155,10 +155,7 @@ class Recipe:
 
     def image_size(self, step: int, total_steps: int) -> int | None:
         """Return the rows and columns of the images of a step, counted from 0; None: as they are."""
-        for part in self.low_resolutions:
-            if step < round(part.until * total_steps):
-                return part.size
-        return None
+        return next((size for size, _, end in self.parts(total_steps) if step < end), None)
 
     def compute(self, num_train: int, *, steps: int | None = None, size: int = 32) -> float:
         """Return the training's compute in images of full size: small ones count in proportion to their pixels.
