@@ -5,7 +5,8 @@
 Trains ResNet-20 by the recipe `fast` for several seeds, the test error of the last step each, and prints mean,
 standard deviation, compute and time beside the paper's. The curve of error against compute, with a picture:
 
-    python benchmarks/time_to_accuracy.py --recipes fast faster --fractions 0.025 0.05 --picture docs/error-compute.png
+    python benchmarks/time_to_accuracy.py --recipes fast faster --fractions 0.05 0.025 --seeds 5 3 3 3 \
+        --out benchmarks/results/error_compute.json --picture docs/error-compute.png
 
 where fractions are of the paper's compute, for the first recipe at other lengths. Runs are kept, by the names that
 `deepres grid` gives them, so that an interrupted benchmark goes on and `--runs` may name a folder of the grid's.
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--recipes", nargs="+", default=["fast"])
     parser.add_argument("--fractions", nargs="*", type=float, default=[], help="of the paper's compute")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[5], help="how many: for all, or for each in turn")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--runs", type=Path, default=Path("runs/time-to-accuracy"))
     parser.add_argument("--out", type=Path, help="write the measurements as JSON")
@@ -60,6 +61,11 @@ def main() -> None:
     arguments = parser.parse_args()
     made = [get_recipe(name) for name in arguments.recipes]
     made += [of_length(made[0], fraction) for fraction in arguments.fractions]
+    numbers = arguments.seeds * len(made) if len(arguments.seeds) == 1 else arguments.seeds
+    if len(numbers) != len(made):
+        parser.error(
+            f"--seeds gives {len(numbers)} numbers for {len(made)} recipes and lengths: give one, or {len(made)}"
+        )
     device = resolve_device(arguments.device)
     data = load_cifar10()
     target = PUBLISHED[arguments.model].paper
@@ -67,11 +73,11 @@ def main() -> None:
 
     print(f"{arguments.model} on {describe_device(device)}; the paper: {target:g}% test error", flush=True)
     rows: list[dict[str, Any]] = []
-    for recipe in made:
+    for recipe, seeds in zip(made, numbers, strict=True):
         fraction = recipe.compute(NUM_TRAIN) / PAPER_COMPUTE
         label = f"{recipe.name}, 1/{1 / fraction:.1f} of the paper's compute"
         results = []
-        for seed in range(arguments.seeds):
+        for seed in range(seeds):
             run_dir = arguments.runs / run_name(arguments.model, recipe.name, seed)
             result = train(RunConfig(arguments.model, recipe, seed=seed), data, run_dir, device=device)
             environment = read_json(RunDir(run_dir).environment)  # the run's: it may be an older one

@@ -126,11 +126,13 @@ def test_without_data_or_predictions_the_rest_is_written(report, tmp_path, monke
     monkeypatch.setattr("deepres.report.write.write_figure", lambda figure, folder, name: [folder / f"{name}.png"])
     write_run(tmp_path / "runs" / "a", flop=None)
     code, stdout, stderr = report(tmp_path / "runs", "--out", tmp_path / "out", "--data-dir", tmp_path)
-    assert (code, stderr.count("not shown: ")) == (0, 3)
+    assert (code, stderr.count("not shown: ")) == (0, 4)
+    assert "not shown: error against depth, recipe paper: resnet20 alone has finished runs" in stderr
     assert "`deepres responses RUN... --out" in stderr
     page = (tmp_path / "out" / "report.html").read_text()
     assert 'id="confusion' not in page
     assert 'id="compute' not in page
+    assert 'id="depth' not in page
     assert str(tmp_path / "out" / "report.html") in stdout
 
     predictions = Predictions(np.array([1], np.uint8), np.array([2], np.uint8), np.array([1], np.float32))

@@ -2,6 +2,7 @@ import pytest
 from matplotlib.colors import to_hex
 from run_files import write_run
 
+from deepres.report.charts import compute_chart
 from deepres.report.curves import average, error_limit
 from deepres.report.figures import (
     draw_error_against_compute,
@@ -104,6 +105,18 @@ def test_error_against_compute(groups):
     assert drawn["ResNet, paper"] == [[resnet20, 8]]
     assert drawn["plain, the paper"] == [[resnet20, 9.5], [plain56, 13.5]]
     assert axes.get_xscale() == "log"
+
+
+def test_one_net_by_two_recipes_is_told_apart_by_its_markers_alone(tmp_path):
+    write_run(tmp_path / "a", recipe="paper")
+    write_run(tmp_path / "b", recipe="faster")
+    summaries = [summarise(group) for group in group_runs(load_runs([tmp_path])[0])]
+    (axes,) = draw_error_against_compute(summaries).get_axes()
+    ours = [line for line in axes.get_lines() if line.get_label() in ("ResNet, paper", "ResNet, faster")]
+    assert len(ours) == 2
+    assert len({line.get_fillstyle() for line in ours}) == 2
+    first, second = (trace.marker.symbol for trace in compute_chart(summaries, "c").figure.data[1:])
+    assert first != second
 
 
 def test_compute_leaves_out_runs_that_did_not_record_it(tmp_path):

@@ -23,7 +23,7 @@ from deepres.report.figures import (
 from deepres.report.responses import Responses
 from deepres.report.runs import RunGroup, depth_of, family_of
 from deepres.report.statistics import Summary
-from deepres.report.style import FAMILY_NAMES, Look, depth_look, family_look, net_name
+from deepres.report.style import FAMILY_NAMES, Look, depth_look, family_look, net_name, stroke_of
 
 PAPER_LOOK = Look("#666666", "#a0a0a0", "o", "circle-open")
 DIGITS = 4  # of a number in the page
@@ -192,6 +192,7 @@ def compute_chart(summaries: Sequence[Summary], name: str) -> Chart | None:
         for i, recipe in enumerate(labels):
             members = [(s, x) for s, x in known if family_of(s.group.model) == family and s.group.label == recipe]
             if members:
+                look, stroke = family_look(family), stroke_of(i)
                 figure.add_trace(
                     go.Scatter(
                         x=_numbers([flop for _, flop in members]),
@@ -202,10 +203,10 @@ def compute_chart(summaries: Sequence[Summary], name: str) -> Chart | None:
                         name=f"{label}, {recipe}",
                         mode="lines+markers+text",
                         cliponaxis=False,
-                        line={"width": 2.2, "dash": ("solid", "dash", "dashdot", "dot")[i % 4]},
-                        marker={"symbol": family_look(family).symbol, "size": 9},
+                        line={"width": 2.2, "dash": stroke.dash},
+                        marker={"symbol": f"{look.symbol}{stroke.symbol_ending}", "size": 9},
                         hovertemplate="%{customdata}: %{y:.2f}% at %{x:.3g} PFLOP<extra></extra>",
-                        meta=_colours(family_look(family)),
+                        meta=_colours(look),
                     )
                 )
     figure.update_xaxes(type="log", tickvals=[n * 10.0**power for power in range(-4, 5) for n in (1, 2, 5)])

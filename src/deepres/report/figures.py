@@ -24,6 +24,7 @@ from deepres.report.style import (
     new_figure,
     own_points,
     published_points,
+    stroke_of,
 )
 
 FAMILY_TITLES = {"plain": "plain nets", "resnet": "residual nets"}
@@ -153,9 +154,8 @@ def draw_error_against_compute(summaries: Sequence[Summary]) -> Figure:
                 if not members:
                     continue
                 points = [(flop, summary.mean) for summary, flop in members]
-                dashes = ("-", "--", "-.", ":")[i % 4]
                 above = family == "plain"  # and below residual nets, so that neither hides the other
-                axes.plot(*zip(*points, strict=True), ls=dashes, label=f"{name}, {label}", **own_points(look))
+                axes.plot(*zip(*points, strict=True), label=f"{name}, {label}", **own_points(look, stroke_of(i)))
                 for summary, flop in members:
                     axes.annotate(
                         str(depth_of(summary.group.model)),

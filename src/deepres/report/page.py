@@ -28,6 +28,7 @@ from deepres.report.tables import (
     CLAIM_HEADINGS,
     CLAIM_TEXT_COLUMNS,
     HEADINGS,
+    MISSING,
     NOTES,
     TEXT_COLUMNS,
     TableRow,
@@ -134,6 +135,7 @@ class Page:
             table6=PageTable("table6", HEADINGS, list(map(row_cells, self.table6)), TEXT_COLUMNS),
             notes=NOTES,
             missing=find_missing(self.table6),
+            missing_note=MISSING.replace("`", ""),
             held_out=" or ".join(held_out),
             figure6=self.figure6,
             depth=self.depth,
@@ -164,6 +166,7 @@ class Page:
     def sections(self) -> list[tuple[str, str]]:
         """The page's sections: id and title."""
         optional = (
+            ("depth", "Depth", self.depth),
             ("compute", "Compute", self.compute),
             ("figure7", "Layer responses", self.figure7),
             ("confusion", "Confusion", self.confusion),
@@ -173,7 +176,6 @@ class Page:
             ("claims", "Claims"),
             ("table", "Table 6"),
             ("figure6", "Figure 6"),
-            ("depth", "Depth"),
             *((name, title) for name, title, content in optional if content),
             ("runs", "Runs"),
         ]

@@ -54,6 +54,27 @@ FAMILIES: Mapping[str, Look] = MappingProxyType(
 )
 OTHER_FAMILY = OTHER_DEPTH
 
+
+@dataclass(frozen=True)
+class Stroke:
+    """How the nets of one recipe are told from the same nets by another: by line and by the filling of the markers."""
+
+    line: str
+    """As matplotlib names it."""
+    filling: str
+    """The same, `fillstyle`."""
+    dash: str
+    """The line as plotly names it."""
+    symbol_ending: str
+    """What plotly's marker symbols end on."""
+
+
+STROKES = (
+    Stroke("-", "full", "solid", ""),
+    Stroke("--", "left", "dash", "-open-dot"),
+    Stroke("-.", "bottom", "dashdot", "-dot"),
+)
+
 PAPER_GREY = "#666666"
 """What others published, beside our own."""
 
@@ -96,9 +117,16 @@ def net_name(family: str, depth: int) -> str:
     return f"{FAMILY_NAMES.get(family, family)}-{depth}"
 
 
-def own_points(look: Look) -> dict[str, Any]:
+def stroke_of(position: int) -> Stroke:
+    """Return the stroke of a recipe by its position among those shown together; there are three."""
+    return STROKES[position % len(STROKES)]
+
+
+def own_points(look: Look, stroke: Stroke = STROKES[0]) -> dict[str, Any]:
     """Return the line and markers of our own results, for `Axes.plot`."""
-    return {"marker": look.marker, "ms": 6.5, "color": look.light, "lw": 2.0, "mec": "white", "mew": 0.7, "zorder": 4}
+    edge = {"mec": "white", "mew": 0.7} if stroke.filling == "full" else {"mec": look.light, "mfcalt": "white"}
+    marker = {"marker": look.marker, "ms": 6.5, "fillstyle": stroke.filling, **edge}
+    return {**marker, "color": look.light, "lw": 2.0, "ls": stroke.line, "zorder": 4}
 
 
 def published_points(look: Look) -> dict[str, Any]:

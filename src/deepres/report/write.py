@@ -58,8 +58,11 @@ def write_report(
         members = [summary for summary in summaries if summary.group.label == label]
         own = [summary.group for summary in members]
         written += write_figure(draw_figure6(own), out, f"figure6-{slug(label)}")
-        written += write_figure(draw_error_against_depth(members), out, f"error-depth-{slug(label)}")
         page.figure6.append(LabelledCharts(label, figure6_charts(own, f"figure6-{slug(label)}")))
+        if len(own) == 1:
+            page.remarks.append(f"error against depth, recipe {label}: {own[0].model} alone has finished runs")
+            continue
+        written += write_figure(draw_error_against_depth(members), out, f"error-depth-{slug(label)}")
         page.depth.append(depth_chart(members, f"depth-{slug(label)}"))
     written += add_compute(page, summaries, out)
     written += add_responses(page, [*dirs, out], out)
