@@ -20,6 +20,20 @@ def terminal(monkeypatch):
     return stream
 
 
+def test_a_place_that_is_free_for_a_moment_does_not_change_the_time_left(tmp_path, capfd):
+    jobs = plan_grid(["plain20"], [paper()], range(6), tmp_path)
+    with display.GridDisplay(jobs, jobs) as shown:
+        for job in jobs[:2]:
+            shown.started(job)
+            shown.event(job, {"event": "start", "step": 0, "target": 64_000, "batch_size": 128, "total_epochs": 164})
+            step = {"event": "step", "step": 32_000, "epoch": 81, "loss": 0.1, "error": 7.25}
+            shown.event(job, {**step, "images_per_second": 1280.0})  # 10 steps a second: 1:46:40 for a run
+        shown._all[jobs[0].name].step = 64_000
+        shown.ended(jobs[0], Outcome("finished"))
+    # On the place that is free now two whole runs, on the other half a run and two more.
+    assert "finished (grid: 1 of 6 runs, 4:26:40 left)" in capfd.readouterr().err
+
+
 def test_bars_of_the_grid_and_of_each_run_on_a_terminal(terminal, tmp_path):
     jobs = plan_grid(["plain20", "resnet56"], [paper()], [0, 1], tmp_path)
     with display.GridDisplay(jobs, jobs[1:]) as bars:

@@ -121,7 +121,7 @@ def test_as_many_at_a_time_as_there_are_cores_or_gpus_or_runs(monkeypatch):
     assert default_parallel(100, 0) == 1
 
 
-def test_a_stop_request_stops_what_runs_and_begins_nothing_more(grid, tmp_path, monkeypatch):
+def test_a_stop_request_stops_what_runs_and_begins_nothing_more(grid, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("FAKE", "wait")
     stop = StopRequest()
     display_event = GridDisplay.event
@@ -135,6 +135,7 @@ def test_a_stop_request_stops_what_runs_and_begins_nothing_more(grid, tmp_path, 
     outcomes, starts = grid(1, stop=stop)
     assert outcomes == [Outcome("stopped"), None, None]
     assert len(starts) == 1
+    assert capfd.readouterr().err.count("deepres: stopping: 1 run saves its state") == 1
 
 
 def without_times(rows):

@@ -31,7 +31,7 @@ def test_steps_on_smaller_images_take_less_time(tmp_path):
 
 def test_nothing_measured_yet(jobs):
     assert seconds_left(jobs[0], jobs) is None
-    assert grid_seconds_left(jobs) is None
+    assert grid_seconds_left(jobs, 1) is None
 
 
 def test_time_left_by_hand(jobs):
@@ -42,12 +42,12 @@ def test_time_left_by_hand(jobs):
     ratio = deep.job.flop_per_image / plain.job.flop_per_image
     assert 3.0 < ratio < 3.2  # 54 convolutions where the other has 18, and the first one, which costs less
     assert seconds_left(deep, jobs) == pytest.approx(6400 * ratio)
-    assert grid_seconds_left(jobs) == pytest.approx(3200 + 6400 + 2 * 6400 * ratio)  # one at a time
+    assert grid_seconds_left(jobs, 1) == pytest.approx(3200 + 6400 + 2 * 6400 * ratio)
 
     begin(deep, 0, 320.0)  # its own speed counts now: 25,600 s
     assert seconds_left(deep_again, jobs) == 25_600
     # Two at a time: 3,200 + 6,400 + 25,600 on one place, the deep net that runs on the other.
-    assert grid_seconds_left(jobs) == pytest.approx(3200 + 6400 + 25_600)
+    assert grid_seconds_left(jobs, 2) == pytest.approx(3200 + 6400 + 25_600)
     plain.state = "finished"
     assert plain.share == 1.0
     assert deep.share == 0.0

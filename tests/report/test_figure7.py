@@ -25,7 +25,7 @@ def test_figure7_in_order_and_sorted():
     assert [list(line.get_ydata()) for line in top.get_lines()] == [[0.5, 2.0, 1.0], [3.0, 2.5]]
     assert [list(line.get_ydata()) for line in bottom.get_lines()] == [[2.0, 1.0, 0.5], [3.0, 2.5]]
     assert [line.get_linestyle() for line in top.get_lines()] == ["-", "--"]
-    assert [text.get_text() for text in top.get_legend().get_texts()] == ["ResNet-20", "plain-20"]
+    assert [text.get_text() for text in top.get_legend().get_texts()] == ["ResNet-20 (a)", "plain-20 (b)"]
 
 
 @pytest.mark.parametrize("content", ['{"nets": []}', '{"nets": [{"model": "resnet20"}]}', '{"nets": [1]}', "{}", "["])

@@ -70,6 +70,8 @@ def test_figure6_has_the_papers_axes_and_both_errors(groups):
     assert [to_hex(line.get_color()) for line in lines(plain, "-")] == [depth_look(20).light, depth_look(56).light]
     labels = [text.get_text() for text in plain.get_legend().get_texts()]
     assert labels == ["plain-20: 9.50% (2 seeds)", "plain-56: 13.00% (1 seed)"]
+    assert lines(plain, ":") == []
+    assert "Recipe paper: mini-batches of 128\n" in figure.get_suptitle()
     assert "running, over augmented images" in figure.get_suptitle()
 
 
@@ -79,8 +81,10 @@ def test_figure6_of_one_family_and_of_poor_runs(tmp_path):
     plain, residual = figure.get_axes()
     assert residual.get_ylim() == (0, 100)
     assert [text.get_text() for text in plain.texts] == ["no finished runs"]
+    assert [line.get_xdata()[0] for line in lines(residual, ":")] == [2906]  # 65% of 4,471 steps
+    assert "mini-batches of 256; until step 2,906 on images of 24 x 24 pixels\n" in figure.get_suptitle()
     assert [tick for tick in residual.get_xticks() if tick <= 4471] == [0, 1000, 2000, 3000, 4000]
-    assert [error_limit([limit]) for limit in (9.0, 19.5, 50.0, 58.0)] == [20, 40, 60, 100]
+    assert [error_limit([limit]) for limit in (9.0, 19.5, 27.0, 50.0, 58.0)] == [20, 25, 30, 60, 100]
 
 
 def test_other_families_get_a_panel_of_their_own():

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -8,6 +9,7 @@ from tiny_run import run_tiny
 
 from deepres.errors import UserError
 from deepres.recipes import fast, paper
+from deepres.report.page import runs_table
 from deepres.report.runs import find_run_dirs, group_runs, labels_in_order, load_runs, model_key, read_run
 from deepres.rundir import RunDir
 
@@ -26,6 +28,10 @@ def test_run_directories_are_found_once_wherever_they_lie(tmp_path):
     (tmp_path / "runs" / "no run").mkdir()
     assert find_run_dirs([tmp_path / "runs"]) == [first, second]
     assert find_run_dirs([second, tmp_path, first]) == [first, second]
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a").symlink_to(first)
+    (tmp_path / "links" / "round").symlink_to(tmp_path / "links")
+    assert find_run_dirs([tmp_path / "links"]) == [tmp_path / "links" / "a"]
     with pytest.raises(UserError, match=r"no folder .*missing"):
         find_run_dirs([tmp_path / "missing"])
 
@@ -81,6 +87,9 @@ def break_run(path: Path, how: str) -> None:
             run_dir.environment.unlink()
         case "recipe of words":
             change_json(run_dir.recipe, recipe="paper")
+        case "sizes of words":
+            recipe = json.loads(run_dir.recipe.read_text())["recipe"]
+            change_json(run_dir.recipe, recipe={**recipe, "low_resolutions": ["small"]})
         case "no model":
             change_json(run_dir.recipe, model=20)
         case "unfinished":
@@ -88,6 +97,15 @@ def break_run(path: Path, how: str) -> None:
         case "just begun":
             run_dir.result.unlink()
             run_dir.metrics.unlink()
+
+
+def test_the_page_shows_val_errors_where_there_are_some(tmp_path):
+    whole = read_run(write_run(tmp_path / "a"))
+    val = read_run(write_run(tmp_path / "b", split="45k", test_errors=(9.0, 8.5)))
+    assert "val, last epoch" not in runs_table([whole]).headings
+    table = runs_table([whole, val])
+    assert table.headings[-1] == "val, last epoch"
+    assert [row[-1] for row in table.rows] == ["", "8.50"]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +123,7 @@ def break_run(path: Path, how: str) -> None:
         ("metrics too short", "does not end at step 64,000"),
         ("no environment", "cannot read .*environment.json"),
         ("recipe of words", "no whole recipe"),
+        ("sizes of words", r"recipe.json is damaged \(low_resolutions"),
         ("no model", "recipe.json is damaged"),
         ("unfinished", "not finished: epoch 3, step 64,000"),
         ("just begun", "not finished: no epoch yet"),

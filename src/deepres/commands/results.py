@@ -70,7 +70,7 @@ def results(dirs: tuple[Path, ...], out_dir: Path | None, style: str) -> None:
         for label in labels_in_order(groups):
             show(
                 [summary for summary in summaries if summary.group.label == label],
-                [claim for claim in claims if claim.label == label and min(claim.n) > 0],
+                [claim for claim in claims if claim.label == label],
             )
         for note in NOTES:
             if style == "markdown":

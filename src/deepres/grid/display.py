@@ -21,6 +21,7 @@ class GridDisplay:
 
     def __init__(self, jobs: Sequence[Job], pending: Sequence[Job]) -> None:
         self._all = {job.name: JobProgress(job, "waiting" if job in pending else "finished") for job in jobs}
+        self._stopping = False
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -56,11 +57,24 @@ class GridDisplay:
     def ended(self, job: Job, outcome: Outcome) -> None:
         """A run has ended."""
         self._remove_bar(job)
+        num_parallel = self._num_running()  # with this one, whose place the next will take
         run = self._all[job.name]
         run.state = outcome.state
         result = f", {run.held_out}" if run.held_out and outcome.state == "finished" else ""
-        say(f"{job.name}: {outcome.state}{result}{f': {outcome.message}' if outcome.message else ''} {self._done()}")
+        reason = f": {outcome.message}" if outcome.message else ""
+        say(f"{job.name}: {outcome.state}{result}{reason} {self._done(num_parallel)}")
         self._refresh()
+
+    def stopping(self) -> None:
+        """The user asked the grid to stop; this is said once."""
+        running = self._num_running()
+        if running and not self._stopping:
+            saving = "1 run saves its" if running == 1 else f"{running} runs save their"
+            say(
+                f"deepres: stopping: {saving} state, which may take half a minute; a second Ctrl-C does not wait "
+                "for that and loses what came after the last checkpoint"
+            )
+            self._stopping = True
 
     def event(self, job: Job, event: Event) -> None:
         """Take what a run tells."""
@@ -90,10 +104,14 @@ class GridDisplay:
                 f"{f', {duration(left)} left' if left is not None else ''} {self._done()}"
             )
 
-    def _done(self) -> str:
-        """Return how far the grid is, as text."""
+    def _num_running(self) -> int:
+        """Return how many runs go on now."""
+        return sum(run.state == "running" for run in self._all.values())
+
+    def _done(self, num_parallel: int | None = None) -> str:
+        """Return how far the grid is, as text; so many runs at a time, or as many as now."""
         finished = sum(run.state == "finished" for run in self._all.values())
-        left = grid_seconds_left(list(self._all.values()))
+        left = grid_seconds_left(list(self._all.values()), num_parallel or self._num_running())
         time = f", {duration(left)} left" if left else ""
         return f"(grid: {finished} of {len(self._all)} runs{time})"
 
@@ -106,7 +124,7 @@ class GridDisplay:
         if not err.is_terminal:
             return
         runs = list(self._all.values())
-        left = grid_seconds_left(runs)
+        left = grid_seconds_left(runs, self._num_running())
         finished = sum(run.state == "finished" for run in runs)
         costs = [run.job.num_images * run.job.flop_per_image for run in runs]
         done = sum(cost * run.share for cost, run in zip(costs, runs, strict=True)) / sum(costs)

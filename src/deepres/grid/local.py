@@ -97,6 +97,7 @@ def run_local(
             while waiting and places and stop.signal_number is None:
                 start(waiting.popleft())
             if stop.signal_number is not None:
+                display.stopping()
                 for _, process in running.values():
                     process.stop()
             try:

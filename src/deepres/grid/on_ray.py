@@ -321,6 +321,7 @@ class RayCluster:
                 while waiting and len(active) < num_parallel and stop.signal_number is None:
                     begin(waiting.popleft())
                 if stop.signal_number is not None:
+                    display.stopping()
                     self._mailbox.stop.remote()
                     for reference in [reference for reference, run in active.items() if not run.placed]:
                         ray.cancel(reference)

@@ -68,8 +68,8 @@ def images_left(progress: JobProgress, others: Sequence[JobProgress]) -> float:
     return recipe.compute_between(0, target, target) if target else progress.job.num_images
 
 
-def grid_seconds_left(jobs: Sequence[JobProgress]) -> float | None:
-    """Estimate the time until all runs are done, as many at a time as now, each begun where a place is free."""
+def grid_seconds_left(jobs: Sequence[JobProgress], num_parallel: int) -> float | None:
+    """Estimate the time until all runs are done, `num_parallel` at a time, each begun where a place is free."""
     running, waiting = ([p for p in jobs if p.state == state] for state in ("running", "waiting"))
     durations = []
     for progress in running + waiting:
@@ -77,7 +77,7 @@ def grid_seconds_left(jobs: Sequence[JobProgress]) -> float | None:
         if seconds is None:
             return None
         durations.append(seconds)
-    return seconds_together(durations, max(1, len(running)))
+    return seconds_together(durations, max(1, num_parallel))
 
 
 def seconds_together(durations: Iterable[float], num_parallel: int) -> float:

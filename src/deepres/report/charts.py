@@ -77,6 +77,8 @@ def figure6_charts(groups: Sequence[RunGroup], prefix: str) -> list[Chart]:
         figure.update_yaxes(range=[0, top])
         for curve in members:
             figure.add_traces(_curve_traces(curve))
+        for _, end in groups[0].runs[0].small_images:
+            figure.add_vline(end / 1e4, line={"width": 1, "dash": "dot", "color": PAPER_LOOK.light})
         if members:
             charts.append(Chart(f"{prefix}-{family}", FAMILY_TITLES.get(family, family), figure))
     return charts
@@ -244,7 +246,7 @@ def figure7_charts(nets: Sequence[Responses]) -> list[Chart]:
                     x=list(range(1, len(net.std) + 1)),
                     y=_numbers([net.std[i] for i in order]),
                     customdata=[net.layers[i] for i in order],
-                    name=net_name(net.family, net.depth),
+                    name=net.label,
                     mode="lines+markers",
                     line={"width": 1.6, "dash": "dash" if plain else "solid"},
                     marker={"symbol": f"{look.symbol}-open" if plain else look.symbol, "size": 6},

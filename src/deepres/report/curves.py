@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepres.report.runs import RunGroup
+from deepres.report.runs import FinishedRun, RunGroup
 
 Values = NDArray[np.float64]  # (E,), one per epoch
 
@@ -55,7 +55,13 @@ def average(group: RunGroup) -> Curve:
 
 def error_limit(errors: Sequence[float]) -> float:
     """Return the top of the axis for errors at the last epoch: the paper's 20%, or what it takes to see them."""
-    return next((limit for limit in (20.0, 40.0, 60.0) if max(errors) < 0.95 * limit), 100.0)
+    return next((limit for limit in (20.0, 25.0, 30.0, 40.0, 60.0) if max(errors) < 0.95 * limit), 100.0)
+
+
+def training_remark(run: FinishedRun) -> str:
+    """Say what figure 6 does not show: "mini-batches of 256; until step 2,906 on images of 24 x 24 pixels"."""
+    small = [f"; until step {end:,} on images of {size} x {size} pixels" for size, end in run.small_images]
+    return f"mini-batches of {run.batch_size}{''.join(small)}"
 
 
 def seeds(runs: Sequence[object]) -> str:

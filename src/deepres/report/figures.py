@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
 
 from deepres.recipes import SPLITS, paper
-from deepres.report.curves import Curve, average, error_limit, seeds
+from deepres.report.curves import Curve, average, error_limit, seeds, training_remark
 from deepres.report.published import PUBLISHED
 from deepres.report.runs import FAMILIES, RunGroup, depth_of, family_of
 from deepres.report.statistics import Summary
@@ -41,7 +41,8 @@ def draw_figure6(groups: Sequence[RunGroup]) -> Figure:
     """Draw the training error (dashed) and the test error (bold) of one recipe against iterations: figure 6.
 
     A line is the mean over seeds, the band around it reaches from the lowest to the highest. The axes are the paper's:
-    iterations in units of 10,000, errors of 0 to 20%.
+    iterations in units of 10,000, errors of 0 to 20%, or more where a net ends above. A dotted line stands where a
+    training on small images ends; until there the test, on images of full size, is of another task.
 
     Args:
         groups: of the same recipe; one or more.
@@ -61,13 +62,15 @@ def draw_figure6(groups: Sequence[RunGroup]) -> Figure:
             axes.set_xlim(0, 1.01 * last)  # so that a marker at the end is whole
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1e4:g}"))
             axes.xaxis.set_major_locator(MaxNLocator(7, steps=(1, 2, 5, 10)))  # 64,000 steps: every 10,000
-            axes.yaxis.set_major_locator(MultipleLocator(top / 4))
+            axes.yaxis.set_major_locator(MultipleLocator(5 if top <= 30 else top / 4))
+            for _, end in groups[0].runs[0].small_images:
+                axes.axvline(end, color=PAPER_GREY, ls=":", lw=1, zorder=1)
             axes.tick_params(labelleft=True)
             add_grid(axes)
         panels[0].set_ylabel("error (%)")
         held_out = curves[0].held_out_name
         figure.suptitle(
-            f"Recipe {groups[0].label}\n"
+            f"Recipe {groups[0].label}: {training_remark(groups[0].runs[0])}\n"
             f"dashed: training error (running, over augmented images); bold: {held_out} error",
             fontsize=10,
         )

@@ -55,6 +55,7 @@ class LabelledCharts:
     """The charts of one recipe."""
 
     label: str
+    remark: str
     charts: Sequence[Chart]
 
 
@@ -189,7 +190,10 @@ def script_json(content: object) -> Markup:
 def runs_table(runs: Sequence[FinishedRun]) -> PageTable:
     """Return the table of the runs and where they were made."""
     headings = ("run", "recipe", "precision", "device", "versions", "commit")
-    numbers = ("seed", "starts", "images/s", "minutes", "last epoch", "best epoch", "train error")
+    numbers = ["seed", "starts", "images/s", "minutes", "last epoch", "best epoch", "train error"]
+    with_val = any(run.val_error_last is not None for run in runs)  # on the 45k/5k split
+    if with_val:
+        numbers.append("val, last epoch")
     rows = [
         [
             run.path.name,
@@ -205,6 +209,7 @@ def runs_table(runs: Sequence[FinishedRun]) -> PageTable:
             f"{run.test_error_last:.2f}",
             "" if run.test_error_best is None else f"{run.test_error_best:.2f}",
             f"{run.train_error:.2f}",
+            *(["" if run.val_error_last is None else f"{run.val_error_last:.2f}"] if with_val else []),
         ]
         for run in runs
     ]

@@ -40,6 +40,11 @@ class Responses:
         """The number of layers in the net's name."""
         return depth_of(self.model)
 
+    @property
+    def label(self) -> str:
+        """The net as the paper writes it, and whose weights they are."""
+        return f"{net_name(self.family, self.depth)} ({self.source.removesuffix('.safetensors')})"
+
 
 def write_responses(folder: Path, nets: Sequence[Responses], num_images: int) -> list[Path]:
     """Write responses.json and responses.csv, the latter with a line per layer; return the paths."""
@@ -110,5 +115,5 @@ def _draw_net(axes: Axes, net: Responses, std: Sequence[float]) -> None:
         ms=4,
         mfc="white" if plain else look.light,
         color=look.light,
-        label=net_name(net.family, net.depth),
+        label=net.label,
     )

@@ -102,6 +102,12 @@ class FinishedRun:
         return int(self.config["recipe"]["batch_size"])
 
     @property
+    def small_images(self) -> list[tuple[int, int]]:
+        """The parts of the training on images smaller than those of the test: rows of an image, step it ended with."""
+        parts = self.config["recipe"].get("low_resolutions", ())
+        return [(int(part["size"]), round(part["until"] * self.steps)) for part in parts]
+
+    @property
     def held_out(self) -> str:
         """The set that was evaluated at each epoch: "test", or "val" with the 45k/5k split."""
         return "test" if self.split == "50k" else "val"
@@ -223,12 +229,16 @@ def find_run_dirs(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if not path.is_dir():
             raise UserError(f"no folder {path}: name run directories, or folders that hold some")
-        for folder, subfolders, files in os.walk(path):
+        seen: set[Path] = set()
+        for folder, subfolders, files in os.walk(path, followlinks=True):
+            real = Path(folder).resolve()
             if RunDir(folder).recipe.name in files:
+                found.setdefault(real, Path(folder))
                 subfolders.clear()  # nothing in a run directory is another one
-                found.setdefault(Path(folder).resolve(), Path(folder))
             else:
-                subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+                again = real in seen  # by a link
+                subfolders[:] = [] if again else [name for name in subfolders if not name.startswith(".")]
+            seen.add(real)
     return sorted(found.values(), key=lambda path: [model_key(part) for part in path.parts])
 
 
@@ -270,6 +280,12 @@ def read_run(path: str | Path) -> FinishedRun:
     recipe = config["recipe"]
     if not isinstance(recipe, dict) or not {"name", "split", "batch_size"} <= recipe.keys():
         raise UserError(f"{run_dir.recipe} is damaged (no whole recipe in it)")
+    parts = recipe.get("low_resolutions", ())
+    try:
+        for part in parts:
+            _check_numbers(part, ("size", "until"), run_dir.recipe)
+    except (AttributeError, TypeError):
+        raise UserError(f"{run_dir.recipe} is damaged (low_resolutions is {parts!r})") from None
     if not isinstance(config["seed"], int) or not isinstance(config["model"], str):
         raise UserError(f"{run_dir.recipe} is damaged (model or seed)")
     if not run_dir.result.exists():

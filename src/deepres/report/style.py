@@ -73,6 +73,7 @@ STROKES = (
     Stroke("-", "full", "solid", ""),
     Stroke("--", "left", "dash", "-open-dot"),
     Stroke("-.", "bottom", "dashdot", "-dot"),
+    Stroke(":", "right", "dot", "-open"),
 )
 
 PAPER_GREY = "#666666"
@@ -118,7 +119,7 @@ def net_name(family: str, depth: int) -> str:
 
 
 def stroke_of(position: int) -> Stroke:
-    """Return the stroke of a recipe by its position among those shown together; there are three."""
+    """Return the stroke of a recipe by its position among those shown together; a fifth looks as the first."""
     return STROKES[position % len(STROKES)]
 
 

@@ -14,7 +14,10 @@ from deepres.report.statistics import ClaimTest, Summary, summary_row
 EIGHT = tuple(f"{family}{depth}" for family in ("plain", "resnet") for depth in FIGURE6_DEPTHS)
 EXPECTED = MappingProxyType({"paper": (*EIGHT, "resnet110"), "fast": EIGHT})  # recipe -> the nets of its table
 
-MISSING = "These have no finished run. Each line completes a recipe; `--out` names the folder where your runs lie."
+MISSING = (
+    "These have no finished run. Each line trains one of each, or more with `--seeds`; `--out` names the folder where "
+    "your runs lie."
+)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from deepres.data.cifar10 import Split, load_cifar10
 from deepres.errors import UserError
 from deepres.report.answers import Answers, draw_confusion, draw_surest_errors, read_answers, surest_errors
 from deepres.report.charts import compute_chart, confusion_chart, depth_chart, figure6_charts, figure7_charts
+from deepres.report.curves import training_remark
 from deepres.report.figures import draw_error_against_compute, draw_error_against_depth, draw_figure6
 from deepres.report.page import LabelledCharts, LabelledPictures, Page, Picture
 from deepres.report.responses import JSON_FILE, draw_figure7, read_responses
@@ -31,8 +32,8 @@ def write_report(
     """Write all tables and figures of finished runs, and report.html, into a folder.
 
     Args:
-        dirs: run directories, or folders that hold some; layer responses are looked for in them and in `out`.
-        out: the folder; made if missing. Files of an earlier report are replaced.
+        dirs: run directories, or folders that hold some; layer responses are looked for in `out`, then in them.
+        out: the folder; made if missing. Files of the same names are replaced.
         data_dir: where CIFAR-10 lies, for the pictures of wrong test images.
         doing: is told what is being drawn.
 
@@ -58,14 +59,15 @@ def write_report(
         members = [summary for summary in summaries if summary.group.label == label]
         own = [summary.group for summary in members]
         written += write_figure(draw_figure6(own), out, f"figure6-{slug(label)}")
-        page.figure6.append(LabelledCharts(label, figure6_charts(own, f"figure6-{slug(label)}")))
+        remark = training_remark(own[0].runs[0]).capitalize()
+        page.figure6.append(LabelledCharts(label, remark, figure6_charts(own, f"figure6-{slug(label)}")))
         if len(own) == 1:
             page.remarks.append(f"error against depth, recipe {label}: {own[0].model} alone has finished runs")
             continue
         written += write_figure(draw_error_against_depth(members), out, f"error-depth-{slug(label)}")
         page.depth.append(depth_chart(members, f"depth-{slug(label)}"))
     written += add_compute(page, summaries, out)
-    written += add_responses(page, [*dirs, out], out)
+    written += add_responses(page, [out, *dirs], out)
     ordered = sorted(groups, key=lambda group: recipe_key(group.label))
     answers, without = [], []
     for group in ordered:
