@@ -50,6 +50,27 @@ def test_ablation_compares_each_variant_with_the_recipe():
     assert "resnet20, 1/40" in table
 
 
+def test_curve_of_error_and_compute_in_the_order_of_compute(tmp_path, monkeypatch):
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    lengths = [(0.1, "fast", 4471, (8.0, 8.5)), (0.025, "fast-0.025", 1118, (13.0,))]
+    rows = [
+        {
+            "recipe": {"name": name, "steps": steps},
+            "compute_fraction": part,
+            "runs": [{"test_error_last": error} for error in errors],
+        }
+        for part, name, steps, errors in lengths
+    ]
+    (folder / "error_compute.json").write_text(json.dumps({"model": "resnet20", "rows": rows}))
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tool.compute_curve().splitlines()[2:]]
+    assert cells == [
+        ["1/40", "fast-0.025", "1,118", "13.00", "", "1"],
+        ["1/10", "fast", "4,471", "8.25", "0.35", "2"],
+    ]
+
+
 def test_make_targets_and_files_that_the_readme_names_exist():
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"`make ([a-z]+)`|^\$ make ([a-z]+)", readme, re.MULTILINE))

@@ -205,9 +205,23 @@ def ablation_of(report: dict[str, Any]) -> str:
     return markdown_table(headings, rows)
 
 
+def compute_curve() -> str:
+    """Return the test error of the recipe at several lengths, by benchmarks/time_to_accuracy.py."""
+    report = json.loads((ROOT / "benchmarks" / "results" / "error_compute.json").read_text())
+    rows = []
+    for row in sorted(report["rows"], key=lambda row: float(row["compute_fraction"])):
+        errors = [run["test_error_last"] for run in row["runs"]]
+        spread = f"{stdev(errors):.2f}" if len(errors) > 1 else ""
+        length = [f"1/{1 / row['compute_fraction']:.0f}", row["recipe"]["name"], f"{row['recipe']['steps']:,}"]
+        rows.append([*length, f"{mean(errors):.2f}", spread, str(len(errors))])
+    headings = [f"{report['model']}, of the paper's compute", "recipe", "steps", "test error %", "std", "n"]
+    return markdown_table(headings, rows, text_columns=2)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "claim": claim,
+    "compute-curve": compute_curve,
     "published": published,
     "results": results,
     "speed": speed,
