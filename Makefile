@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help reproduce reproduce-table test extras lint types unit format readme notebook lock clean
+.PHONY: help reproduce reproduce-table test extras lint types unit format readme figures notebook lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -52,6 +52,12 @@ format: $(READY)  ## put the code into its format
 
 readme: $(READY)  ## write the generated tables of README.md and docs/
 	$(BIN)/python tools/readme.py
+
+figures: $(READY)  ## draw the figures of the committed results anew
+	rm -rf runs/report results/figures
+	$(BIN)/deepres report results --out runs/report
+	mkdir results/figures
+	cd runs/report && cp figure*.png error-*.png ../../results/figures
 
 notebook: $(READY)  ## execute main.ipynb from a clean kernel and save it with its outputs
 	rm -rf runs/notebook/*-short-seed0  # or else its short trainings would be found finished
