@@ -63,7 +63,7 @@ class GridDisplay:
         result = f", {run.held_out}" if run.held_out and outcome.state == "finished" else ""
         reason = f": {outcome.message}" if outcome.message else ""
         say(f"{job.name}: {outcome.state}{result}{reason} {self._done(num_parallel)}")
-        self._refresh()
+        self._refresh(num_parallel=num_parallel)
 
     def stopping(self) -> None:
         """The user asked the grid to stop; this is said once."""
@@ -119,12 +119,12 @@ class GridDisplay:
         if (bar := self._bars.pop(job.name, None)) is not None:
             self._progress.remove_task(bar)
 
-    def _refresh(self, job: Job | None = None) -> None:
-        """Bring the grid's bar and a run's up to date."""
+    def _refresh(self, job: Job | None = None, num_parallel: int | None = None) -> None:
+        """Bring the grid's bar and a run's up to date; so many runs at a time, or as many as now."""
         if not err.is_terminal:
             return
         runs = list(self._all.values())
-        left = grid_seconds_left(runs, self._num_running())
+        left = grid_seconds_left(runs, num_parallel or self._num_running())
         finished = sum(run.state == "finished" for run in runs)
         costs = [run.job.num_images * run.job.flop_per_image for run in runs]
         done = sum(cost * run.share for cost, run in zip(costs, runs, strict=True)) / sum(costs)
