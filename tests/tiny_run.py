@@ -53,6 +53,9 @@ def kill_before_writing(name: str) -> None:
 
 
 if __name__ == "__main__":
+    if "WORLD_SIZE" not in os.environ:  # torch.distributed needs it
+        sys.modules["torch._dynamo"] = None  # type: ignore[assignment]  # an error where it is imported for nothing
+
     from deepres.cli import main
 
     if name := os.environ.get("KILL_BEFORE"):

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ from deepres.models import build_model
 from deepres.recipes import Muon as MuonRule
 from deepres.recipes import one_cycle, paper
 from deepres.seeding import Stream, derive_generator
-from deepres.training.optimizers import Muon, build_optimizers, orthogonalize
+from deepres.training.optimizers import SGD, Muon, ParamGroup, build_optimizers, orthogonalize
 
 MUON = MuonRule(learning_rate=0.05, momentum=0.8)
 
@@ -21,8 +22,8 @@ def test_sgd_against_its_formula(make_recipe, decay, nesterov):
     expected = {name: p.detach().double().clone() for name, p in model.named_parameters()}
     velocity = {name: torch.zeros_like(p) for name, p in expected.items()}
     for step in range(3):
-        for group in optimizer.param_groups:
-            group["lr"] = 0.1
+        for group in optimizer.groups:
+            group.lr = 0.1
         for name, p in model.named_parameters():
             p.grad = torch.full_like(p, 0.01 * (step + 1))
             gradient = 0.01 * (step + 1) + decay * expected[name]
@@ -33,25 +34,57 @@ def test_sgd_against_its_formula(make_recipe, decay, nesterov):
         torch.testing.assert_close(p.detach().double(), expected[name], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, False), (0.9, True), (0.0, False)])
+def test_sgd_takes_the_steps_of_torchs_bit_for_bit_and_goes_on_from_its_state(momentum, nesterov):
+    model = build_model("resnet20", generator=derive_generator(3, Stream.WEIGHTS))
+    model.to(memory_format=torch.channels_last)
+    torchs = copy.deepcopy(model)
+    settings = {"lr": 0.1, "momentum": momentum, "nesterov": nesterov, "weight_decay": 0.01, "fused": True}
+    theirs = torch.optim.SGD(torchs.parameters(), **settings)
+    generator = torch.Generator().manual_seed(0)
+
+    def new_optimizer():
+        group = ParamGroup(list(model.parameters()), peak_lr=0.1, weight_decay=0.01, lr=0.1)
+        return SGD([group], momentum=momentum, nesterov=nesterov)
+
+    def same_step(ours):
+        for p, other in zip(model.parameters(), torchs.parameters(), strict=True):
+            other.grad = torch.empty_like(p).copy_(torch.randn(p.shape, generator=generator))
+            p.grad = other.grad.clone()
+        ours.step()
+        theirs.step()
+        assert all(map(torch.equal, model.parameters(), torchs.parameters()))
+
+    ours = new_optimizer()
+    for _ in range(3):
+        same_step(ours)
+    if momentum:
+        ours = new_optimizer()
+        ours.load_state_dict(theirs.state_dict())
+        same_step(ours)
+    ours.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_decay_may_spare_batch_norm_and_biases():
     model = build_model("resnet20")
     recipe = replace(paper(), weight_decay=0.01)
     for spare, decays in ((True, [0.01, 0.0]), (False, [0.01, 0.01])):
         (optimizer,) = build_optimizers(replace(recipe, decay_norm_and_bias=not spare), model)
-        groups = optimizer.param_groups
-        assert [group["weight_decay"] for group in groups] == decays
-        assert len(groups[0]["params"]) == 20  # 19 convolutions and the linear layer
-        assert len(groups[0]["params"]) + len(groups[1]["params"]) == len(list(model.parameters()))
+        weights, others = optimizer.groups
+        assert [weights.weight_decay, others.weight_decay] == decays
+        assert len(weights.params) == 20  # 19 convolutions and the linear layer
+        assert len(weights.params) + len(others.params) == len(list(model.parameters()))
 
 
 def test_muon_takes_the_convolutions_and_sgd_all_else():
     model = build_model("resnet20")
     muon, sgd = build_optimizers(replace(one_cycle(), muon=MUON), model)
-    assert {p.shape[2:] for group in muon.param_groups for p in group["params"]} == {(3, 3)}
-    held = [p for optimizer in (muon, sgd) for group in optimizer.param_groups for p in group["params"]]
+    assert {p.shape[2:] for group in muon.groups for p in group.params} == {(3, 3)}
+    held = [p for optimizer in (muon, sgd) for group in optimizer.groups for p in group.params]
     assert {id(p) for p in held} == {id(p) for p in model.parameters()}
     assert len(held) == len(list(model.parameters()))
-    assert [group["peak_lr"] for group in muon.param_groups] == [0.05]
+    assert [group.peak_lr for group in muon.groups] == [0.05]
 
 
 def test_orthogonalize_keeps_the_singular_vectors_and_evens_the_values():
@@ -71,7 +104,8 @@ def test_muon_against_torchs_own():
     start = torch.randn(16, 8, 3, 3, generator=generator)
     start *= 4 / start.norm()
     filters, matrix = start.clone().requires_grad_(), start.flatten(1).clone().requires_grad_()
-    ours = Muon([filters], lr=0.1, momentum=0.8)
+    ours = Muon([filters], peak_lr=0.1, momentum=0.8)
+    ours.groups[0].lr = 0.1
     theirs = torch.optim.Muon([matrix], lr=0.1, momentum=0.8, weight_decay=0.0, adjust_lr_fn="original")
     velocity = torch.zeros_like(start)
     for _ in range(3):
@@ -90,7 +124,8 @@ def test_muon_against_torchs_own():
 def test_muon_keeps_filter_banks_at_one_norm_and_turns_them_by_the_rate():
     generator = torch.Generator().manual_seed(0)
     banks = [torch.randn(32, 16, 3, 3, generator=generator) * scale for scale in (0.01, 1, 100)]
-    optimizer = Muon(banks, lr=0.05, momentum=0.9)
+    optimizer = Muon(banks, peak_lr=0.05, momentum=0.9)
+    optimizer.groups[0].lr = 0.05
     for bank in banks:
         bank.grad = torch.randn(bank.shape, generator=generator) * 1e-4
     before = [bank / bank.norm() * 32**0.5 for bank in banks]

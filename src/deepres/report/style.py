@@ -142,7 +142,8 @@ OUTLINE = [withStroke(linewidth=2.5, foreground="white")]
 @contextmanager
 def house_style() -> Iterator[None]:
     """Draw in our style; matplotlib's own settings stay as they are."""
-    settings: Any = {**matplotlib.rcParamsDefault, **TYPE, "backend": matplotlib.rcParams["backend"]}
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+    settings: Any = {**defaults, **TYPE}
     with matplotlib.rc_context(settings):
         yield
 

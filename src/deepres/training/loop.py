@@ -104,8 +104,8 @@ class Trainer:
         scheduled = learning_rate(self.recipe, self.step, self.total_steps)
         self.learning_rate = self.slow_start.rate(scheduled)
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * self.learning_rate / self.recipe.learning_rate
+            for group in optimizer.groups:
+                group.lr = group.peak_lr * self.learning_rate / self.recipe.learning_rate
 
         images, labels = self.stream.batch(self.step, self.group.share(self.stream.batch_size))
         loss, wrong = self.backend.forward_backward(images, labels)
@@ -122,7 +122,7 @@ class Trainer:
         """Change the parameters by their gradients, and clear these."""
         for optimizer in self.optimizers:
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
 
     def _sum_over_group(self, loss: Tensor, wrong: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
         """Put the whole mini-batch's gradients into the parameters, and mean running statistics into the buffers.
@@ -225,9 +225,6 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-            for parameter, values in optimizer.state.items():
-                # Another backend may have saved them in another memory format, which torch's fused SGD ignores.
-                values["momentum_buffer"] = torch.empty_like(parameter).copy_(values["momentum_buffer"])
         self.slow_start.load_state(state["slow_start"])
         self.totals = RunningTotals(*state["totals"])
         self.learning_rate = state["learning_rate"]

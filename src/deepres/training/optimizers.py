@@ -1,12 +1,13 @@
 """The optimizers of a recipe."""
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from deepres.recipes import Recipe
 
@@ -33,6 +34,87 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     return x
 
 
+@dataclass
+class ParamGroup:
+    """Parameters that share their learning rate and weight decay."""
+
+    params: list[Tensor]
+    peak_lr: float
+    """The learning rate where the schedule is highest."""
+    weight_decay: float = 0.0
+    lr: float = float("nan")
+    """Of the step to come; whoever takes the steps sets it."""
+
+
+class Optimizer(ABC):
+    """Groups of parameters, each parameter with its momentum buffer.
+
+    Not torch.optim's class of this name: that one imports all of torch.compile, two seconds of a run's start.
+
+    Args:
+        groups: which hold each parameter once.
+        momentum: by which the buffers are multiplied at each step.
+    """
+
+    def __init__(self, groups: Sequence[ParamGroup], momentum: float) -> None:
+        self.groups = groups
+        self.momentum = momentum
+        self._buffers = {parameter: torch.zeros_like(parameter) for group in groups for parameter in group.params}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take a step from the parameters' `grad`."""
+        for group in self.groups:
+            gradients = [parameter.grad for parameter in group.params if parameter.grad is not None]
+            assert len(gradients) == len(group.params), "every parameter of a training step has a gradient"
+            self._step_group(group, gradients, [self._buffers[parameter] for parameter in group.params])
+
+    @abstractmethod
+    def _step_group(self, group: ParamGroup, gradients: list[Tensor], buffers: list[Tensor]) -> None: ...
+
+    def zero_grad(self) -> None:
+        """Let go of the gradients."""
+        for parameter in self._buffers:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next step depends on but for parameters and rates, laid out as torch's optimizers do it."""
+        return {"state": {i: {"momentum_buffer": buffer} for i, buffer in enumerate(self._buffers.values())}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned, or that of torch's SGD; tensors keep their own memory format."""
+        for i, buffer in enumerate(self._buffers.values()):
+            buffer.copy_(state["state"][i]["momentum_buffer"])
+
+
+class SGD(Optimizer):
+    """torch.optim.SGD in its fused form, the same bit for bit.
+
+    Args:
+        groups: see `Optimizer`.
+        momentum: see `Optimizer`.
+        nesterov: whether a step looks ahead along the momentum.
+    """
+
+    def __init__(self, groups: Sequence[ParamGroup], momentum: float, nesterov: bool) -> None:
+        super().__init__(groups, momentum)
+        self.nesterov = nesterov
+
+    def _step_group(self, group: ParamGroup, gradients: list[Tensor], buffers: list[Tensor]) -> None:
+        torch._fused_sgd_(
+            group.params,
+            gradients,
+            buffers if self.momentum else [],
+            weight_decay=group.weight_decay,
+            momentum=self.momentum,
+            lr=group.lr,
+            dampening=0.0,
+            nesterov=self.nesterov,
+            maximize=False,
+            is_first_step=False,
+        )
+
+
 class Muon(Optimizer):
     """SGD with Nesterov momentum, each step of a filter bank made semi-orthogonal, each filter bank kept at one norm.
 
@@ -44,70 +126,45 @@ class Muon(Optimizer):
 
     Args:
         params: convolutions' weights, (out, in, height, width) with out <= in * height * width.
-        lr: the size of a step relative to the weights.
+        peak_lr: the size of a step relative to the weights, where the schedule is highest.
         momentum: of the gradients' running sum.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    def __init__(self, params: Iterable[Tensor], peak_lr: float, momentum: float) -> None:
+        super().__init__([ParamGroup(list(params), peak_lr)], momentum)
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take a step from the parameters' `grad`."""
-        for group in self.param_groups:
-            stacks: dict[Any, list[Tensor]] = defaultdict(list)
-            for parameter in group["params"]:
-                stacks[parameter.shape].append(parameter)
-            for parameters in stacks.values():
-                self._step_stack(parameters, group["lr"], group["momentum"])
+    def _step_group(self, group: ParamGroup, gradients: list[Tensor], buffers: list[Tensor]) -> None:
+        stacks: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
+        for tensors in zip(group.params, gradients, buffers, strict=True):
+            stacks[tensors[0].shape].append(tensors)
+        for stack in stacks.values():
+            self._step_stack(*map(list, zip(*stack, strict=True)), lr=group.lr)
 
-    def _step_stack(self, parameters: list[Tensor], lr: float, momentum: float) -> None:
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        assert len(gradients) == len(parameters), "every parameter of a training step has a gradient"
-        buffers = [self._buffer(parameter) for parameter in parameters]
-        torch._foreach_mul_(buffers, momentum)
+    def _step_stack(self, params: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], *, lr: float) -> None:
+        torch._foreach_mul_(buffers, self.momentum)
         torch._foreach_add_(buffers, gradients)
-        updates = torch.stack(torch._foreach_add(gradients, buffers, alpha=momentum))  # (B, out, in, h, w)
+        updates = torch.stack(torch._foreach_add(gradients, buffers, alpha=self.momentum))  # (B, out, in, h, w)
         updates = orthogonalize(updates.flatten(2)).view_as(updates)
-        target_norm = len(parameters[0]) ** 0.5
-        norms = torch._foreach_norm(parameters)
-        torch._foreach_div_(parameters, [norm / target_norm for norm in norms])
-        torch._foreach_add_(parameters, list(updates.unbind()), alpha=-lr)
-
-    def _buffer(self, parameter: Tensor) -> Tensor:
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        buffer: Tensor = state["momentum_buffer"]
-        return buffer
+        target_norm = len(params[0]) ** 0.5
+        norms = torch._foreach_norm(params)
+        torch._foreach_div_(params, [norm / target_norm for norm in norms])
+        torch._foreach_add_(params, list(updates.unbind()), alpha=-lr)
 
 
 def build_optimizers(recipe: Recipe, model: nn.Module) -> list[Optimizer]:
-    """Return the optimizers that the recipe asks for, which together hold every parameter once.
-
-    Each group of parameters has its highest learning rate under "peak_lr".
-    """
-    convs = [p for p in model.parameters() if p.ndim == 4]
-    weights = [p for p in model.parameters() if p.ndim == 2]  # of the linear layer
-    others = [p for p in model.parameters() if p.ndim == 1]  # batch normalisation and biases
+    """Return the optimizers that the recipe asks for, which together hold every parameter once."""
+    convs: list[Tensor] = [p for p in model.parameters() if p.ndim == 4]
+    weights: list[Tensor] = [p for p in model.parameters() if p.ndim == 2]  # of the linear layer
+    others: list[Tensor] = [p for p in model.parameters() if p.ndim == 1]  # batch normalisation and biases
     optimizers: list[Optimizer] = []
     if recipe.muon:
         optimizers.append(Muon(convs, recipe.muon.learning_rate, recipe.muon.momentum))
     else:
         weights = convs + weights
-    optimizers.append(
-        torch.optim.SGD(
-            [
-                {"params": weights, "weight_decay": recipe.weight_decay},
-                {"params": others, "weight_decay": recipe.weight_decay if recipe.decay_norm_and_bias else 0.0},
-            ],
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            fused=True,
-        )
-    )
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
+    decay_of_others = recipe.weight_decay if recipe.decay_norm_and_bias else 0.0
+    groups = [
+        ParamGroup(weights, recipe.learning_rate, recipe.weight_decay),
+        ParamGroup(others, recipe.learning_rate, decay_of_others),
+    ]
+    optimizers.append(SGD(groups, recipe.momentum, recipe.nesterov))
     return optimizers
