@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from tiny_cifar10 import TinyCifar10, dump_python2
 
 from deepres.data import cifar10, fetch
-from deepres.data.cifar10 import Cifar10, Split, decode, encode, load_cifar10, resolve_data_dir
+from deepres.data.cifar10 import Cifar10, Split, check_cifar10, decode, encode, load_cifar10, resolve_data_dir
 from deepres.errors import UserError
 
 
@@ -129,6 +129,7 @@ def test_loading_writes_nothing(tiny_cifar10: TinyCifar10, tmp_path: Path):
     tiny_cifar10.write(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     load_cifar10(tmp_path)
+    check_cifar10(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -141,9 +142,14 @@ def test_training_files_come_in_order(tiny_cifar10: TinyCifar10, tmp_path: Path)
 
 
 def message_of_load(data_dir: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        load_cifar10(data_dir)
-    message = str(caught.value)
+    """Return what loading says, which checking alone says too."""
+    messages = []
+    for function in (load_cifar10, check_cifar10):
+        with pytest.raises(UserError) as caught:
+            function(data_dir)
+        messages.append(str(caught.value))
+    message, also = messages
+    assert message == also
     assert "\n" not in message
     return message
 

@@ -126,12 +126,12 @@ def check_machine(device: str, precision: str, data_dir: Path | None) -> int:
     """
     import torch
 
-    from deepres.data.cifar10 import load_cifar10
+    from deepres.data.cifar10 import check_cifar10
     from deepres.training.device import resolve_device, resolve_precision
 
     chosen = resolve_device(device)
     resolve_precision(precision, chosen)
-    load_cifar10(data_dir)
+    check_cifar10(data_dir)
     return torch.cuda.device_count() if chosen.type == "cuda" else 0
 
 

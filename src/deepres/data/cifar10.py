@@ -109,17 +109,27 @@ def load_cifar10(data_dir: str | Path | None = None) -> Cifar10:
     Raises:
         UserError: there is no data set, or a file of it is missing, truncated, altered or unreadable.
     """
+    read, folder = _find(data_dir)
+    return _assemble(folder, read)
+
+
+def check_cifar10(data_dir: str | Path | None = None) -> None:
+    """Check every file as ``load_cifar10`` does, with the same errors, in the memory of one of them."""
+    read, folder = _find(data_dir)
+    for name in FILES:
+        read(folder, name)
+
+
+def _find(data_dir: str | Path | None) -> tuple[Callable[[Path, str], Records], Path]:
     root = resolve_data_dir(data_dir)
     try:
         if holds_bin(root):
-            read, folder = read_bin, bin_folder(root)
-        elif holds_py(root):
-            read, folder = read_py, py_folder(root)
-        else:
-            raise UserError(f"there is no CIFAR-10 in {root}: run `{fetch_command(root)}`")
+            return read_bin, bin_folder(root)
+        if holds_py(root):
+            return read_py, py_folder(root)
     except OSError as exc:
         raise _unreadable(root, exc) from exc
-    return _assemble(folder, read)
+    raise UserError(f"there is no CIFAR-10 in {root}: run `{fetch_command(root)}`")
 
 
 def _assemble(folder: Path, read: Callable[[Path, str], Records]) -> Cifar10:
