@@ -28,7 +28,8 @@ from reports import write_report
 from train_speed import wait_for_turn
 
 from deepres.console import duration
-from deepres.grid.local import default_parallel, num_cores, place_environment
+from deepres.grid.local import default_parallel, place_environment
+from deepres.grid.machine import num_cores
 from deepres.grid.plan import PAPER_MODELS, plan_grid
 from deepres.grid.timing import seconds_together
 from deepres.recipes import SPLITS, Recipe, get_recipe

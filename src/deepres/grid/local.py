@@ -7,17 +7,13 @@ from queue import Empty, SimpleQueue
 
 from deepres.errors import UserError
 from deepres.grid.display import GridDisplay
+from deepres.grid.machine import memory_bytes, num_cores
 from deepres.grid.plan import Job
 from deepres.grid.process import Event, Outcome, TrainProcess, this_program
 from deepres.rundir import RunDir
 from deepres.training.stopping import StopRequest
 
 RUN_MEMORY = 2 << 30  # bytes that a run takes at most, but for nets of 110 layers and more
-
-
-def num_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_parallel(num_runs: int, num_gpus: int) -> int:
@@ -27,8 +23,7 @@ def default_parallel(num_runs: int, num_gpus: int) -> int:
     """
     if num_gpus:
         return max(1, min(num_gpus, num_runs))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else RUN_MEMORY
-    return max(1, min(num_cores(), num_runs, memory // RUN_MEMORY))
+    return max(1, min(num_cores(), num_runs, (memory_bytes() or RUN_MEMORY) // RUN_MEMORY))
 
 
 def place_environment(place: int, num_parallel: int, num_gpus: int) -> dict[str, str]:
