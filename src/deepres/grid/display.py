@@ -62,7 +62,7 @@ class GridDisplay:
         run.state = outcome.state
         result = f", {run.held_out}" if run.held_out and outcome.state == "finished" else ""
         reason = f": {outcome.message}" if outcome.message else ""
-        say(f"{job.name}: {outcome.state}{result}{reason} {self._done(num_parallel)}")
+        say(f"{job.name}: {outcome.state}{result}{reason} {self._aside(num_parallel)}")
         self._refresh(num_parallel=num_parallel)
 
     def stopping(self) -> None:
@@ -101,19 +101,23 @@ class GridDisplay:
             say(
                 f"{run.job.name}: epoch {row['epoch']}/{run.total_epochs}, train error {row['train_error']:.2f}%, "
                 f"{run.held_out}, {row['images_per_second'] or 0:,.0f} images/s"
-                f"{f', {duration(left)} left' if left is not None else ''} {self._done()}"
+                f"{f', {duration(left)} left' if left is not None else ''} {self._aside()}"
             )
 
     def _num_running(self) -> int:
         """Return how many runs go on now."""
         return sum(run.state == "running" for run in self._all.values())
 
-    def _done(self, num_parallel: int | None = None) -> str:
-        """Return how far the grid is, as text; so many runs at a time, or as many as now."""
-        finished = sum(run.state == "finished" for run in self._all.values())
-        left = grid_seconds_left(list(self._all.values()), num_parallel or self._num_running())
-        time = f", {duration(left)} left" if left else ""
-        return f"(grid: {finished} of {len(self._all)} runs{time})"
+    def _done(self, num_parallel: int | None = None) -> tuple[str, str]:
+        """Return how many runs are finished and the time left, as text; so many at a time, or as many as now."""
+        runs = list(self._all.values())
+        finished = sum(run.state == "finished" for run in runs)
+        left = grid_seconds_left(runs, num_parallel or self._num_running())
+        return f"grid: {finished} of {len(runs)} runs", f"{duration(left)} left" if left else ""
+
+    def _aside(self, num_parallel: int | None = None) -> str:
+        """Return the same as the end of a line."""
+        return f"({', '.join(filter(None, self._done(num_parallel)))})"
 
     def _remove_bar(self, job: Job) -> None:
         if (bar := self._bars.pop(job.name, None)) is not None:
@@ -123,17 +127,11 @@ class GridDisplay:
         """Bring the grid's bar and a run's up to date; so many runs at a time, or as many as now."""
         if not err.is_terminal:
             return
-        runs = list(self._all.values())
-        left = grid_seconds_left(runs, num_parallel or self._num_running())
-        finished = sum(run.state == "finished" for run in runs)
+        runs = self._all.values()
         costs = [run.job.num_images * run.job.flop_per_image for run in runs]
         done = sum(cost * run.share for cost, run in zip(costs, runs, strict=True)) / sum(costs)
-        self._progress.update(
-            self._grid_bar,
-            completed=done,
-            description=f"grid: {finished} of {len(runs)} runs",
-            state="" if left is None else f"{duration(left)} left",
-        )
+        description, state = self._done(num_parallel)
+        self._progress.update(self._grid_bar, completed=done, description=description, state=state)
         if job is None or job.name not in self._bars:
             return
         run = self._all[job.name]
