@@ -54,9 +54,9 @@ readme: $(READY)  ## write the generated tables of README.md and docs/
 	$(BIN)/python tools/readme.py
 
 figures: $(READY)  ## draw the figures of the committed results anew
-	rm -rf runs/report results/figures
+	rm -rf runs/report
 	$(BIN)/deepres report results --out runs/report
-	mkdir results/figures
+	rm -rf results/figures && mkdir results/figures
 	cd runs/report && cp figure*.png error-*.png ../../results/figures
 
 notebook: $(READY)  ## execute main.ipynb from a clean kernel and save it with its outputs

@@ -1,4 +1,4 @@
-"""The command line in this process."""
+"""The command line in this process, and what its errors must be like."""
 
 import sys
 
@@ -16,3 +16,14 @@ def run_cli(
         cli.main()
     captured = capsys.readouterr()
     return int(exited.value.code or 0), captured.out, captured.err
+
+
+def assert_one_line_error(outcome: tuple[int, str, str], *parts: str, code: int = 2) -> None:
+    """Assert that a call ended with this exit code and one line, which holds these parts, on standard error alone."""
+    actual, stdout, stderr = outcome
+    assert actual == code
+    assert stdout == ""
+    assert stderr.count("\n") == 1, stderr
+    assert stderr.startswith("deepres: error: ")
+    for part in parts:
+        assert part in stderr

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import run_cli
+from command_line import assert_one_line_error, run_cli
 from safetensors.torch import load_file, save_file
-from tiny_run import first_images, run_tiny
+from tiny_run import first_images, run_tiny, tiny_recipe
 
 import deepres
 from deepres.data.cifar10 import load_cifar10
@@ -26,21 +26,20 @@ def run(run, monkeypatch, cifar10_dir):
     return run
 
 
+@pytest.fixture
+def run_on_few(run, monkeypatch, cifar10_dir):
+    """Call the command line in this process on what `run_tiny` trains on."""
+    few = first_images(load_cifar10(cifar10_dir))
+    monkeypatch.setattr("deepres.data.cifar10.load_cifar10", lambda data_dir: few)
+    monkeypatch.setattr("deepres.recipes.RECIPES", {**RECIPES, "tiny": tiny_recipe})
+    return run
+
+
 @pytest.fixture(scope="module", params=["auto", "eager"])
 def finished(request, tmp_path_factory, cifar10_dir):
     path = tmp_path_factory.mktemp("finished")
     arguments = ("train", "resnet20", "--recipe", "tiny", "--run-dir", path, "--backend", request.param)
     return path, run_tiny(*arguments, data_dir=cifar10_dir)
-
-
-def assert_one_line_error(outcome, *parts, code=2):
-    actual, stdout, stderr = outcome
-    assert actual == code
-    assert stdout == ""
-    assert stderr.count("\n") == 1, stderr
-    assert stderr.startswith("deepres: error: ")
-    for part in parts:
-        assert part in stderr
 
 
 def test_version_help_and_installed_command(run):
@@ -100,18 +99,20 @@ def test_train_ends_with_the_errors_beside_the_published_ones(finished):
     assert "left" in lines[0]
 
 
-def test_training_again_says_that_it_is_finished(finished, cifar10_dir):
+def test_training_again_says_that_it_is_finished(finished, run_on_few):
     path, done = finished
-    again = run_tiny("train", "resnet20", "--recipe", "tiny", "--run-dir", path, data_dir=cifar10_dir)
-    assert f"the run in {path} is finished: nothing to do" in again.stderr
-    assert again.stdout == done.stdout
+    code, stdout, stderr = run_on_few("train", "resnet20", "--recipe", "tiny", "--run-dir", path)
+    assert code == 0
+    assert f"the run in {path} is finished: nothing to do" in stderr
+    assert stdout == done.stdout
 
 
-def test_evaluate_agrees_with_the_run(finished, cifar10_dir):
+def test_evaluate_agrees_with_the_run(finished, run_on_few):
     path, _ = finished
     for target in (path, RunDir(path).weights):
-        done = run_tiny("evaluate", target, "--json", data_dir=cifar10_dir)
-        report = json.loads(done.stdout)
+        code, stdout, _ = run_on_few("evaluate", target, "--json")
+        assert code == 0
+        report = json.loads(stdout)
         assert report["test_error"] == json.loads(RunDir(path).result.read_text())["test_error_last"]
         assert report["num_images"] == 80
         assert sum(map(sum, report["confusion"])) == 80
@@ -119,10 +120,8 @@ def test_evaluate_agrees_with_the_run(finished, cifar10_dir):
         assert report["test_error"] == 100 - 100 * right / 80
 
 
-def test_evaluate_prints_the_confusion_matrix(finished, run, monkeypatch, cifar10_dir):
-    tiny = first_images(load_cifar10(cifar10_dir))
-    monkeypatch.setattr("deepres.data.cifar10.load_cifar10", lambda data_dir: tiny)
-    code, stdout, _ = run("evaluate", finished[0])
+def test_evaluate_prints_the_confusion_matrix(finished, run_on_few):
+    code, stdout, _ = run_on_few("evaluate", finished[0])
     assert code == 0
     assert "airplane" in stdout
     assert "test error" in stdout

@@ -1,5 +1,8 @@
 import errno
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -65,6 +68,25 @@ def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch, call):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_looking_whether_a_run_is_in_use_makes_none_fail(tmp_path):
+    looking = threading.Event()
+
+    def look():
+        while not looking.is_set():
+            assert not RunDir(tmp_path).in_use()
+            time.sleep(0.001)
+
+    run_dir = RunDir(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        looked = pool.submit(look)
+        for _ in range(100):
+            with run_dir.locked():
+                pass
+            time.sleep(0.001)
+        looking.set()
+        looked.result()
 
 
 def test_locks_exclude_and_are_released(tmp_path):

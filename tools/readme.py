@@ -150,7 +150,8 @@ def claimed_time(recipe: str) -> str:
     if not runs:
         return ""
     minutes, (where,) = mean(run["seconds"] for run in runs) / 60, {(run["device"], run["precision"]) for run in runs}
-    return f", {minutes:.0f} minutes a run on {' in '.join(where)}"
+    timed = "one timed alone" if len(runs) == 1 else f"mean of {len(runs)} timed alone"
+    return f"; a run takes {minutes:.0f} minutes on {' in '.join(where)} ({timed})"
 
 
 def results() -> str:

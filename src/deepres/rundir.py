@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from deepres.errors import UserError
 
+LOOKING_SECONDS = 0.5  # more than `in_use` holds a lock for
 CHECKPOINTS_KEPT = 2  # the latest, and the one before it should the latest be damaged
 
 Row = dict[str, Any]
@@ -67,7 +68,7 @@ class RunDir:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             lock = self._lock()
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=LOOKING_SECONDS)
         except Timeout:
             raise UserError(
                 f"run directory {self} is in use by another process: wait for it, or give another --run-dir"
@@ -84,7 +85,7 @@ class RunDir:
         if not self.path.is_dir():
             return False
         try:
-            with self._lock().acquire(timeout=0):
+            with self._lock().acquire(timeout=LOOKING_SECONDS):
                 return False
         except Timeout:
             return True
@@ -95,9 +96,15 @@ class RunDir:
         return FileLock(self.path / ".lock")
 
     def read_metrics(self) -> list[Row]:
-        """Return the rows of metrics.jsonl, one per epoch."""
+        """Return the rows of metrics.jsonl, one per epoch.
+
+        Raises:
+            UserError: the file is missing, unreadable or damaged.
+        """
         try:
             return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        except OSError as error:
+            raise UserError(f"cannot read {self.metrics} ({error.strerror})") from None
         except ValueError as error:  # no JSON, or no text
             raise UserError(f"{self.metrics} is damaged ({error}): train again into another --run-dir") from None
 
@@ -141,6 +148,18 @@ class RunDir:
         """List the checkpoints, newest first; temporary files of a killed process are not among them."""
         name = re.compile(r"step-\d+-[0-9a-f]{16}\.pt")
         return sorted((p for p in self.checkpoints.glob("step-*") if name.fullmatch(p.name)), reverse=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for output, with those above it, where it is not there yet.
+
+    Raises:
+        UserError: a file has its name, or it may not be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write into a folder {path} ({error.strerror}): name another with --out") from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 import pytest
+from command_line import assert_one_line_error, run_cli
 from run_files import change_json, write_run
-from test_cli import assert_one_line_error, run_cli
 
 from deepres.rundir import RunDir
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
+from command_line import assert_one_line_error
 from fitted import fitted
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from test_cli import assert_one_line_error
 
 from deepres.data.cifar10 import CLASSES
 from deepres.training.checkpoint import save_weights

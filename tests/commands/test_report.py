@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+from command_line import assert_one_line_error, run_cli
 from run_files import write_run
-from test_cli import assert_one_line_error, run_cli
 
 from deepres.data.cifar10 import load_cifar10
 from deepres.predictions import Predictions

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from test_cli import assert_one_line_error, run_cli
+from command_line import assert_one_line_error, run_cli
 from tiny_run import first_images
 
 from deepres.data.augment import Normalization
@@ -55,6 +55,13 @@ def test_responses_of_nothing(run, tmp_path):
     assert_one_line_error(run("responses", tmp_path), "--out")
 
 
+def test_responses_are_not_measured_for_a_folder_that_cannot_be(run, nets, tmp_path, monkeypatch):
+    monkeypatch.setattr("deepres.training.responses.layer_responses", None)
+    (tmp_path / "file").touch()
+    wrong = run("responses", nets[0][1], "--out", tmp_path / "file")
+    assert_one_line_error(wrong, f"folder {tmp_path / 'file'} (File exists)", "another with --out")
+
+
 def test_figures_of_data_and_nets(run, tmp_path):
     code, stdout, _ = run("figures", "--out", tmp_path / "out", "--models", "resnet20")
     assert code == 0
@@ -63,3 +70,5 @@ def test_figures_of_data_and_nets(run, tmp_path):
     assert names == {f"{name}.{suffix}" for name in figures for suffix in ("png", "svg", "pdf")}
     assert str(tmp_path / "out" / "architecture.svg") in stdout
     assert_one_line_error(run("figures", "--out", tmp_path, "--models", "resnet21"), "unknown model 'resnet21'")
+    wrong = run("figures", "--out", tmp_path, "--models", "plain20", "--option", "Z")
+    assert_one_line_error(wrong, "unknown shortcut option 'Z'")

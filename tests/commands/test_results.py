@@ -4,8 +4,8 @@ import json
 import sys
 
 import pytest
+from command_line import assert_one_line_error, run_cli
 from run_files import change_json, write_run
-from test_cli import assert_one_line_error, run_cli
 
 from deepres.report.runs import load_runs
 from deepres.rundir import RunDir

@@ -36,7 +36,7 @@ def test_a_variant_has_a_name_and_arguments_of_its_own(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "seeds"),
-    [("1", [0]), ("3", [0, 1, 2]), ("5-5", [5]), ("0,2,5-7", [0, 2, 5, 6, 7]), ("4, 1,4", [4, 1])],
+    [("1", [0]), ("3", [0, 1, 2]), ("5-5", [5]), ("0,2,5-7", [0, 2, 5, 6, 7]), ("4, 1,4", [4, 1]), (" 3 ", [0, 1, 2])],
 )
 def test_seeds(text, seeds):
     assert parse_seeds(text) == seeds
@@ -58,6 +58,8 @@ def test_only_a_whole_run_of_the_same_configuration_is_finished(tmp_path):
     (other,) = plan_grid(["resnet20"], [replace(paper(), momentum=0.8)], [0], tmp_path)
     assert not other.is_finished()
     change_json(run_dir.result, steps=1000)  # by --max-steps
+    assert not job.is_finished()
+    change_json(run_dir.result, steps=None)
     assert not job.is_finished()
     run_dir.result.write_text("{")
     assert not job.is_finished()

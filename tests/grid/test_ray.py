@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_cli import assert_one_line_error, run_cli
+from command_line import assert_one_line_error, run_cli
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_lost_node.py"
 

@@ -12,8 +12,10 @@ from deepres.report.responses import draw_figure7, read_responses
 from deepres.report.runs import group_runs, load_runs
 from deepres.report.statistics import summarise
 from deepres.report.style import encode_figure
+from deepres.report.write import slug
 
 RESULTS = Path(__file__).parent.parent.parent / "results"
+FIGURES = sorted((RESULTS / "figures").glob("*.png"))
 
 
 @pytest.fixture(scope="module")
@@ -22,19 +24,26 @@ def summaries():
 
 
 def draw(name, summaries):
-    fast = [summary for summary in summaries if summary.group.label == "fast"]
-    match name:
-        case "figure6-fast":
-            return draw_figure6([summary.group for summary in fast])
-        case "error-depth-fast":
-            return draw_error_against_depth(fast)
-        case "error-compute":
+    what, _, label = name.rpartition("-")
+    own = [summary for summary in summaries if slug(summary.group.label) == label]
+    match what or name:
+        case "figure6":
+            return draw_figure6([summary.group for summary in own])
+        case "error-depth":
+            return draw_error_against_depth(own)
+        case "error":
             return draw_error_against_compute(summaries)
         case "figure7":
             return draw_figure7(read_responses(RESULTS / "responses.json"))
 
 
-@pytest.mark.parametrize("name", ["figure6-fast", "error-depth-fast", "error-compute", "figure7"])
+def test_figure_6_of_each_recipe_is_committed(summaries):
+    labels = {slug(summary.group.label) for summary in summaries}
+    committed = {path.stem for path in FIGURES if path.stem.startswith("figure6")}
+    assert committed == {f"figure6-{label}" for label in labels}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FIGURES])
 def test_the_committed_figures_show_the_committed_results(name, summaries):
     committed = np.asarray(Image.open(RESULTS / "figures" / f"{name}.png"))
     drawn = np.asarray(Image.open(io.BytesIO(encode_figure(draw(name, summaries), "png"))))

@@ -4,14 +4,17 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 from run_files import change_json, write_run
-from tiny_run import run_tiny
+from tiny_run import first_images, tiny_recipe
 
+from deepres.data.cifar10 import load_cifar10
 from deepres.errors import UserError
 from deepres.recipes import fast, paper
 from deepres.report.page import runs_table
 from deepres.report.runs import find_run_dirs, group_runs, labels_in_order, load_runs, model_key, read_run
 from deepres.rundir import RunDir
+from deepres.training.run import RunConfig, train
 
 
 def test_models_in_natural_order():
@@ -37,12 +40,12 @@ def test_run_directories_are_found_once_wherever_they_lie(tmp_path):
 
 
 def test_a_real_run_reads_back(tmp_path, cifar10_dir):
-    path = tmp_path / "run"
-    arguments = ("train", "resnet20", "--recipe", "tiny", "--run-dir", path, "--seed", 3)
-    run_tiny(*arguments, "--max-steps", 7, data_dir=cifar10_dir)
+    path, cpu = tmp_path / "run", torch.device("cpu")
+    config, few = RunConfig("resnet20", tiny_recipe(), seed=3), first_images(load_cifar10(cifar10_dir))
+    train(config, few, path, device=cpu, max_steps=7)
     with pytest.raises(UserError, match="ended by --max-steps after step 7 of 25"):
         read_run(path)
-    run_tiny(*arguments, data_dir=cifar10_dir)
+    train(config, few, path, device=cpu)
     run = read_run(path)
     assert (run.model, run.recipe, run.split, run.seed, run.steps, run.depth) == ("resnet20", "tiny", "50k", 3, 25, 20)
     assert run.test_error_last == run.rows[-1]["test_error"]
@@ -90,6 +93,14 @@ def break_run(path: Path, how: str) -> None:
         case "sizes of words":
             recipe = json.loads(run_dir.recipe.read_text())["recipe"]
             change_json(run_dir.recipe, recipe={**recipe, "low_resolutions": ["small"]})
+        case "batches of nothing":
+            recipe = json.loads(run_dir.recipe.read_text())["recipe"]
+            change_json(run_dir.recipe, recipe={**recipe, "batch_size": None})
+        case "starts of nothing":
+            change_json(run_dir.environment, earlier_starts=None)
+        case "metrics in a folder":
+            run_dir.metrics.unlink()
+            run_dir.metrics.mkdir()
         case "no model":
             change_json(run_dir.recipe, model=20)
         case "unfinished":
@@ -124,6 +135,9 @@ def test_the_page_shows_val_errors_where_there_are_some(tmp_path):
         ("no environment", "cannot read .*environment.json"),
         ("recipe of words", "no whole recipe"),
         ("sizes of words", r"recipe.json is damaged \(low_resolutions"),
+        ("batches of nothing", "batch_size is None, no number"),
+        ("starts of nothing", r"environment.json is damaged \(earlier_starts"),
+        ("metrics in a folder", "cannot read .*metrics.jsonl"),
         ("no model", "recipe.json is damaged"),
         ("unfinished", "not finished: epoch 3, step 64,000"),
         ("just begun", "not finished: no epoch yet"),
@@ -154,6 +168,25 @@ def test_a_run_and_its_copy_count_once_and_a_second_run_of_its_seed_does_not_cou
         (third, f"the same configuration and seed as {finished[0].path}")
     ]
     assert finished[0].path in (first, tmp_path / "results" / "a")
+
+
+def test_settings_that_differ_as_json_alone_are_told_apart(tmp_path):
+    """Of an older version, which had one field less or wrote a number another way, for instance."""
+    as_now = paper().to_json()
+    variants = {
+        "paper": as_now,
+        "paper (epochs missing)": {key: value for key, value in as_now.items() if key != "epochs"},
+        "paper (weight_decay 1)": as_now | {"weight_decay": 1},
+        "paper (weight_decay 1.0)": as_now | {"weight_decay": 1.0},
+    }
+    assert as_now["epochs"] is None
+    for seed, recipe in enumerate(variants.values()):
+        path = write_run(tmp_path / f"{seed}", seed=seed)
+        change_json(RunDir(path).recipe, recipe=recipe)
+    groups = group_runs(load_runs([tmp_path])[0])
+    assert {group.label: [run.seed for run in group.runs] for group in groups} == {
+        label: [seed] for seed, label in enumerate(variants)
+    }
 
 
 def test_runs_of_one_recipe_name_but_other_content_are_never_put_together(tmp_path):

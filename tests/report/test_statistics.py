@@ -41,6 +41,11 @@ def test_one_run_has_no_spread(summaries):
     assert (summary.optimism, summary.difference) == (-0.25, 0.5)
 
 
+def test_equal_runs_have_no_interval(summaries):
+    summary = summaries(("plain32", 10.5, 10.25), ("plain32", 10.5, 10.0))["plain32"]
+    assert (summary.n, summary.std, summary.interval) == (2, 0.0, None)
+
+
 def test_val_error_stands_in_its_own_place(summaries):
     summary = summaries(("resnet20", 9.0, 8.0), ("resnet20", 8.0, 7.0), split="45k")["resnet20"]
     assert (summary.val_mean, summary.best_mean, summary.optimism) == (8.5, None, None)
@@ -69,6 +74,15 @@ def write_errors(folder, model, errors, **settings):
             test_errors=(error,),
             **settings,
         )
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_runs_of_one_net_are_compared_without_a_warning(tmp_path):
+    write_errors(tmp_path, "plain20", (9.0, 9.0))
+    write_errors(tmp_path, "plain56", (12.0, 13.0, 14.0))
+    (test,) = check_claims(group_runs(load_runs([tmp_path])[0]))[:1]
+    # All spread is that of one net: Student's t for its 2 degrees of freedom.
+    assert test.p_value == pytest.approx(stats.t.sf(4 / math.sqrt(1 / 3), 2))
 
 
 def test_welch_by_hand(tmp_path):

@@ -309,13 +309,14 @@ def test_damaged_checkpoints_alone_are_an_error(tmp_path, tiny_data):
         train(config(), tiny_data, tmp_path, device=CPU)
 
 
-def test_a_second_process_is_refused(tmp_path, tiny_data, cifar10_dir):
+def test_a_second_process_is_refused(tmp_path, tiny_data, run, monkeypatch):
+    monkeypatch.setattr(cifar10, "load_cifar10", lambda data_dir: tiny_data)
     with FileLock(tmp_path / ".lock"):
         with pytest.raises(UserError, match=r"is in use by another process"):
             train(config(), tiny_data, tmp_path, device=CPU)
-        done = run_tiny("train", "resnet20", "--run-dir", tmp_path, data_dir=cifar10_dir, check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("wait for it, or give another --run-dir")
+        code, _, stderr = run("train", "resnet20", "--run-dir", tmp_path)
+    assert code == 2
+    assert stderr.splitlines()[-1].endswith("wait for it, or give another --run-dir")
     assert {path.name for path in tmp_path.iterdir()} <= {".lock", "checkpoints"}
 
 

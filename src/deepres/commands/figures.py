@@ -6,6 +6,7 @@ import click
 
 from deepres.commands.options import DATA_DIR
 from deepres.console import out
+from deepres.errors import unknown_name
 
 
 @click.command()
@@ -22,17 +23,20 @@ def figures(out_dir: Path, models: str, option: str, data_dir: Path | None) -> N
 
     from deepres.data.augment import Augmentation, Normalization, crop_and_flip
     from deepres.data.cifar10 import load_cifar10
-    from deepres.models import build_model, count_parameters
+    from deepres.models import OPTIONS, build_model, count_parameters
     from deepres.models.layout import read_layout
     from deepres.recipes import paper
     from deepres.report.architecture import draw_architecture
     from deepres.report.dataset import EXAMPLES, draw_classes, draw_rows
     from deepres.report.style import write_figure
+    from deepres.rundir import make_folder
 
+    if option not in OPTIONS:
+        raise unknown_name("shortcut option", option, OPTIONS)
     names = [name.strip() for name in models.split(",")]
     nets = [(name, build_model(name, option=option if name.startswith("resnet") else "A")) for name in names]
     train = load_cifar10(data_dir).train
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(out_dir)
     images, recipe = torch.from_numpy(train.images), paper()
     normalization = Normalization.fit(images, recipe.normalization)
     first = images[:EXAMPLES]

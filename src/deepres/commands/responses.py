@@ -25,7 +25,7 @@ def responses(paths: tuple[Path, ...], out_dir: Path, data_dir: Path | None, dev
     from deepres.data.cifar10 import load_cifar10
     from deepres.report.responses import Responses, draw_figure7, write_responses
     from deepres.report.style import write_figure
-    from deepres.rundir import RunDir
+    from deepres.rundir import RunDir, make_folder
     from deepres.training.checkpoint import load_weights
     from deepres.training.device import resolve_device
     from deepres.training.responses import layer_responses
@@ -36,13 +36,13 @@ def responses(paths: tuple[Path, ...], out_dir: Path, data_dir: Path | None, dev
             raise UserError(f"{path} holds no {RunDir(path).weights.name}: name runs that keep their weights")
     loaded = [(path, load_weights(RunDir(path).weights if path.is_dir() else path)) for path in paths]
     images = torch.from_numpy(load_cifar10(data_dir).train.images).to(chosen)
+    make_folder(out_dir)
     nets = []
     with err.status("") as status:
         for path, net in loaded:
             status.update(f"{net.name}: responses to {len(images):,} images")
             std = layer_responses(net.model.to(chosen), images, net.normalization.to(chosen))
             nets.append(Responses(net.name, path.resolve().name, tuple(std), tuple(std.values())))
-    out_dir.mkdir(parents=True, exist_ok=True)
     written = write_responses(out_dir, nets, len(images)) + write_figure(draw_figure7(nets), out_dir, "figure7")
     for done in nets:
         low, high = min(done.std), max(done.std)

@@ -1,32 +1,57 @@
-"""The cores and the memory that this process may use, within the limits of the container that it runs in."""
+"""The cores and the memory that this process may use, within the limits of its container or batch job."""
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup")  # as a container sees it: its own limits
+MEMBERSHIP = Path("/proc/self/cgroup")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def num_cores() -> int:
     """Return the number of cores; of a container's share of their time, rounded up, 1 at least."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _limits("cpu.max") or _limits("cpu/cpu.cfs_quota_us") + _limits("cpu/cpu.cfs_period_us")
-    if len(quota) == 2 and min(quota) > 0:
-        cores = min(cores, math.ceil(quota[0] / quota[1]))
+    for group in _control_groups("cpu"):
+        share = _numbers(group / "cpu.max") or _numbers(group / "cpu.cfs_quota_us", group / "cpu.cfs_period_us")
+        if len(share) == 2 and min(share) > 0:
+            cores = min(cores, math.ceil(share[0] / share[1]))
     return cores
 
 
 def memory_bytes() -> int | None:
     """Return the memory in bytes; None where the system does not tell."""
-    memory = _limits("memory.max") or _limits("memory/memory.limit_in_bytes")
+    memory = [
+        limit
+        for group in _control_groups("memory")
+        for limit in _numbers(group / "memory.max") or _numbers(group / "memory.limit_in_bytes")
+    ]
     if hasattr(os, "sysconf"):
         memory.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return min(memory, default=None)
 
 
-def _limits(name: str) -> list[int]:
-    """Return the numbers in a file of version 2 or 1 of Linux's control groups; none where there is no limit."""
+def _control_groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of Linux's control groups, version 2 or 1, in which this process is: a limit in any counts."""
     try:
-        return [int(word) for word in (CGROUP / name).read_text().split()]
-    except (OSError, ValueError):  # no such file; or "max"
+        lines = MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            root = CGROUP
+        elif controller in controllers.split(","):
+            root = CGROUP / controller
+        else:
+            continue
+        group = root / path.lstrip("/")
+        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))
+
+
+def _numbers(*files: Path) -> list[int]:
+    """Return the numbers in files; none where one is missing, or tells of no limit."""
+    try:
+        return [int(word) for file in files for word in file.read_text().split()]
+    except (OSError, ValueError):  # "max"
         return []

@@ -57,7 +57,8 @@ class Job:
         config = self.config
         if config.precision == "auto":
             config = replace(config, precision=begun["precision"])
-        return bool(begun == config.to_json() and result["steps"] >= result["total_steps"])
+        steps, total = result["steps"], result["total_steps"]
+        return begun == config.to_json() and isinstance(steps, int) and isinstance(total, int) and steps >= total
 
 
 def plan_grid(
@@ -93,6 +94,7 @@ def parse_seeds(text: str) -> list[int]:
         UserError: anything else.
     """
     wrong = UserError(f"seeds {text!r}: give their number, such as 3, or a list, such as 0,2,5-7; 5-5 is seed 5 alone")
+    text = text.strip()
     if text.isdecimal():
         if text.strip("0") == "":
             raise wrong

@@ -179,9 +179,7 @@ def _below(summary: Summary) -> float:
 
 def compute_chart(summaries: Sequence[Summary], name: str) -> Chart | None:
     """Return the test error against the operations of the whole training; None if no run recorded them."""
-    known = [
-        (summary, flop / 1e15) for summary in summaries if (flop := summary.group.runs[0].training_flop) is not None
-    ]
+    known = [(summary, flop / 1e15) for summary in summaries if (flop := summary.group.training_flop) is not None]
     if not known:
         return None
     figure = _figure("training, PFLOP (1e15 operations)", "test error, last epoch (%)")

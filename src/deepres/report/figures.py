@@ -145,7 +145,7 @@ def draw_error_against_compute(summaries: Sequence[Summary]) -> Figure:
     Args:
         summaries: of any recipes; those whose runs did not record their operations are left out.
     """
-    known = [(summary, flop) for summary in summaries if (flop := summary.group.runs[0].training_flop) is not None]
+    known = [(summary, flop) for summary in summaries if (flop := summary.group.training_flop) is not None]
     labels = list(dict.fromkeys(summary.group.label for summary, _ in known))
     with house_style():
         figure = new_figure(7.4, 4.8)
@@ -190,11 +190,11 @@ def paper_points(summaries: Sequence[Summary], family: str) -> list[tuple[float,
     """Return (operations, test error) of the paper's nets of a family, by its recipe; of those that were run here."""
     images = paper().compute(SPLITS["50k"])
     points = {
-        summary.group.runs[0].flop_per_image * images: summary.paper
+        summary.group.flop_per_image * images: summary.paper
         for summary in summaries
         if family_of(summary.group.model) == family
         and summary.paper is not None
-        and summary.group.runs[0].flop_per_image is not None
+        and summary.group.flop_per_image is not None
     }
     return sorted(points.items())
 

@@ -286,6 +286,7 @@ def read_run(path: str | Path) -> FinishedRun:
             _check_numbers(part, ("size", "until"), run_dir.recipe)
     except (AttributeError, TypeError):
         raise UserError(f"{run_dir.recipe} is damaged (low_resolutions is {parts!r})") from None
+    _check_numbers(recipe, ("batch_size",), run_dir.recipe)
     if not isinstance(config["seed"], int) or not isinstance(config["model"], str):
         raise UserError(f"{run_dir.recipe} is damaged (model or seed)")
     if not run_dir.result.exists():
@@ -307,6 +308,8 @@ def read_run(path: str | Path) -> FinishedRun:
             f"{run_dir.metrics} is missing or does not end at step {result['steps']:,} as result.json does"
         )
     environment = read_json(run_dir.environment, required=ENVIRONMENT_KEYS)
+    if not isinstance(environment.get("earlier_starts", []), list):
+        raise UserError(f"{run_dir.environment} is damaged (earlier_starts)")
     return FinishedRun(Path(path), config, environment, rows, result)
 
 
@@ -339,6 +342,16 @@ class RunGroup:
     knows none, from the most frequent settings among the runs of that name."""
     runs: tuple[FinishedRun, ...]
     """By seed."""
+
+    @property
+    def flop_per_image(self) -> float | None:
+        """See `FinishedRun.flop_per_image`; None if no run recorded it."""
+        return next((run.flop_per_image for run in self.runs if run.flop_per_image is not None), None)
+
+    @property
+    def training_flop(self) -> float | None:
+        """See `FinishedRun.training_flop`; None if no run recorded it."""
+        return next((run.training_flop for run in self.runs if run.training_flop is not None), None)
 
     @property
     def label(self) -> str:
@@ -384,35 +397,41 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:
     return sorted(made, key=lambda group: (model_key(group.model), group.label))
 
 
-def _settings(run: FinishedRun) -> dict[str, Any]:
-    """Return what determines a run, but for its model and seed, without nesting."""
+def _settings(run: FinishedRun) -> dict[str, str]:
+    """Return what determines a run, but for its model and seed, without nesting, each value as JSON."""
     return dict(_flatten({key: value for key, value in run.config.items() if key not in ("model", "seed")}))
 
 
-def _usual_settings(name: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _usual_settings(name: str, found: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return the settings that go without saying for a recipe name."""
-    usual: dict[str, Any] = {}
+    usual: dict[str, str] = {}
     for key in dict.fromkeys(key for settings in found for key in settings):
-        values = [json.dumps(settings.get(key)) for settings in found]
-        usual[key] = json.loads(Counter(values).most_common(1)[0][0])
+        ((value, _),) = Counter(settings.get(key) for settings in found).most_common(1)
+        if value is not None:
+            usual[key] = value
     if name in RECIPES:
         usual = {key: value for key, value in usual.items() if not key.startswith("recipe.")}
-        defined = json.loads(json.dumps(RECIPES[name]().to_json()))
-        usual |= {"option": "A", "workers": 1, **dict(_flatten({"recipe": defined}))}
+        usual |= dict(_flatten({"option": "A", "workers": 1, "recipe": RECIPES[name]().to_json()}))
     return usual
 
 
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested objects under names such as "recipe.schedule.kind"."""
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the leaves of nested objects as JSON, under names such as "recipe.schedule.kind"."""
     for key, value in content.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", json.dumps(value)
 
 
-def _show(value: object) -> str:
-    return "none" if value is None else f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
+def _show(setting: str | None) -> str:
+    """Return a setting as it stands in labels: other settings look different there."""
+    if setting is None:
+        return "missing"
+    value = json.loads(setting)
+    if isinstance(value, str):
+        return value
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) and value > 9999 else setting
 
 
 def _optional(value: float | None) -> float | None:

@@ -5,6 +5,7 @@ Needs scipy (the extra `report`). All errors and differences are in percent poin
 
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median, stdev
@@ -31,7 +32,7 @@ class Summary:
     std: float | None
     """The sample's (n - 1); None for one run."""
     interval: Interval | None
-    """95% confidence interval of the mean, by Student's t; None for one run."""
+    """95% confidence interval of the mean, by Student's t; None for one run, or several of one error."""
     median: float
     best_mean: float | None
     """Mean of the best epoch's test error, chosen by that error; None where val was evaluated in its place."""
@@ -103,8 +104,8 @@ def summary_row(summary: Summary) -> dict[str, Any]:
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Return the 95% confidence interval of the mean by Student's t; None for fewer than two values."""
-    if len(values) < NEEDED_SEEDS:
+    """Return the 95% confidence interval of the mean by Student's t; None for fewer than two values, or equal ones."""
+    if len(set(values)) < NEEDED_SEEDS:
         return None
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return mean(values) - half, mean(values) + half
@@ -207,8 +208,10 @@ def _check_claim(claim: Claim, label: str, better: Sequence[float], worse: Seque
     interval: Interval | None = None
     p_value: float | None = None
     if min(len(better), len(worse)) >= NEEDED_SEEDS and stdev(better) + stdev(worse) > 0:
-        welch = stats.ttest_ind(worse, better, equal_var=False)
-        low, high = welch.confidence_interval(CONFIDENCE)
-        interval = float(low), float(high)
-        p_value = float(stats.ttest_ind(worse, better, equal_var=False, alternative="greater").pvalue)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # where the runs of one net all have the same error
+            welch = stats.ttest_ind(worse, better, equal_var=False)
+            low, high = welch.confidence_interval(CONFIDENCE)
+            interval = float(low), float(high)
+            p_value = float(stats.ttest_ind(worse, better, equal_var=False, alternative="greater").pvalue)
     return ClaimTest(claim, label, len(better), len(worse), effect, interval, p_value)

@@ -21,7 +21,7 @@ from deepres.report.runs import group_runs, labels_in_order, load_runs, recipe_k
 from deepres.report.statistics import Summary, check_claims, summarise
 from deepres.report.style import write_figure
 from deepres.report.tables import table_csv, table_latex, table_markdown, table_rows
-from deepres.rundir import write_atomically
+from deepres.rundir import make_folder, write_atomically
 
 PAGE = "report.html"
 
@@ -52,7 +52,7 @@ def write_report(
     labels = labels_in_order(groups)
     summaries = [summarise(group) for group in groups]
     page = Page(finished, skipped, check_claims(groups), table_rows(summaries))
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     written = write_tables(page, out)
     for label in labels:
         doing(f"curves of recipe {label}")
@@ -109,7 +109,7 @@ def write_tables(page: Page, out: Path) -> list[Path]:
 def add_compute(page: Page, summaries: Sequence[Summary], out: Path) -> list[Path]:
     """Draw the error against compute, of the runs that recorded it."""
     chart = compute_chart(summaries, "compute")
-    without = [s.group.model for s in summaries if s.group.runs[0].training_flop is None]
+    without = [s.group.model for s in summaries if s.group.training_flop is None]
     if without:
         page.remarks.append(f"compute: the runs of {', '.join(dict.fromkeys(without))} recorded no operations")
     if chart is None:
