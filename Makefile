@@ -44,7 +44,7 @@ types: $(READY)  ## check types
 	$(BIN)/mypy --strict benchmarks/*.py examples/*.py tools/*.py
 
 unit: $(READY)  ## the tests alone
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 format: $(READY)  ## put the code into its format
 	$(BIN)/ruff check --fix .
