@@ -72,7 +72,7 @@ def models() -> None:
         model = build_model(name)
         paper = PUBLISHED[name].paper if name in PUBLISHED else None
         weights = ", ".join(card.name.removeprefix(f"{name}-") for card in cards if card.model == name)
-        published = "" if paper is None else f"{paper:g}"
+        published = "" if paper is None else f"{paper:.2f}"
         table.add_row(name, str(model.depth), f"{count_parameters(model):,}", published, weights)
     out.print(table)
 

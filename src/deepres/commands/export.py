@@ -13,7 +13,7 @@ NUM_IMAGES = 1000  # of the test set, on which the exported file must agree
 @click.command()
 @NET
 @click.option("--format", "kind", required=True, help="onnx, torch-export, torchscript or tensorflow.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: NAME with the format's suffix.")
+@click.option("-o", "--out", "output", type=click.Path(path_type=Path), help="Default: NAME with the format's suffix.")
 @DATA_DIR
 def export(net: str, kind: str, output: Path | None, data_dir: Path | None) -> None:
     """Write weights of the zoo, a run directory or a .safetensors file in another format.

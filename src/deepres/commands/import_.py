@@ -11,7 +11,9 @@ from deepres.errors import UserError
 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write.")
+@click.option(
+    "-o", "--out", "output", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write."
+)
 @click.option("--norm", help="What the net was trained with: cifar10 or imagenet statistics. Default: cifar10.")
 @click.option("--mean", help="R,G,B in units of pixels / 255, in place of --norm.")
 @click.option("--std", help="R,G,B in units of pixels / 255, in place of --norm.")
