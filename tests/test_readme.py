@@ -14,9 +14,8 @@ import readme as tool  # noqa: E402
 def test_generated_tables_are_up_to_date(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["readme.py", "--check"])
     tool.main()
-    for name in ("README.md", "docs", "results", "benchmarks"):
+    for name in ("docs", "results", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "README.md").unlink()
     (tmp_path / "README.md").write_text((ROOT / "README.md").read_text().replace(" | float32 |", " | float64 |"))
     monkeypatch.setattr(tool, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match=r"README.md not up to date: run `make readme`"):

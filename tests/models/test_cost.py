@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepres.models import build_model
+from deepres.models import MODELS, build_model
 from deepres.models.cost import flop_per_image
 
 
@@ -25,3 +25,15 @@ def test_as_torch_counts_what_it_runs(name, option, size):
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(2, 3, size, size)).sum().backward()
     assert counter.get_total_flops() == 2 * flop_per_image(model, size)
+
+
+@pytest.mark.parametrize("name", ["plain20", "resnet56"])
+def test_shortcuts_of_option_a_cost_nothing_and_the_model_is_left_alone(name):
+    model = build_model(name)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    flop = flop_per_image(model)
+    assert flop == flop_per_image(MODELS[name.replace("plain", "resnet")]())
+    assert model.training
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+    if name == "resnet56":
+        assert flop < flop_per_image(build_model(name, option="B"))

@@ -110,7 +110,14 @@ def load_cifar10(data_dir: str | Path | None = None) -> Cifar10:
         UserError: there is no data set, or a file of it is missing, truncated, altered or unreadable.
     """
     read, folder = _find(data_dir)
-    return _assemble(folder, read)
+    train = [decode(read(folder, name)) for name in FILES if name != TEST_FILE]
+    return Cifar10(
+        train=Split(
+            images=np.concatenate([split.images for split in train]),  # (50000, 3, 32, 32)
+            labels=np.concatenate([split.labels for split in train]),  # (50000,)
+        ),
+        test=decode(read(folder, TEST_FILE)),
+    )
 
 
 def check_cifar10(data_dir: str | Path | None = None) -> None:
@@ -130,17 +137,6 @@ def _find(data_dir: str | Path | None) -> tuple[Callable[[Path, str], Records], 
     except OSError as exc:
         raise _unreadable(root, exc) from exc
     raise UserError(f"there is no CIFAR-10 in {root}: run `{fetch_command(root)}`")
-
-
-def _assemble(folder: Path, read: Callable[[Path, str], Records]) -> Cifar10:
-    train = [decode(read(folder, name)) for name in FILES if name != TEST_FILE]
-    return Cifar10(
-        train=Split(
-            images=np.concatenate([split.images for split in train]),  # (50000, 3, 32, 32)
-            labels=np.concatenate([split.labels for split in train]),  # (50000,)
-        ),
-        test=decode(read(folder, TEST_FILE)),
-    )
 
 
 def decode(records: Records) -> Split:

@@ -82,7 +82,7 @@ class Optimizer(ABC):
         return {"state": {i: {"momentum_buffer": buffer} for i, buffer in enumerate(self._buffers.values())}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, or that of torch's SGD; tensors keep their own memory format."""
+        """Restore what `state_dict` returned, or torch's SGD with momentum; tensors keep their own memory format."""
         for i, buffer in enumerate(self._buffers.values()):
             buffer.copy_(state["state"][i]["momentum_buffer"])
 
