@@ -29,9 +29,9 @@ from train_speed import wait_for_turn
 
 from deepres.console import duration
 from deepres.grid.local import default_parallel, place_environment
-from deepres.grid.machine import num_cores
 from deepres.grid.plan import PAPER_MODELS, plan_grid
 from deepres.grid.timing import seconds_together
+from deepres.machine import num_cores
 from deepres.recipes import SPLITS, Recipe, get_recipe
 from deepres.training.bench import Speed, measure_speed
 from deepres.training.device import describe_device, resolve_device, resolve_precision

@@ -10,9 +10,25 @@ from deepres.models import build_model
 from deepres.recipes import fast, one_cycle, paper
 from deepres.training.backends import COMPILE_STEPS, TorchBackend, build_backend, check_backend, choose_backend
 from deepres.training.bench import Speed, measure_speed
+from deepres.training.device import resolve_device
 from deepres.training.kernels import KernelsUnavailable
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("cores", "variable", "threads"), [(1, None, 1), (1, "2", 2), (3, None, 2), (64, None, 2)])
+def test_no_more_threads_than_the_container_has_cores(monkeypatch, cores, variable, threads):
+    before = torch.get_num_threads()
+    monkeypatch.setattr("deepres.training.device.num_cores", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    torch.set_num_threads(2)
+    try:
+        resolve_device("cpu")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def no_kernels(precision):

@@ -7,9 +7,9 @@ from queue import Empty, SimpleQueue
 
 from deepres.errors import UserError
 from deepres.grid.display import GridDisplay
-from deepres.grid.machine import memory_bytes, num_cores
 from deepres.grid.plan import Job
 from deepres.grid.process import Event, Outcome, TrainProcess, this_program
+from deepres.machine import memory_bytes, num_cores
 from deepres.rundir import RunDir
 from deepres.training.stopping import StopRequest
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from deepres.grid import machine
+from deepres import machine
 
 GIB = 1 << 30
 
