@@ -22,14 +22,14 @@ reproduce: $(READY)  ## fetch CIFAR-10, train ResNet-20, show its test error bes
 	@test -f $(RUN_DIR)/result.json || $(BIN)/deepres bench resnet20 --recipe fast
 	$(BIN)/deepres train resnet20 --recipe fast --seed 0 --run-dir $(RUN_DIR)
 
-reproduce-table: $(READY)  ## the paper's table: eight nets, statistics, report (RECIPE=fast or paper, SEEDS=1)
+reproduce-table: $(READY)  ## the paper's table: the nets of 20 to 56 layers, statistics, report (RECIPE=fast or paper, SEEDS=1)
 	$(BIN)/deepres fetch
 	@# If some runs fail (1), the table is made of the others, and the failure stays one.
 	$(BIN)/deepres grid --recipes $(RECIPE) --seeds $(SEEDS) --out $(RUNS); code=$$?; \
 	test $$code -le 1 || exit $$code; \
 	$(BIN)/deepres results $(RUNS) && $(BIN)/deepres report $(RUNS) --out $(RUNS)/report && exit $$code
 
-test: lint types unit  ## lint, types and the whole test suite
+test: lint types unit  ## lint, types and the tests
 
 extras: $(READY)  ## install TensorFlow and timm (1.5 GB) and test with them
 	@PIP_CONSTRAINT='$(CURDIR)/constraints.txt' $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[tensorflow,timm]'

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--models", "model_names", multiple=True, metavar="NAME,...", help="Default: the eight of figure 6.")
+@click.option(
+    "--models", "model_names", multiple=True, metavar="NAME,...", help="Default: the eight of 20 to 56 layers."
+)
 @click.option("--recipes", "recipe_names", multiple=True, metavar="NAME,...", help="Default: fast.")
 @click.option("--seeds", default="1", show_default=True, help="Their number, or a list such as 0,2,5-7; 5-5 is one.")
 @click.option("--split", help="50k or 45k, see `deepres train`. Default: the recipe's.")

@@ -52,6 +52,7 @@ def build(dirs: tuple[Path, ...], folder: Path | None, data_dir: Path | None) ->
     and the same to read, .md. Doing it again changes nothing.
     """
     from deepres.data.cifar10 import load_cifar10
+    from deepres.rundir import make_folder
     from deepres.training.environment import find_commit
     from deepres.weights.build import build_zoo
     from deepres.weights.zoo import PACKAGED
@@ -60,8 +61,7 @@ def build(dirs: tuple[Path, ...], folder: Path | None, data_dir: Path | None) ->
         if find_commit() is None:
             raise UserError("deepres does not run from a checkout here: give --out, a folder for the weights")
         folder = PACKAGED
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}: make it first")
+    make_folder(folder)
     build_zoo(dirs, folder, load_cifar10(data_dir).test, notice=lambda line: say(f"deepres: {line}"))
     if folder == PACKAGED:
         say("deepres: `make readme` puts them into the README")

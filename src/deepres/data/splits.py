@@ -1,4 +1,4 @@
-"""The paper's 45k/5k split of the training images (section 4.2)."""
+"""A 45k/5k split of the training images, as the paper has (section 4.2); which images it held out it does not say."""
 
 import numpy as np
 from numpy.typing import NDArray

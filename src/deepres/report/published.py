@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from types import MappingProxyType
 
-FIGURE6_DEPTHS = (20, 32, 44, 56)  # of the paper's figure 6, plain and residual
+FIGURE6_DEPTHS = (20, 32, 44, 56)  # of those in the paper's figure 6: the plain nets shown, and their residual twins
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Published:
     paper: float | None
     """He et al., CVPR 2016, table 6; for plain nets read off figure 6."""
     repository_best: float | None
-    """The public PyTorch reproduction that this project must match, its best epoch of one run."""
+    """The public PyTorch reproduction github.com/a-martyn/resnet, its best epoch of one run."""
     repository_last: float | None
     """The same run at its last epoch."""
     note: str = ""
@@ -36,3 +36,12 @@ PUBLISHED = MappingProxyType(
         "resnet1202": Published(7.93, None, None),
     }
 )
+
+
+def published_notes() -> str:
+    """Return what else there is to know of the paper's numbers, such as "plain20, plain32: read off figure 6"."""
+    names: dict[str, list[str]] = {}
+    for name, published in PUBLISHED.items():
+        if published.note:
+            names.setdefault(published.note, []).append(name)
+    return "; ".join(f"{', '.join(group)}: {note}" for note, group in names.items())

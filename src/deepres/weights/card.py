@@ -62,7 +62,10 @@ class Card:
 
     def markdown(self) -> str:
         """Return the card for people to read."""
-        paper = PUBLISHED[self.model].paper if self.option == "A" and self.model in PUBLISHED else None
+        published = PUBLISHED.get(self.model) if self.option == "A" else None
+        paper = ""
+        if published and published.paper is not None:
+            paper = ", ".join(filter(None, (f"{published.paper:.2f}%", published.note)))
         runs = ", ".join(f"{run['test_error_last']:.2f} (seed {run['seed']})" for run in self.runs)
         kind = {"channel": "mean and deviation of each channel", "pixel_mean": "mean of each pixel, nothing divided"}
         values = [", ".join(f"{value:.6f}" for value in self.normalization[key]) for key in ("mean", "std")]
@@ -71,7 +74,7 @@ class Card:
             "net": f"{self.model}, shortcut option {self.option}, {self.num_parameters:,} parameters",
             "test error, last epoch": f"**{self.test_error_last:.2f}%** (seed {self.seed})",
             "over seeds": f"{self.mean_and_std} (n = {self.num_seeds}): {runs}",
-            "the paper": "" if paper is None else f"{paper:.2f}%",
+            "the paper": paper,
             "recipe": f"{self.recipe}, {self.steps:,} steps, {self.epochs:g} epochs of the {self.split} split",
             "trained by": f"`{self.command}`",
             "code": ", ".join(f"commit {commit}" for commit in self.commits) or "not recorded",
