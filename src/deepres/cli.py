@@ -14,7 +14,7 @@ from deepres.commands.export import export
 from deepres.commands.figures import figures
 from deepres.commands.grid import grid
 from deepres.commands.import_ import import_checkpoint
-from deepres.commands.options import DATA_DIR
+from deepres.commands.options import DATA_DIR, DEVICE
 from deepres.commands.predict import predict
 from deepres.commands.report import report
 from deepres.commands.responses import responses
@@ -107,7 +107,7 @@ def _cell(value: object) -> str:
 @click.option("--split", help="50k: train on everything; 45k: hold out 5,000 images as val. Default: the recipe's.")
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/NAME-RECIPE-seedN.")
 @DATA_DIR
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@DEVICE
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 @click.option("--backend", default="auto", show_default=True, help="auto, fused, compiled or eager.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that share each mini-batch. Default: 1.")
@@ -218,7 +218,7 @@ def train(
     show_default=True,
     help="For each net and image size.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@DEVICE
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 def bench(names: tuple[str, ...], recipe_names: tuple[str, ...], seconds: float, device: str, precision: str) -> None:
     """Measure how fast this machine trains, and tell how long a run of each net and recipe will take."""

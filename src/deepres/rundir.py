@@ -150,6 +150,11 @@ class RunDir:
         return sorted((p for p in self.checkpoints.glob("step-*") if name.fullmatch(p.name)), reverse=True)
 
 
+def checkpoint_step(path: Path) -> int:
+    """Return the step after which a checkpoint was made, from its name."""
+    return int(path.name.split("-")[1])
+
+
 def make_folder(path: Path) -> None:
     """Make a folder for output, with those above it, where it is not there yet.
 

@@ -24,6 +24,8 @@ def grid(monkeypatch, capsys, cifar10_dir):
         (("--precision", "half"), ("unknown precision 'half'",)),
         (("--backend", "quick"), ("unknown backend 'quick'",)),
         (("--data-dir", "/nowhere"), ("there is no CIFAR-10 in /nowhere",)),
+        (("--engine", "ray", "--cpus-per-run", "0.00001"), ("--cpus-per-run 1e-05: Ray", "below 0.0001")),
+        (("--engine", "ray", "--gpus-per-run", "1.5"), ("--gpus-per-run 1.5", "whole number")),
     ],
 )
 def test_what_would_make_every_run_fail_ends_the_grid_before_it_begins(grid, tmp_path, arguments, parts):
@@ -38,6 +40,24 @@ def test_a_finished_grid_has_nothing_to_do(grid, tmp_path):
     assert code == 0
     assert stdout.splitlines() == ["2 runs: 2 finished", f"statistics: deepres results {tmp_path}"]
     assert stderr == f"deepres: 2 runs in {tmp_path}, 2 of them finished before\n"
+
+
+def test_a_grid_that_is_continued_gives_each_run_the_threads_that_it_had(grid, tmp_path, monkeypatch):
+    """The number of all runs decides how many go on together, not of those left."""
+    parallel = []
+
+    def run_local(jobs, num_parallel, *rest):
+        parallel.append((len(jobs), num_parallel))
+        return {}
+
+    monkeypatch.setattr("deepres.grid.local.run_local", run_local)
+    monkeypatch.setattr("deepres.grid.local.num_cores", lambda: 2)
+    monkeypatch.setattr("deepres.grid.local.memory_bytes", lambda: 64 << 30)
+    arguments = ("--models", "plain20", "--recipes", "paper", "--seeds", "2", "--out", tmp_path)
+    grid(*arguments)
+    write_run(tmp_path / "plain20-paper-seed0", "plain20")
+    grid(*arguments)
+    assert parallel == [(2, 2), (1, 2)]
 
 
 def test_a_run_of_another_configuration_fails_with_its_reason(grid, tmp_path):

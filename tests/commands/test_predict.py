@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,6 +76,12 @@ def test_broken_files_are_named_and_the_others_go_on(run, few, folder, weights, 
     code, stdout, _ = run("predict", "gone.jpg", "--model", weights, "--json")
     assert code == 2
     assert json.loads(stdout)["images"][0]["error"].startswith("it cannot be read")
+
+
+def test_brackets_in_a_name_are_not_markup(run, folder, weights, monkeypatch):
+    monkeypatch.chdir(folder)
+    Path("cat[red].png").write_bytes(next(folder.glob("*/3.png")).read_bytes())
+    assert "cat[red].png" in run("predict", "cat[red].png", "--model", weights)[1]
 
 
 def test_show_draws_what_the_net_sees(run, folder, weights, monkeypatch):

@@ -29,6 +29,7 @@ def nets(tmp_path):
     models = [build_model("resnet20").eval(), build_model("plain20").eval()]
     for path, model in zip(paths, models, strict=True):
         save_weights(path, f"{'resnet' if model.residual else 'plain'}20", model, normalization)
+    (paths[0].parent / "result.json").write_text("{}")
     return [paths[0].parent, paths[1]], models, normalization
 
 
@@ -47,6 +48,19 @@ def test_responses_are_measured_over_the_training_set(run, nets, tmp_path, cifar
         expected = layer_responses(model, images, normalization)
         assert written.layers == tuple(expected)
         assert written.std == pytest.approx(list(expected.values()), rel=1e-4)
+
+
+def test_responses_of_a_runs_file_are_the_runs(run, nets, tmp_path):
+    folder = nets[0][0]
+    assert run("responses", folder / "model.safetensors", "--out", tmp_path / "out", "--device", "cpu")[0] == 0
+    assert [net.source for net in read_responses(tmp_path / "out" / "responses.json")] == ["run"]
+
+
+def test_responses_of_an_unfinished_run_are_refused(run, nets, tmp_path):
+    """Its weights are of an earlier end, by --max-steps."""
+    folder = nets[0][0]
+    (folder / "result.json").unlink()
+    assert_one_line_error(run("responses", folder, "--out", tmp_path / "out"), str(folder), "has not finished")
 
 
 def test_responses_of_nothing(run, tmp_path):

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -17,7 +18,7 @@ from deepres.grid import local
 from deepres.grid.display import GridDisplay
 from deepres.grid.local import default_parallel, place_environment, run_local
 from deepres.grid.plan import plan_grid
-from deepres.grid.process import Outcome, TrainProcess
+from deepres.grid.process import Outcome, TrainProcess, this_program
 from deepres.recipes import fast
 from deepres.rundir import RunDir
 from deepres.training.stopping import StopRequest
@@ -41,6 +42,14 @@ def run_fake(run_dir, how, act=lambda process: None):
         if event["event"] == "step":
             act(process)
     return seen, process.outcome()
+
+
+def test_files_that_lie_in_the_folder_are_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "statistics.py").write_text("raise SystemExit('not the module of that name')")
+    monkeypatch.setattr("sys.argv", ["deepres"])
+    command = [sys.executable, *this_program(), "models"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_seeds(text, seeds):
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["0", "", "-1", "1,", "3-1", "a", "1-", "1.5"])
+@pytest.mark.parametrize("text", ["0", "", "-1", "1,", "3-1", "a", "1-", "1.5", "1001", "9" * 30, "0-1000"])
 def test_wrong_seeds_are_one_line(text):
     with pytest.raises(UserError, match="give their number, such as 3, or a list"):
         parse_seeds(text)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from command_line import assert_one_line_error, run_cli
 
+from deepres.rundir import RunDir
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_lost_node.py"
 
 
@@ -25,6 +27,27 @@ def test_a_lost_node_costs_nothing_but_the_steps_since_the_checkpoint(tmp_path, 
     (finished, *_) = [i for i, line in enumerate(lines) if ": finished, test error" in line]
     (resumed,) = [i for i, line in enumerate(lines) if ": resuming " in line]
     assert finished < resumed
+
+
+def test_whether_a_node_could_take_a_run():
+    on_ray = pytest.importorskip("deepres.grid.on_ray")
+    node = {"CPU": 16.0, "GPU": 1.0, "memory": 1e10}
+    assert on_ray.fits(on_ray.Resources(16, 1), node)
+    assert not on_ray.fits(on_ray.Resources(17, 0), node)
+    assert not on_ray.fits(on_ray.Resources(1, 1), {"CPU": 16.0})
+
+
+def test_what_comes_home_replaces_older_events(tmp_path):
+    on_ray = pytest.importorskip("deepres.grid.on_ray")
+    home = RunDir(tmp_path / "run")
+    assert on_ray.newest_step(home) == 0
+    on_ray.write_files(home, {"tensorboard/events.1": b"old", "metrics.jsonl": b"{}"})
+    on_ray.write_files(home, {"log.txt": b"more", "checkpoints/step-00000012-0123456789abcdef.pt": b"state"})
+    assert on_ray.newest_step(home) == 12
+    assert (home.tensorboard / "events.1").exists()
+    on_ray.write_files(home, {"tensorboard/events.2": b"all rows"})
+    assert [path.name for path in home.tensorboard.iterdir()] == ["events.2"]
+    assert home.metrics.exists()
 
 
 def test_without_ray_or_without_a_cluster_is_one_line(monkeypatch, capsys, tmp_path):

@@ -33,3 +33,11 @@ def test_damaged_file_is_one_line(tmp_path, content):
     (tmp_path / "responses.json").write_text(content)
     with pytest.raises(UserError, match="is damaged"):
         read_responses(tmp_path / "responses.json")
+
+
+def test_nets_of_one_name_are_told_apart():
+    """As ResNet-20 by two recipes, or two seeds of it."""
+    again = [*NETS, *NETS]
+    lines = draw_figure7(again).get_axes()[0].get_lines()
+    looks = {(line.get_linestyle(), line.get_marker(), line.get_markerfacecolor(), line.get_color()) for line in lines}
+    assert len(looks) == len(again)

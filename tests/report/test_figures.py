@@ -1,6 +1,6 @@
 import pytest
 from matplotlib.colors import to_hex
-from run_files import write_run
+from run_files import change_json, write_run
 
 from deepres.report.charts import compute_chart
 from deepres.report.curves import average, error_limit
@@ -11,7 +11,7 @@ from deepres.report.figures import (
     paper_errors,
     split_families,
 )
-from deepres.report.runs import group_runs, load_runs
+from deepres.report.runs import group_runs, load_runs, read_run
 from deepres.report.statistics import summarise
 from deepres.report.style import depth_look
 from deepres.rundir import RunDir
@@ -99,7 +99,15 @@ def test_error_against_depth_beside_the_papers(groups):
     assert drawn["ResNet, mean of the seeds"] == [[20, 8]]
     assert drawn["plain, the paper"] == [[20, 9.5], [32, 10], [44, 12], [56, 13.5]]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["20", "32", "44", "56"]
-    assert paper_errors("resnet")[110] == 6.61  # a mean is held against the mean
+
+
+def test_the_papers_errors_beside_a_recipe(tmp_path, groups):
+    deep = group_runs([read_run(write_run(tmp_path / "deep", "resnet110"))])
+    assert paper_errors("resnet", [summarise(group) for group in deep])[110] == 6.61  # a mean is held against the mean
+    path = write_run(tmp_path / "other", "resnet56")
+    change_json(path / "recipe.json", option="B")
+    (group,) = group_runs([read_run(path)])
+    assert paper_errors("resnet", [summarise(group)]) == {}  # its shortcuts are option A
 
 
 def test_error_against_compute(groups):

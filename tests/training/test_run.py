@@ -25,7 +25,7 @@ from deepres.models import build_model
 from deepres.models.cost import flop_per_image
 from deepres.predictions import Predictions
 from deepres.progress import JsonReporter
-from deepres.rundir import RunDir
+from deepres.rundir import RunDir, checkpoint_step
 from deepres.training.checkpoint import load_weights
 from deepres.training.device import has_native_bfloat16
 from deepres.training.evaluate import predict_logits
@@ -165,6 +165,22 @@ def test_max_steps_stops_early_and_a_later_call_goes_on(tmp_path, tiny_data, uni
     train(config(), tiny_data, tmp_path, device=CPU)
     assert_same_outcome(tmp_path, uninterrupted)
     assert len(json.loads(RunDir(tmp_path).environment.read_text())["earlier_starts"]) == 1
+
+
+def test_max_steps_at_an_epochs_end_whose_checkpoint_is_left(tmp_path, tiny_data, uninterrupted):
+    """As after a kill in the next epoch: the epoch has its row, and its sums are gone."""
+    train(config(), tiny_data, tmp_path, device=CPU, max_steps=8, checkpoint_minutes=60)
+    run_dir = RunDir(tmp_path)
+    newest, left = run_dir.checkpoint_paths()
+    assert checkpoint_step(left) == 7
+    newest.unlink()
+    run_dir.result.unlink()
+    result = train(config(), tiny_data, tmp_path, device=CPU, max_steps=7)
+    rows, all_rows = run_dir.read_metrics(), RunDir(uninterrupted).read_metrics()
+    assert [without_times(row) for row in rows] == [without_times(row) for row in all_rows[:1]]
+    assert (result["steps"], result["train_error"]) == (7, rows[0]["train_error"])
+    train(config(), tiny_data, tmp_path, device=CPU)
+    assert_same_outcome(tmp_path, uninterrupted)
 
 
 def test_evaluation_every_third_epoch_leaves_out_rows_and_changes_nothing_else(tmp_path, tiny_data, uninterrupted):
@@ -352,6 +368,15 @@ def test_auto_settings_follow_the_run_that_was_begun(tmp_path, tiny_data):
     train(config(precision="bfloat16"), tiny_data, tmp_path, device=CPU, max_steps=2)
     result = train(config(precision="auto"), tiny_data, tmp_path, device=CPU, max_steps=3)
     assert result["precision"] == "bfloat16"
+
+
+def test_a_run_begun_with_a_slower_backend_keeps_it_and_says_so(tmp_path, tiny_data, monkeypatch):
+    train(config(backend="eager"), tiny_data, tmp_path, device=CPU, max_steps=2)
+    monkeypatch.setattr("deepres.training.run.choose_backend", lambda *arguments: "compiled")
+    reporter = InterruptAt(None)
+    result = train(config(), tiny_data, tmp_path, device=CPU, max_steps=3, reporter=reporter)
+    assert result["backend"] == "eager"
+    assert any("with the backend eager, as the run began: --backend compiled is" in line for line in reporter.notices)
 
 
 def test_the_45k_split_evaluates_val_and_test_once(tmp_path, tiny_data):
@@ -563,7 +588,7 @@ def test_killed_while_a_file_is_written(tmp_path, cifar10_dir, tiny_data, uninte
 
 
 def finished_copy(tmp_path, uninterrupted):
-    """Return the run directory of a run that ended early, on step 8 of 25."""
+    """Return the run directory of a finished run."""
     return RunDir(shutil.copytree(uninterrupted, tmp_path / "copy"))
 
 

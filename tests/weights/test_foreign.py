@@ -166,6 +166,7 @@ def test_normalisation_is_taken_as_told(run, few_cifar10, fitting, tmp_path):
         assert code == 2
         assert message in stderr
     assert "must end in .safetensors" in run("import", path, "-o", tmp_path / "out.pt")[2]
+    assert "there is no folder" in run("import", path, "-o", tmp_path / "none" / "out.safetensors")[2]
     assert not (tmp_path / "no.safetensors").exists()
 
 

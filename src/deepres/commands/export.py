@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+from rich.markup import escape
 
 from deepres.commands.options import DATA_DIR, NET
 from deepres.console import err, out
@@ -31,7 +32,7 @@ def export(net: str, kind: str, output: Path | None, data_dir: Path | None) -> N
     classifier = load_classifier(net)
     path = output or Path(f"{classifier.name}{suffix}")
     images = load_cifar10(data_dir).test.images[:NUM_IMAGES]
-    with err.status(f"writing {path} and running it"):
+    with err.status(escape(f"writing {path} and running it")):
         difference = export_classifier(classifier, kind, path, images)
     out.print(
         f"{path}: {path.stat().st_size:,} bytes; over {len(images):,} test images the same predictions, "

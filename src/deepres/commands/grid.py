@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deepres.commands.options import DATA_DIR
+from deepres.commands.options import DATA_DIR, DEVICE
 from deepres.console import out, say, this_command
 from deepres.errors import UserError
 from deepres.rundir import RunDir
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from deepres.grid.on_ray import RayCluster
     from deepres.grid.plan import Job
     from deepres.grid.process import Outcome
+
+
+SMALLEST_SHARE = 0.0001  # of a core or GPU, in Ray's arithmetic
 
 
 @click.command()
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 @click.option("--cpus-per-run", type=click.FloatRange(min=0), default=1, show_default=True, help="For Ray.")
 @click.option("--gpus-per-run", type=click.FloatRange(min=0), default=0, show_default=True, help="For Ray.")
 @DATA_DIR
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@DEVICE
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 @click.option("--backend", default="auto", show_default=True, help="auto, fused, compiled or eager.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
@@ -85,7 +88,7 @@ def grid(
     cluster = None
     if engine == "local":
         num_gpus = check_machine(device, precision, data_dir)
-        parallel = parallel or default_parallel(len(pending), num_gpus)
+        parallel = parallel or default_parallel(len(jobs), num_gpus)  # of all: a run goes on with as many threads
     else:
         cluster = connect(address, cpus_per_run, gpus_per_run, device, precision)
         parallel = parallel or max(1, len(pending))
@@ -141,7 +144,8 @@ def connect(address: str | None, cpus: float, gpus: float, device: str, precisio
     """Connect to a Ray cluster.
 
     Raises:
-        UserError: there is none, or Ray is not installed, or there is no such device or precision.
+        UserError: there is none, or Ray is not installed, or there is no such device or precision, or Ray cannot share
+            cores and GPUs out so.
     """
     import torch
 
@@ -149,11 +153,18 @@ def connect(address: str | None, cpus: float, gpus: float, device: str, precisio
 
     check_device(device)
     resolve_precision(precision, torch.device("cpu"))
+    for option, number in (("--cpus-per-run", cpus), ("--gpus-per-run", gpus)):
+        if 0 < number < SMALLEST_SHARE:
+            raise UserError(
+                f"{option} {number:g}: Ray shares nothing out in parts below {SMALLEST_SHARE:g}; give more, or 0"
+            )
+    if gpus > 1 and gpus != int(gpus):
+        raise UserError(f"--gpus-per-run {gpus:g}: more than one GPU goes to a run as a whole number only")
     try:
         from deepres.grid.on_ray import RayCluster, Resources
     except ModuleNotFoundError as missing:
         raise UserError(f"--engine ray needs {missing.name}: pip install 'deepres[ray]'") from None
-    return RayCluster(address, Resources(cpus, gpus))
+    return RayCluster(address, Resources(cpus, gpus), notice=lambda line: say(f"deepres: {line}"))
 
 
 def tell_outcomes(jobs: Sequence["Job"], outcomes: Mapping[str, "Outcome"], out_dir: Path) -> None:

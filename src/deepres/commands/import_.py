@@ -47,6 +47,8 @@ def import_checkpoint(
 
     if output.suffix != ".safetensors":
         raise UserError(f"{output} must end in .safetensors")
+    if not output.parent.is_dir():
+        raise UserError(f"cannot write {output}: there is no folder {output.parent}")
     if shortcuts is not None and shortcuts not in foreign.WIRINGS:
         raise unknown_name("shortcuts", shortcuts, foreign.WIRINGS)
     if (mean is None) != (std is None) or (mean is not None and norm is not None):

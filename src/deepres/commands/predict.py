@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from deepres.commands.options import DEVICE
@@ -58,7 +59,7 @@ def predict(sources: tuple[str, ...], net: str, top: int, show: bool, as_json: b
         table.add_column("probability", justify="right")
         for name, row in zip(names, ranked, strict=True):
             for i, (label, probability) in enumerate(row):
-                table.add_row("" if i else name, label, f"{probability:.1%}", end_section=i == len(row) - 1)
+                table.add_row("" if i else escape(name), label, f"{probability:.1%}", end_section=i == len(row) - 1)
         if show and out.color_system is None:
             say("deepres: --show draws nothing: this output has no colours; a terminal that has them is needed")
         elif show:

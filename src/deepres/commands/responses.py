@@ -4,21 +4,20 @@ from pathlib import Path
 
 import click
 
-from deepres.commands.options import DATA_DIR
+from deepres.commands.options import DATA_DIR, DEVICE
 from deepres.console import err, out
-from deepres.errors import UserError
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="RUN_OR_WEIGHTS...", type=click.Path(path_type=Path))
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder for data and figure.")
 @DATA_DIR
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@DEVICE
 def responses(paths: tuple[Path, ...], out_dir: Path, data_dir: Path | None, device: str) -> None:
     """Measure how strongly each layer of trained nets responds, and draw figure 7.
 
-    RUN_OR_WEIGHTS is a run directory that holds model.safetensors, or such a file. Writes responses.json,
-    responses.csv and figure7.png, .svg and .pdf; `deepres report` takes them up where it finds them.
+    RUN_OR_WEIGHTS is the directory of a finished run that holds model.safetensors, or such a file. Writes
+    responses.json, responses.csv and figure7.png, .svg and .pdf; `deepres report` takes them up where it finds them.
     """
     import torch
 
@@ -29,12 +28,11 @@ def responses(paths: tuple[Path, ...], out_dir: Path, data_dir: Path | None, dev
     from deepres.training.checkpoint import load_weights
     from deepres.training.device import resolve_device
     from deepres.training.responses import layer_responses
+    from deepres.weights.zoo import weights_file
 
     chosen = resolve_device(device)
-    for path in paths:
-        if path.is_dir() and not RunDir(path).weights.exists():
-            raise UserError(f"{path} holds no {RunDir(path).weights.name}: name runs that keep their weights")
-    loaded = [(path, load_weights(RunDir(path).weights if path.is_dir() else path)) for path in paths]
+    files = [weights_file(path) for path in paths]
+    loaded = [(path, load_weights(path)) for path in files]
     images = torch.from_numpy(load_cifar10(data_dir).train.images).to(chosen)
     make_folder(out_dir)
     nets = []
@@ -42,7 +40,9 @@ def responses(paths: tuple[Path, ...], out_dir: Path, data_dir: Path | None, dev
         for path, net in loaded:
             status.update(f"{net.name}: responses to {len(images):,} images")
             std = layer_responses(net.model.to(chosen), images, net.normalization.to(chosen))
-            nets.append(Responses(net.name, path.resolve().name, tuple(std), tuple(std.values())))
+            of_run = path.name == RunDir(path.parent).weights.name
+            source = path.resolve().parent.name if of_run else path.name
+            nets.append(Responses(net.name, source, tuple(std), tuple(std.values())))
     written = write_responses(out_dir, nets, len(images)) + write_figure(draw_figure7(nets), out_dir, "figure7")
     for done in nets:
         low, high = min(done.std), max(done.std)

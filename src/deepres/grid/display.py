@@ -83,7 +83,7 @@ class GridDisplay:
             case "notice":
                 say(f"{job.name}: {event['message']}")
             case "start":
-                run.step, run.target, run.batch_size = event["step"], event["target"], event["batch_size"]
+                run.step, run.target = event["step"], event["target"]
                 run.total_epochs = event["total_epochs"]
             case "step":
                 run.step, run.epoch, run.error = event["step"], event["epoch"] + 1, event["error"]

@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from deepres.errors import UserError, first_line
 from deepres.grid.display import GridDisplay
 from deepres.grid.plan import Job
 from deepres.grid.process import Event, Outcome, TrainProcess, this_program
-from deepres.rundir import RunDir, write_atomically
+from deepres.rundir import RunDir, checkpoint_step, write_atomically
 from deepres.training.stopping import StopRequest
 
 RETRIES = 3  # nodes that a run may lose without a new checkpoint in between
@@ -76,6 +76,10 @@ class Resources:
 
     cpus: float = 1.0
     gpus: float = 0.0
+
+    def __str__(self) -> str:
+        parts = [f"{self.cpus:g} CPUs", *([f"{self.gpus:g} GPUs"] if self.gpus else [])]
+        return " and ".join(parts)
 
 
 def train_on_node(
@@ -163,12 +167,18 @@ def changed_files(run_dir: RunDir, sent: dict[str, tuple[int, int]], *, everythi
 
 
 def write_files(run_dir: RunDir, files: Files) -> None:
-    """Write files into a run directory, each atomically, the result last of all."""
+    """Write files into a run directory, each atomically, the result last of all.
+
+    TensorBoard events replace those that are there: each start of a run writes all its rows, in a file of another
+    name.
+    """
+    if any(name.startswith(f"{run_dir.tensorboard.name}/") for name in files):
+        shutil.rmtree(run_dir.tensorboard, ignore_errors=True)
     for name in sorted(files, key=lambda name: name == run_dir.result.name):
         path = run_dir.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.parent == run_dir.checkpoints:
-            run_dir.write_checkpoint(int(path.name.split("-")[1]), files[name])
+            run_dir.write_checkpoint(checkpoint_step(path), files[name])
         else:
             write_atomically(path, files[name])
 
@@ -184,6 +194,12 @@ def files_to_go_on(run_dir: RunDir) -> Files:
     return files
 
 
+def newest_step(run_dir: RunDir) -> int:
+    """Return the step of the newest checkpoint; 0 without one."""
+    paths = run_dir.checkpoint_paths()
+    return checkpoint_step(paths[0]) if paths else 0
+
+
 @dataclass
 class Submitted:
     """A run in the hands of the cluster."""
@@ -196,6 +212,11 @@ class Submitted:
     """Of the newest checkpoint at home."""
     retries: int = RETRIES
     placed: bool = False
+
+
+def fits(resources: Resources, node: Mapping[str, float]) -> bool:
+    """Tell whether a node, by what it has in all, could take a run."""
+    return resources.cpus <= node.get("CPU", 0) and resources.gpus <= node.get("GPU", 0)
 
 
 def check_reachable(address: str | None) -> None:
@@ -214,12 +235,13 @@ class RayCluster:
     Args:
         address: as `ray.init` takes it; None for $RAY_ADDRESS or the cluster of this machine.
         resources: for each run.
+        notice: is told if no node has them.
 
     Raises:
         UserError: there is no such cluster.
     """
 
-    def __init__(self, address: str | None, resources: Resources) -> None:
+    def __init__(self, address: str | None, resources: Resources, notice: Callable[[str], None]) -> None:
         self._resources = resources
         try:
             check_reachable(address)
@@ -229,6 +251,8 @@ class RayCluster:
                 f"no Ray cluster {f'at {address}' if address else 'here'} ({first_line(error)}): "
                 "give the --address of one, or start it with `ray start --head`"
             ) from None
+        if not any(fits(resources, node.get("Resources", {})) for node in ray.nodes() if node["Alive"]):
+            notice(f"no node of the cluster has {resources} for a run: the runs wait until one joins")
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         self._train = ray.remote(train_on_node).options(
@@ -275,7 +299,7 @@ class RayCluster:
                 return
             try:
                 home.enter_context(run_dir.locked())
-                submit(Submitted(job, home))
+                submit(Submitted(job, home, step=newest_step(run_dir)))
             except UserError as error:
                 home.close()
                 end(job, Outcome("failed", str(error)))

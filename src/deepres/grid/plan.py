@@ -87,22 +87,29 @@ def plan_grid(
     return jobs
 
 
+MAX_SEEDS = 1000
+
+
 def parse_seeds(text: str) -> list[int]:
     """Read seeds: "3" is the number of them, from 0; "0,2,5-7" lists them; "5-5" is one alone.
 
     Raises:
-        UserError: anything else.
+        UserError: anything else, such as more than 1,000 of them: that is a seed, not their number.
     """
     wrong = UserError(f"seeds {text!r}: give their number, such as 3, or a list, such as 0,2,5-7; 5-5 is seed 5 alone")
     text = text.strip()
     if text.isdecimal():
-        if text.strip("0") == "":
+        if not 0 < int(text) <= MAX_SEEDS:
             raise wrong
         return list(range(int(text)))
     seeds: dict[int, None] = {}
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
+        if (
+            not first.isdecimal()
+            or (dash and not last.isdecimal())
+            or not 0 <= int(last or first) - int(first) < MAX_SEEDS
+        ):
             raise wrong
         seeds |= dict.fromkeys(range(int(first), int(last or first) + 1))
     return list(seeds)

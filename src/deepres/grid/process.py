@@ -31,10 +31,10 @@ class Outcome:
 
 
 def this_program() -> list[str]:
-    """Return what Python is to be given to run the command line that runs now."""
+    """Return what Python is to be given to run the command line that runs now; -P: without what lies in the folder."""
     script = Path(sys.argv[0])
     known = script.name in ("deepres", "deepres.exe", "__main__.py")
-    return ["-m", "deepres"] if known else [str(script.absolute())]
+    return ["-P", "-m", "deepres"] if known else [str(script.absolute())]
 
 
 class TrainProcess:

@@ -16,7 +16,6 @@ class JobProgress:
     """"waiting", "running", or how it ended, see `Outcome`."""
     step: int = 0
     target: int = 0
-    batch_size: int = 0
     epoch: int = 1
     """The one at work, counted from 1."""
     total_epochs: int = 0

@@ -20,7 +20,7 @@ from deepres.report.figures import (
     paper_points,
     split_families,
 )
-from deepres.report.responses import Responses
+from deepres.report.responses import Responses, net_lines
 from deepres.report.runs import RunGroup, depth_of, family_of
 from deepres.report.statistics import Summary
 from deepres.report.style import FAMILY_NAMES, Look, depth_look, family_look, net_name, stroke_of
@@ -136,12 +136,12 @@ def depth_chart(summaries: Sequence[Summary], name: str) -> Chart:
     ticks = set(depths)
     for family in split_families([summary.group.model for summary in summaries]):
         members = [summary for summary in summaries if family_of(summary.group.model) == family]
-        published = {depth: error for depth, error in paper_errors(family).items() if depth <= depths[-1]}
+        published = paper_errors(family, summaries)
         ticks |= set(published)
         label = FAMILY_NAMES.get(family, family)
-        figure.add_trace(
-            _paper_trace(f"{label}, the paper", list(published), list(published.values()), family, "%{x}")
-        )
+        if published:
+            x, y = list(published), list(published.values())
+            figure.add_trace(_paper_trace(f"{label}, the paper", x, y, family, "%{x}"))
         if members:
             figure.add_trace(
                 go.Scatter(
@@ -232,22 +232,22 @@ def figure7_charts(nets: Sequence[Responses]) -> list[Chart]:
     for name, title in (("figure7-order", "in the order of the layers"), ("figure7-sorted", "sorted by response")):
         figure = _figure("3x3 layers", "std of the response", hovermode="closest")
         figure.update_yaxes(rangemode="tozero")
-        for net in nets:
+        for net, line in zip(nets, net_lines(nets), strict=True):
             order = (
                 np.argsort([-std for std in net.std], kind="stable")
                 if name == "figure7-sorted"
                 else range(len(net.std))
             )
-            look, plain = depth_look(net.depth), net.family == "plain"
+            look = depth_look(net.depth)
             figure.add_trace(
                 go.Scatter(
                     x=list(range(1, len(net.std) + 1)),
                     y=_numbers([net.std[i] for i in order]),
                     customdata=[net.layers[i] for i in order],
                     name=net.label,
-                    mode="lines+markers",
-                    line={"width": 1.6, "dash": "dash" if plain else "solid"},
-                    marker={"symbol": f"{look.symbol}-open" if plain else look.symbol, "size": 6},
+                    mode="lines+markers" if line.markers else "lines",
+                    line={"width": 1.6, "dash": line.dash},
+                    marker={"symbol": f"{look.symbol}{line.symbol_ending}", "size": 6},
                     hovertemplate="%{customdata}: %{y:.3f}",
                     meta=_colours(look),
                 )

@@ -115,7 +115,7 @@ def draw_error_against_depth(summaries: Sequence[Summary]) -> Figure:
         for family in split_families([summary.group.model for summary in summaries]):
             members = [s for s in summaries if family_of(s.group.model) == family]
             name = FAMILY_NAMES.get(family, family)
-            published = [(depth, error) for depth, error in paper_errors(family).items() if depth <= depths[-1]]
+            published = list(paper_errors(family, summaries).items())
             look = family_look(family)
             ticks |= {depth for depth, _ in published}
             if published:
@@ -199,8 +199,14 @@ def paper_points(summaries: Sequence[Summary], family: str) -> list[tuple[float,
     return sorted(points.items())
 
 
-def paper_errors(family: str) -> dict[int, float]:
-    """Return the paper's test errors of a family of nets, by depth."""
+def paper_errors(family: str, summaries: Sequence[Summary]) -> dict[int, float]:
+    """Return the paper's test errors of a family of nets, by depth, to stand beside those of one recipe.
+
+    They go as deep as that recipe's; there are none beside nets of another shortcut option than the paper's.
+    """
+    if summaries[0].group.runs[0].option != "A":
+        return {}
+    deepest = max(depth_of(summary.group.model) for summary in summaries)
     nets = {depth_of(name): net for name, net in PUBLISHED.items() if family_of(name) == family}
     errors = {depth: net.paper if net.paper_mean is None else net.paper_mean for depth, net in sorted(nets.items())}
-    return {depth: error for depth, error in errors.items() if error is not None}
+    return {depth: error for depth, error in errors.items() if error is not None and depth <= deepest}

@@ -1,5 +1,6 @@
 """Figure 7: the standard deviation of each 3x3 layer's response, from the file that `deepres responses` writes."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +45,28 @@ class Responses:
     def label(self) -> str:
         """The net as the paper writes it, and whose weights they are."""
         return f"{net_name(self.family, self.depth)} ({self.source.removesuffix('.safetensors')})"
+
+
+@dataclass(frozen=True)
+class NetLine:
+    """How the nets of one depth are told apart."""
+
+    line: str
+    """As matplotlib names it."""
+    dash: str
+    """The line as plotly names it."""
+    symbol_ending: str
+    """What plotly's marker symbols end on: "-open" for hollow markers."""
+    markers: bool
+    """Whether there are any."""
+
+
+LINES = (NetLine("-", "solid", "", True), NetLine("-", "solid", "", False), NetLine(":", "dot", "", False))
+PLAIN_LINES = (
+    NetLine("--", "dash", "-open", True),
+    NetLine("--", "dash", "-open", False),
+    NetLine("-.", "dashdot", "-open", False),
+)
 
 
 def write_responses(folder: Path, nets: Sequence[Responses], num_images: int) -> list[Path]:
@@ -91,9 +114,9 @@ def draw_figure7(nets: Sequence[Responses]) -> Figure:
     with house_style():
         figure = new_figure(7.4, 6.6)
         top, bottom = figure.subplots(2, 1)
-        for net in nets:
-            _draw_net(top, net, net.std)
-            _draw_net(bottom, net, sorted(net.std, reverse=True))
+        for net, line in zip(nets, net_lines(nets), strict=True):
+            _draw_net(top, net, net.std, line)
+            _draw_net(bottom, net, sorted(net.std, reverse=True), line)
         highest, longest = max(max(net.std) for net in nets), max(len(net.std) for net in nets)
         for axes, order in ((top, "from the input on"), (bottom, "sorted by response")):
             axes.set(xlabel=f"3x3 layers, {order}", ylabel="std of the response", ylim=(0, 1.08 * highest))
@@ -103,17 +126,27 @@ def draw_figure7(nets: Sequence[Responses]) -> Figure:
     return figure
 
 
-def _draw_net(axes: Axes, net: Responses, std: Sequence[float]) -> None:
+def net_lines(nets: Sequence[Responses]) -> list[NetLine]:
+    """Return how each net is drawn: by its kind, and without markers where one of its name came before."""
+    seen: Counter[str] = Counter()
+    lines = []
+    for net in nets:
+        kind = PLAIN_LINES if net.family == "plain" else LINES
+        lines.append(kind[min(seen[net.model], len(kind) - 1)])
+        seen[net.model] += 1
+    return lines
+
+
+def _draw_net(axes: Axes, net: Responses, std: Sequence[float], line: NetLine) -> None:
     look = depth_look(net.depth)
-    plain = net.family == "plain"
     axes.plot(
         np.arange(1, len(std) + 1),
         std,
-        ls="--" if plain else "-",
+        ls=line.line,
         lw=1.3,
-        marker=look.marker,
+        marker=look.marker if line.markers else "",
         ms=4,
-        mfc="white" if plain else look.light,
+        mfc="white" if line.symbol_ending else look.light,
         color=look.light,
         label=net.label,
     )

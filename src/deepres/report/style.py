@@ -47,7 +47,7 @@ DEPTHS: Mapping[int, Look] = MappingProxyType(
         110: Look("#000000", "#ffffff", "v", "triangle-down"),
     }
 )
-OTHER_DEPTH = Look("#6b6b6b", "#a8a8a8", "x", "x")
+OTHER_DEPTH = Look("#6b6b6b", "#a8a8a8", "X", "x")
 
 FAMILIES: Mapping[str, Look] = MappingProxyType(
     {"plain": Look("#c4622d", "#f0956b", "s", "square"), "resnet": Look("#0b4f8a", "#6cbcf5", "o", "circle")}

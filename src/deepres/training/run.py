@@ -191,10 +191,15 @@ def claim(run_dir: RunDir, config: RunConfig, device: torch.device, target: int,
         config = replace(config, precision=precision)
     if config.backend == "auto":
         model = build_model(config.model, option=config.option)
-        last = (last_start(run_dir) or {}).get("backend", "fused")
-        if last == "fused":  # or nothing was begun; else the others work everywhere
-            last = choose_backend(model, device, config.precision, target, reporter.notice)
-        config = replace(config, backend=last)
+        best = choose_backend(model, device, config.precision, target, reporter.notice)
+        backend = (last_start(run_dir) or {}).get("backend", best)
+        if backend == "fused":  # which may not work here any more; the others do everywhere
+            backend = best
+        if backend != best:
+            reporter.notice(
+                f"going on with the backend {backend}, as the run began: --backend {best} is faster (other rounding)"
+            )
+        config = replace(config, backend=backend)
     if begun is None:
         write_json(run_dir.recipe, config.to_json())
     elif differences := list(_differences(begun, config.to_json())):
@@ -452,8 +457,13 @@ class Run:
         test_logits = self.final_logits(self.sets.test[0])
         test_error = error_percent(test_logits, self.sets.test[1])
         val = self.sets.val
-        row = self.make_row(epoch, test_error if val is None else error_percent(self.final_logits(val[0]), val[1]))
-        rows = [*self.rows, row]
+        held_out_error = test_error if val is None else error_percent(self.final_logits(val[0]), val[1])
+        if last_step(self.rows) == trainer.step:  # stopped by a max_steps that is behind the epoch's end already
+            *rows, row = self.rows
+            row = {**row, f"{name}_error": held_out_error}
+        else:
+            rows, row = self.rows, self.make_row(epoch, held_out_error)
+        rows = [*rows, row]
         best = min(rows, key=lambda r: r[f"{name}_error"])
         self.record(rows)
 

@@ -25,15 +25,14 @@ def build_zoo(paths: Iterable[Path], folder: Path, test: Split, notice: Callable
     What is there already and would come out the same is left untouched; entries of other nets and recipes stay.
 
     Args:
-        paths: run directories, or folders that hold some; what has not finished, or has no weights, is left out with
-            a notice.
+        paths: run directories, or folders that hold some; what has not finished is left out with a notice.
         folder: the zoo.
         test: the test images, on which each new file is evaluated before it is let in.
         notice: is told what was done.
 
     Raises:
-        UserError: there is no finished run, runs of one name differ in more than their seed, or weights do not give
-            the error that their run states.
+        UserError: there is no finished run, runs of one name differ in more than their seed, or weights are
+            missing or do not give the error that their run states.
     """
     finished, skipped = load_runs(paths)
     for run in skipped:

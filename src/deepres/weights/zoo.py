@@ -147,6 +147,20 @@ def load_pretrained(name: str, *, folder: str | Path | None = None, url: str | N
     return PixelClassifier(trained.model, trained.normalization, card.name).eval()
 
 
+def weights_file(path: Path) -> Path:
+    """Return the weights file of a finished run's directory; any other path is the file itself.
+
+    Raises:
+        UserError: a folder is no run directory, or its run has not finished.
+    """
+    if not path.is_dir():
+        return path
+    run_dir = RunDir(path)
+    if not (run_dir.weights.exists() and run_dir.result.exists()):
+        raise UserError(f"{path} holds no model.safetensors: it is no run directory, or its run has not finished")
+    return run_dir.weights
+
+
 def load_classifier(target: str) -> PixelClassifier:
     """Load what a command line names: a run directory, a .safetensors file, or weights of the zoo.
 
@@ -154,12 +168,7 @@ def load_classifier(target: str) -> PixelClassifier:
         UserError: it is none of them, or cannot be loaded.
     """
     path = Path(target)
-    if path.is_dir():
-        run_dir = RunDir(path)
-        if not (run_dir.weights.exists() and run_dir.result.exists()):
-            raise UserError(f"{path} holds no model.safetensors: it is no run directory, or its run has not finished")
-        path = run_dir.weights
-    elif not path.exists() and path.suffix != ".safetensors":
+    if not path.exists() and path.suffix != ".safetensors":
         return load_pretrained(target)
-    trained = load_weights(path)
+    trained = load_weights(weights_file(path))
     return PixelClassifier(trained.model, trained.normalization, trained.name).eval()
