@@ -28,6 +28,7 @@ from deepres.data.splits import stratified_split
 from deepres.models import MODELS
 from deepres.recipes import OneCycle, Recipe, fast, paper
 from deepres.rundir import read_json
+from deepres.training.device import resolve_precision
 from deepres.training.run import VAL_FRACTION, RunConfig, train
 
 
@@ -108,7 +109,9 @@ def main() -> None:
             spread = stdev(errors[variant]) if len(waiting) > 1 else float("nan")
             print(f"{variant:25}{mean(errors[variant]):>7.2f}{spread:>7.2f}{len(waiting):>3}", flush=True)
     if arguments.out:
+        precision = resolve_precision("auto", torch.device("cpu"))
         study = {"model": arguments.model, "recipe": fast().to_json(), "fraction": arguments.fraction}
+        study["precision"] = precision
         write_report(arguments.out, {**study, "val_errors": with_earlier(arguments.out, study, errors)})
 
 

@@ -9,22 +9,28 @@ last step. Runs are kept under runs/precision, so that an interrupted study goes
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import replace
-from math import sqrt
+from math import nan, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
-import torch
 from reports import write_report
 
 from deepres.data.cifar10 import load_cifar10
 from deepres.recipes import one_cycle
+from deepres.training.device import resolve_device
 from deepres.training.run import RunConfig, train
 
 WAYS = ("eager float32", "eager bfloat16", "fused float32", "fused bfloat16")
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return the standard deviation; of a single value there is none."""
+    return stdev(values) if len(values) > 1 else nan
 
 
 def main() -> None:
@@ -44,16 +50,16 @@ def main() -> None:
             backend, precision = way.split()
             config = RunConfig("resnet20", recipe, seed=seed, backend=backend, precision=precision)
             run_dir = arguments.runs / f"{backend}-{precision}-{arguments.epochs:g}epochs-seed{seed}"
-            result = train(config, data, run_dir, device=torch.device("cpu"))
+            result = train(config, data, run_dir, device=resolve_device("cpu"))
             errors[way].append(result["val_error_last"])
             print(f"seed {seed}, {way}: {result['val_error_last']:.2f}%", flush=True)
 
     reference, *others = errors
     print(f"\n{'':18}{'mean':>7}{'std':>6}   difference to {reference} in mean, with its standard error")
     for way, values in errors.items():
-        line = f"{way:18}{mean(values):>7.2f}{stdev(values):>6.2f}"
+        line = f"{way:18}{mean(values):>7.2f}{spread(values):>6.2f}"
         if way in others:
-            error = sqrt((stdev(values) ** 2 + stdev(errors[reference]) ** 2) / arguments.seeds)
+            error = sqrt((spread(values) ** 2 + spread(errors[reference]) ** 2) / arguments.seeds)
             line += f"   {mean(values) - mean(errors[reference]):+.2f} ± {error:.2f}"
         print(line)
     if arguments.out:

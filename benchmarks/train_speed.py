@@ -36,13 +36,14 @@ import torch
 from reports import write_report
 
 from deepres.data.cifar10 import Cifar10, Split, load_cifar10
+from deepres.machine import num_cores
 from deepres.memory import keep_freed_memory
 from deepres.models import build_model
 from deepres.models.cost import flop_per_image
 from deepres.progress import Reporter
 from deepres.recipes import one_cycle
 from deepres.rundir import Row
-from deepres.training.device import has_native_bfloat16
+from deepres.training.device import has_native_bfloat16, resolve_device
 from deepres.training.group import Group, LostWorkerError, launch, world_size
 from deepres.training.run import RunConfig, build_trainer, load_sets, train
 
@@ -178,6 +179,7 @@ def contenders() -> list[str]:
 
 def compete(contender: str, name: str, steps: int) -> None:
     """Run one contender in this process."""
+    resolve_device("cpu")  # no more threads than a container has cores, as `deepres train`
     kind, *rest = contender.split()
     if kind == "conventional":
         conventional(name, max(10, steps // 3))
@@ -277,7 +279,7 @@ def main() -> None:
         return
     report: dict[str, Any] = {
         "processor": str(torch.cpu.get_capabilities().get("cpu_name")),
-        "cores": os.cpu_count(),
+        "cores": num_cores(),
         "rounds": arguments.rounds,
         "startup_cold_seconds": startup(cold=True),
         "startup_warm_seconds": statistics.median(startup(cold=False) for _ in range(3)),

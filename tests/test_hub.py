@@ -10,6 +10,7 @@ import torch
 from fitted import fitted
 from safetensors.torch import load_file, save_file
 
+from deepres.errors import UserError
 from deepres.hub import HubClassifier
 from deepres.models import MODELS
 
@@ -104,3 +105,10 @@ def test_timm_creates_our_nets(timm, stand_in_zoo, few):
     assert tuned(pixels).shape == (32, 5)
     assert torch.equal(tuned.net.conv1.weight, model.net.conv1.weight)
     assert timm.create_model("deepres_resnet20", num_classes=3)(pixels * 3 - 1).shape == (32, 3)
+    for pretrained in (False, True):
+        bare = timm.create_model("deepres_plain20", pretrained=pretrained, num_classes=0, drop_rate=0.0)
+        assert bare(pixels).shape == (32, bare.num_features)
+    torch.testing.assert_close(bare.eval()(pixels), features)
+    for refused in ({"in_chans": 1}, {"features_only": True}, {"drop_rate": 0.1}):
+        with pytest.raises(UserError, match=next(iter(refused))):
+            timm.create_model("deepres_resnet20", **refused)

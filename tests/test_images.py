@@ -81,6 +81,16 @@ def test_kinds_of_image(file, left, right):
         assert np.abs(pixels[:, 16, column] - colour).max() <= 2
 
 
+def test_the_picture_of_a_cameras_file_is_its_first():
+    """A JPEG with a smaller preview behind it, as phones write them."""
+    file = saved(halves(RED, BLUE), "MPO", save_all=True, append_images=[halves(BLUE, RED, size=(32, 24))])
+    assert Image.open(file).n_frames == 2
+    file.seek(0)
+    pixels = read_image(file)
+    for column, colour in ((4, RED), (27, BLUE)):
+        assert np.abs(pixels[:, 16, column] - np.array(colour)).max() <= 8
+
+
 def truncated():
     return io.BytesIO(saved(Image.effect_noise((64, 64), 50)).getvalue()[:-2000])
 

@@ -317,7 +317,7 @@ def _fail(message: str, code: int) -> None:
     rank = os.environ.get("RANK", "0")
     if rank == "0":
         say(f"deepres: error: {line}")
-    elif not line.startswith("another worker"):  # that one speaks for itself
+    elif not line.startswith(("another worker", "training diverged")):  # that one, or worker 0, speaks for itself
         say(f"deepres: error in worker {rank}: {line}", all_workers=True)
     sys.exit(code)
 

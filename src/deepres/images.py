@@ -38,7 +38,8 @@ def read_image(source: Path | BinaryIO) -> NDArray[np.uint8]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)  # of odd metadata
             with Image.open(source) as image:
-                if (num_frames := getattr(image, "n_frames", 1)) > 1:
+                # The first of an MPO, a camera's JPEG with a preview or depth map behind it, is the picture.
+                if (num_frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                     raise ImageError(f"it has {num_frames} frames or pages: save the one that is meant")
                 picture = to_rgb(ImageOps.exif_transpose(image))
                 small = picture.resize(SIZE, Image.Resampling.BICUBIC)

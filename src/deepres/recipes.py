@@ -153,6 +153,11 @@ class Recipe:
         ends = [*(round(part.until * total_steps) for part in self.low_resolutions), total_steps]
         return list(zip(sizes, [0, *ends[:-1]], ends, strict=True))
 
+    @property
+    def small_sizes(self) -> list[int]:
+        """Rows of the images that it trains on before whole ones."""
+        return [part.size for part in self.low_resolutions]
+
     def image_size(self, step: int, total_steps: int) -> int | None:
         """Return the rows and columns of the images of a step, counted from 0; None: as they are."""
         return next((size for size, _, end in self.parts(total_steps) if step < end), None)

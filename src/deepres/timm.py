@@ -10,12 +10,18 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from deepres.errors import UserError
 from deepres.models import MODELS, build_model
 from deepres.weights.classifier import IMAGE_SIZE, PixelClassifier
 from deepres.weights.foreign import get_normalization
 from deepres.weights.zoo import load_pretrained
 
 PREFIX = "deepres_"
+TIMMS_OWN = {
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+}  # what timm.create_model passes on to every model
 
 default_cfgs = generate_default_cfgs(
     {
@@ -54,7 +60,7 @@ class TimmClassifier(PixelClassifier):
         return (pixels - self.mean) / self.std
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Turn pooled features (N, 64), as `forward_features` gives them, into logits."""
+        """Turn pooled features (N, 64), as `forward_features` gives them, into logits, if it has a last layer."""
         return features if pre_logits else self.net.fc(features)
 
     def get_classifier(self) -> nn.Module:
@@ -62,19 +68,25 @@ class TimmClassifier(PixelClassifier):
         return self.net.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the last layer by a fresh one."""
-        fresh = build_model("resnet20", num_classes=num_classes).fc
-        self.net.fc = fresh.to(self.net.fc.weight.device)
+        """Replace the last layer by a fresh one; with 0 classes by none, so that the model gives features."""
+        fresh: nn.Module = build_model("resnet20", num_classes=num_classes).fc if num_classes else nn.Identity()
+        self.net.fc = fresh.to(self.mean.device)  # type: ignore[assignment]
         self.num_classes = num_classes
 
 
 def _register(name: str) -> None:
-    def create(pretrained: bool = False, **kwargs: Any) -> TimmClassifier:
-        num_classes = kwargs.get("num_classes", 10)
+    def create(
+        pretrained: bool = False, num_classes: int = 10, option: str = "A", in_chans: int = 3, **kwargs: Any
+    ) -> TimmClassifier:
+        if in_chans != 3:
+            raise UserError(f"in_chans={in_chans}: the nets of deepres take the 3 channels of CIFAR-10")
+        for key in kwargs.keys() - TIMMS_OWN:
+            if kwargs[key]:  # timm's scripts pass many as False, 0 or None
+                raise UserError(f"{key}={kwargs[key]!r}: the nets of deepres have no such setting: leave it out")
         if pretrained:
             classifier = load_pretrained(name)
         else:
-            net = build_model(name, option=kwargs.get("option", "A"), num_classes=num_classes)
+            net = build_model(name, option=option, num_classes=num_classes or 10)
             classifier = PixelClassifier(net, get_normalization("cifar10"))
         model = TimmClassifier(classifier, default_cfgs[f"{PREFIX}{name}"].default.to_dict())
         if model.num_classes != num_classes:

@@ -11,6 +11,7 @@ from deepres.recipes import fast, one_cycle, paper
 from deepres.training.backends import COMPILE_STEPS, TorchBackend, build_backend, check_backend, choose_backend
 from deepres.training.bench import Speed, measure_speed
 from deepres.training.device import resolve_device
+from deepres.training.fused import why_unsupported
 from deepres.training.kernels import KernelsUnavailable
 
 CPU = torch.device("cpu")
@@ -31,7 +32,7 @@ def test_no_more_threads_than_the_container_has_cores(monkeypatch, cores, variab
         torch.set_num_threads(before)
 
 
-def no_kernels(precision):
+def no_kernels(precision, size=32):
     raise KernelsUnavailable("the processor lacks avx512_f")
 
 
@@ -46,6 +47,21 @@ def test_without_kernels_the_choice_is_torch(monkeypatch):
     monkeypatch.setattr("deepres.training.backends.find_compiler", lambda: None)
     assert choose_backend(model, CPU, "float32", COMPILE_STEPS, notices.append) == "eager"
     assert notices[-1] == "no C++ compiler found, which torch.compile needs: going on without it, slower"
+
+
+def test_kernels_must_be_there_for_every_size_of_image(monkeypatch):
+    """As where a full cache holds those of one size."""
+
+    def for_whole_images_only(precision, size=32):
+        if size != 32:
+            raise KernelsUnavailable("no space left")
+
+    monkeypatch.setattr("deepres.training.backends.load_kernels", for_whole_images_only)
+    model, notices = build_model("resnet20"), []
+    if why_unsupported(model, CPU, "float32") is None:
+        assert choose_backend(model, CPU, "float32", 1, notices.append) == "fused"
+        assert choose_backend(model, CPU, "float32", 1, notices.append, fast().small_sizes) == "eager"
+        assert notices == ["no fused kernels (no space left): going on without them, slower"]
 
 
 def test_asking_for_kernels_that_are_not_there_says_why(monkeypatch):

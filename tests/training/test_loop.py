@@ -160,7 +160,8 @@ def test_weights_that_are_not_finite_are_not_saved(trainer_of):
         trainer.state()
 
 
-def test_without_a_working_compiler_training_goes_on_plainly(trainer_of, monkeypatch):
+@pytest.mark.parametrize("evaluated_first", [False, True])
+def test_without_a_working_compiler_training_goes_on_plainly(trainer_of, monkeypatch, evaluated_first):
     def broken(function):
         def fail(*arguments):
             function(*arguments)  # has moved the running statistics when the compiler gives up
@@ -172,6 +173,9 @@ def test_without_a_working_compiler_training_goes_on_plainly(trainer_of, monkeyp
     notices = []
     recipe = replace(one_cycle(), batch_size=16)
     trainer, plain = trainer_of(recipe, backend="compiled", notices=notices), trainer_of(recipe)
+    if evaluated_first:  # as `deepres bench` does, and a run that goes on at an epoch's end
+        images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+        assert torch.equal(trainer.evaluate(images), plain.evaluate(images))
     for _ in range(3):
         trainer.advance()
         plain.advance()

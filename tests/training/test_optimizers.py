@@ -121,14 +121,16 @@ def test_muon_against_torchs_own():
         torch.testing.assert_close(filters.detach().flatten(1), matrix.detach(), rtol=0.02, atol=0.02)
 
 
-def test_muon_keeps_filter_banks_at_one_norm_and_turns_them_by_the_rate():
+@pytest.mark.parametrize(("shape", "norm"), [((32, 16, 3, 3), 32**0.5), ((32, 16, 1, 1), 16**0.5)])
+def test_muon_keeps_filter_banks_at_one_norm_and_turns_them_by_the_rate(shape, norm):
+    """A convolution, and the projection of a shortcut, whose matrix has more rows than columns."""
     generator = torch.Generator().manual_seed(0)
-    banks = [torch.randn(32, 16, 3, 3, generator=generator) * scale for scale in (0.01, 1, 100)]
+    banks = [torch.randn(shape, generator=generator) * scale for scale in (0.01, 1, 100)]
     optimizer = Muon(banks, peak_lr=0.05, momentum=0.9)
     optimizer.groups[0].lr = 0.05
     for bank in banks:
         bank.grad = torch.randn(bank.shape, generator=generator) * 1e-4
-    before = [bank / bank.norm() * 32**0.5 for bank in banks]
+    before = [bank / bank.norm() * norm for bank in banks]
     optimizer.step()
     for bank, old in zip(banks, before, strict=True):
         assert (bank - old).norm() / old.norm() == pytest.approx(0.05, rel=0.3)  # singular values are 0.7 to 1.2

@@ -232,6 +232,10 @@ def test_unreadable_checkpoints_are_refused(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name} (is no readable checkpoint|holds something)"):
             read_checkpoint(tmp_path / name)
+    for first in "abcdefghijklmnopqrstuvwxyz":  # each is an instruction to a reader of pickles
+        (tmp_path / "train.log").write_text(f"{first}poch 1: 12.3%\n")
+        with pytest.raises(UserError, match=r"train\.log (is no readable checkpoint|holds )"):
+            read_checkpoint(tmp_path / "train.log")
 
 
 def test_the_known_statistics_are_the_data_sets(few):

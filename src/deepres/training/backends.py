@@ -1,17 +1,17 @@
 """What computes a training step: torch, torch.compile, or the fused kernels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepres.errors import UserError, first_line, unknown_name
+from deepres.errors import first_line, unknown_name
 from deepres.models import ResNet
 from deepres.training.device import autocast, compile_function, find_compiler
-from deepres.training.fused import FusedNet, why_unsupported
-from deepres.training.kernels import KernelsUnavailable, load_kernels
+from deepres.training.fused import SIZE, FusedNet, why_unsupported
+from deepres.training.kernels import KernelsUnavailable, kernels_error, load_kernels
 
 BACKENDS = ("auto", "fused", "compiled", "eager")
 COMPILE_STEPS = 500  # shorter runs end before torch.compile has paid for itself
@@ -62,7 +62,7 @@ class TorchBackend:
         self._notice = notice
         self._objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._eager_objective
         self._forward: Callable[[Tensor], Tensor] = self._model
-        self._compile_unproven = compiled
+        self._compile_unproven = self._forward_unproven = compiled
         if compiled:
             self._objective = compile_function(self._eager_objective)
             self._forward = compile_function(self._model)
@@ -87,8 +87,7 @@ class TorchBackend:
         try:
             return self.forward_backward(images, labels)
         except Exception as error:  # whatever the compiler raises: torch documents no type
-            self._notice(f"torch.compile does not work here ({first_line(error)}): going on without it, slower")
-            self._objective, self._forward = self._eager_objective, self._model
+            self._go_on_without(error)
             self._model.load_state_dict(buffers, strict=False)
             self._model.zero_grad(set_to_none=True)
             return self.forward_backward(images, labels)
@@ -97,8 +96,22 @@ class TorchBackend:
     def logits(self, images: Tensor) -> Tensor:
         """See `Backend.logits`."""
         self._model.eval()
-        with autocast(self._device, self._precision):
-            return self._forward(images.contiguous(memory_format=torch.channels_last)).float()
+        if not self._forward_unproven:
+            with autocast(self._device, self._precision):
+                return self._forward(images.contiguous(memory_format=torch.channels_last)).float()
+
+        self._forward_unproven = False
+        try:
+            return self.logits(images)
+        except Exception as error:  # as above
+            self._go_on_without(error)
+            return self.logits(images)
+
+    def _go_on_without(self, error: Exception) -> None:
+        """Take the plain way from now on."""
+        self._notice(f"torch.compile does not work here ({first_line(error)}): going on without it, slower")
+        self._objective, self._forward = self._eager_objective, self._model
+        self._compile_unproven = self._forward_unproven = False
 
 
 def check_backend(name: str) -> None:
@@ -108,12 +121,21 @@ def check_backend(name: str) -> None:
 
 
 def choose_backend(
-    model: ResNet, device: torch.device, precision: str, num_steps: int, notice: Callable[[str], None]
+    model: ResNet,
+    device: torch.device,
+    precision: str,
+    num_steps: int,
+    notice: Callable[[str], None],
+    sizes: Iterable[int] = (),
 ) -> str:
-    """Return the fastest backend that works here for a run of `num_steps`; tell `notice` what would be faster."""
+    """Return the fastest backend that works here for a run of `num_steps`; tell `notice` what would be faster.
+
+    `sizes` are the rows of images other than 32 that the run trains on.
+    """
     if why_unsupported(model, device, precision) is None:
         try:
-            load_kernels(precision)
+            for size in (SIZE, *sizes):
+                load_kernels(precision, size)
             return "fused"
         except KernelsUnavailable as reason:
             notice(f"no fused kernels ({reason}): going on without them, slower")
@@ -147,4 +169,4 @@ def build_backend(
             return FusedNet(model, precision, capacity)
         except KernelsUnavailable as error:
             reason = str(error)
-    raise UserError(f"the fused kernels do not work here ({reason}): give --backend compiled or eager")
+    raise kernels_error(reason)

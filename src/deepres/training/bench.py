@@ -69,7 +69,10 @@ def measure_speed(
         return build_stream(images, labels, replace(recipe, steps=LONG, epochs=None, low_resolutions=low), seed=0)
 
     total_steps = recipe.total_steps(NUM_TRAIN)
-    backend = choose_backend(build_model(name), device, precision, total_steps, notice)
+    sizes = sorted({size for recipe in recipes for size in recipe.small_sizes})
+    backend = choose_backend(build_model(name), device, precision, total_steps, notice, sizes)
+    if backend == "compiled":
+        torch.compiler.reset()  # or the nets measured before use up the number of times that a function is compiled
     trainer = Trainer(
         name=name,
         option="A",
@@ -90,11 +93,10 @@ def measure_speed(
             trainer.advance()
         trainer.read_losses()
         before, start = trainer.step, time.monotonic()
-        while (elapsed := time.monotonic() - start) < at_least:
+        while time.monotonic() - start < at_least:
             trainer.advance()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-        return (trainer.step - before) * recipe.batch_size / elapsed
+        trainer.read_losses()  # waits for a GPU
+        return (trainer.step - before) * recipe.batch_size / (time.monotonic() - start)
 
     def evaluation() -> float:
         start = time.monotonic()
@@ -102,7 +104,6 @@ def measure_speed(
         return SAMPLE / (time.monotonic() - start)
 
     evaluation()
-    sizes = sorted({part.size for recipe in recipes for part in recipe.low_resolutions})
     return Speed(
         train=steps(None, seconds),
         evaluate=evaluation(),

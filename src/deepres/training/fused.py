@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from deepres.models import ResNet
 from deepres.models.blocks import Block
 from deepres.models.resnet import WIDTHS
-from deepres.training.kernels import CAPABILITIES, SIZES, Input, KernelsUnavailable, Layer, load_kernels
+from deepres.training.kernels import (
+    CAPABILITIES,
+    SIZES,
+    Input,
+    KernelsUnavailable,
+    Layer,
+    kernels_error,
+    load_kernels,
+)
 
 SIZE = max(SIZES)  # rows and columns of the largest image, for which memory is laid out
 
@@ -199,6 +207,7 @@ class FusedNet:
         Raises:
             ValueError: another shape or type.
             RuntimeError: a parameter or buffer was replaced rather than changed in place.
+            UserError: there are no kernels for images of this size.
         """
         self._use_kernels_for(images)
         threads = torch.get_num_threads()
@@ -218,7 +227,10 @@ class FusedNet:
             sizes = ", ".join(map(str, SIZES))
             raise ValueError(f"images are {found}: they must be float32 (B, 3, S, S) on cpu, S one of {sizes}")
         if size not in self._kernels_by_size:
-            self._kernels_by_size[size] = load_kernels(self._precision, size)
+            try:
+                self._kernels_by_size[size] = load_kernels(self._precision, size)
+            except KernelsUnavailable as error:
+                raise kernels_error(str(error)) from None
         self._kernels = self._kernels_by_size[size]
 
     def _pack_weights(self, threads: int) -> None:

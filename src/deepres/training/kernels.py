@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from platformdirs import user_cache_path
 
+from deepres.errors import UserError
 from deepres.training.device import find_compiler
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -30,6 +31,11 @@ CAPABILITIES = {"float32": (AVX2, AVX512), "bfloat16": ((*AVX512, "avx512_bf16")
 
 class KernelsUnavailable(Exception):  # noqa: N818 (it is no error: training goes on without the kernels)
     """The kernels cannot be had; the message is one line that says why."""
+
+
+def kernels_error(reason: str) -> UserError:
+    """Return the error for kernels that were asked for and cannot be had."""
+    return UserError(f"the fused kernels do not work here ({reason}): give --backend compiled or eager")
 
 
 class Input(ctypes.Structure):

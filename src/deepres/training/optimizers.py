@@ -21,7 +21,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """Return for each matrix approximately the semi-orthogonal one nearest to it: its singular values become about 1.
 
     Args:
-        matrices: float (B, M, N), M <= N.
+        matrices: float (B, M, N); the fewer rows, the faster.
 
     Returns:
         Same shape and type; singular values between 0.7 and 1.2 unless they were tiny.
@@ -119,13 +119,13 @@ class Muon(Optimizer):
     """SGD with Nesterov momentum, each step of a filter bank made semi-orthogonal, each filter bank kept at one norm.
 
     A filter bank (out channels, in channels, 3, 3) counts as a matrix of one row a filter. Batch normalisation after a
-    convolution makes the net indifferent to the bank's norm, so it is set to the square root of the number of rows
-    before each step, at which a step, whose norm is about the same, turns the bank by about `lr` radians.
+    convolution makes the net indifferent to the bank's norm, so it is set to the square root of the matrix's smaller
+    side before each step, at which a step, whose norm is about the same, turns the bank by about `lr` radians.
 
     Source: Jordan et al., "Muon", 2024; without the optimizer's many small products: banks of one shape are stacked.
 
     Args:
-        params: convolutions' weights, (out, in, height, width) with out <= in * height * width.
+        params: convolutions' weights, (out, in, height, width).
         peak_lr: the size of a step relative to the weights, where the schedule is highest.
         momentum: of the gradients' running sum.
     """
@@ -145,7 +145,7 @@ class Muon(Optimizer):
         torch._foreach_add_(buffers, gradients)
         updates = torch.stack(torch._foreach_add(gradients, buffers, alpha=self.momentum))  # (B, out, in, h, w)
         updates = orthogonalize(updates.flatten(2)).view_as(updates)
-        target_norm = len(params[0]) ** 0.5
+        target_norm = min(updates.shape[1], updates[0, 0].numel()) ** 0.5
         norms = torch._foreach_norm(params)
         torch._foreach_div_(params, [norm / target_norm for norm in norms])
         torch._foreach_add_(params, list(updates.unbind()), alpha=-lr)

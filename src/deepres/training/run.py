@@ -191,7 +191,7 @@ def claim(run_dir: RunDir, config: RunConfig, device: torch.device, target: int,
         config = replace(config, precision=precision)
     if config.backend == "auto":
         model = build_model(config.model, option=config.option)
-        best = choose_backend(model, device, config.precision, target, reporter.notice)
+        best = choose_backend(model, device, config.precision, target, reporter.notice, config.recipe.small_sizes)
         backend = (last_start(run_dir) or {}).get("backend", best)
         if backend == "fused":  # which may not work here any more; the others do everywhere
             backend = best

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -86,7 +85,7 @@ def read_checkpoint(path: Path) -> State:
         raise UserError(
             f"{path} holds {what}, and is refused: save its state_dict() alone, where you trust it"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever the readers raise at a file of another kind
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is no readable checkpoint ({reason})") from None
     return unwrap(content, path)
