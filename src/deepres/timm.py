@@ -17,11 +17,8 @@ from deepres.weights.foreign import get_normalization
 from deepres.weights.zoo import load_pretrained
 
 PREFIX = "deepres_"
-TIMMS_OWN = {
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "cache_dir",
-}  # what timm.create_model passes on to every model
+# What timm.create_model passes on to every model.
+TIMMS_OWN = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 
 default_cfgs = generate_default_cfgs(
     {
