@@ -2,6 +2,7 @@ import numpy as np
 
 from deepres.data.cifar10 import CLASSES, Split
 from deepres.report.dataset import GAP, draw_classes, draw_rows, strip
+from deepres.report.style import house_style
 
 
 def test_strip_by_hand():
@@ -33,3 +34,13 @@ def test_rows_of_any_range_reach_from_black_to_white():
     drawn = second.images[0].get_array()[:4, :4]
     assert (drawn.min(), drawn.max()) == (0, 255)
     assert [axes.get_title(loc="left") for axes in (first, second)] == ["bytes", "floats"]
+
+
+def test_a_caption_longer_than_its_row_is_not_cut_off():
+    figure = draw_rows({"the mean of each pixel over all": np.zeros((1, 3, 32, 32), np.uint8)})
+    with house_style():
+        figure.canvas.draw()
+    (axes,) = figure.get_axes()
+    drawn = axes.get_tightbbox()  # its caption included
+    assert drawn.x0 >= 0
+    assert drawn.x1 <= figure.bbox.x1

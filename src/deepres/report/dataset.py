@@ -41,12 +41,14 @@ def draw_rows(rows: Mapping[str, NDArray[np.float32] | NDArray[np.uint8]]) -> Fi
             black and the highest as white.
     """
     longest = max(len(images) for images in rows.values())
+    width_of_captions = max(map(len, rows)) / 12  # inches
     with house_style():
-        figure = new_figure(1.0 * longest, 1.25 * len(rows))
+        figure = new_figure(max(1.0 * longest, width_of_captions), 1.25 * len(rows))
         panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
         for axes, (caption, images) in zip(panels, rows.items(), strict=True):
             axes.imshow(strip(_to_bytes(images), longest), interpolation="nearest")
             axes.set_title(caption, fontsize=9.5, loc="left")
+            axes.set_anchor("W")
             axes.set_axis_off()
     return figure
 
