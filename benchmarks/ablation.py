@@ -15,13 +15,13 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
 import torch
-from reports import write_report
+from reports import spread, write_report
 
 from deepres.data.cifar10 import Cifar10, Split, load_cifar10
 from deepres.data.splits import stratified_split
@@ -106,12 +106,15 @@ def main() -> None:
         print(f"{'':25}   mean    std  n")
         for variant, waiting in futures.items():
             errors[variant] = [future.result() for future in waiting]
-            spread = stdev(errors[variant]) if len(waiting) > 1 else float("nan")
-            print(f"{variant:25}{mean(errors[variant]):>7.2f}{spread:>7.2f}{len(waiting):>3}", flush=True)
+            values = errors[variant]
+            print(f"{variant:25}{mean(values):>7.2f}{spread(values):>7.2f}{len(values):>3}", flush=True)
     if arguments.out:
-        precision = resolve_precision("auto", torch.device("cpu"))
-        study = {"model": arguments.model, "recipe": fast().to_json(), "fraction": arguments.fraction}
-        study["precision"] = precision
+        study = {
+            "model": arguments.model,
+            "recipe": fast().to_json(),
+            "fraction": arguments.fraction,
+            "precision": resolve_precision("auto", torch.device("cpu")),
+        }
         write_report(arguments.out, {**study, "val_errors": with_earlier(arguments.out, study, errors)})
 
 

@@ -21,7 +21,7 @@ from deepres.data.augment import Normalization
 from deepres.data.cifar10 import load_cifar10
 from deepres.memory import keep_freed_memory
 from deepres.models import build_model
-from deepres.training.device import resolve_device
+from deepres.training.device import limit_threads
 from deepres.training.evaluate import predict_logits
 
 SIDES = ("given back", "kept")
@@ -48,7 +48,7 @@ def main() -> None:
     if arguments.side:
         if arguments.side == "kept":
             keep_freed_memory()
-        resolve_device("cpu")  # no more threads than a container has cores, as `deepres evaluate`
+        limit_threads()  # as `deepres evaluate` does
         print(images_per_second(arguments.images))
         return
     speeds: dict[str, list[float]] = {side: [] for side in SIDES}

@@ -9,16 +9,15 @@ last step. Runs are kept under runs/precision, so that an interrupted study goes
 
 import argparse
 import os
-from collections.abc import Sequence
 from dataclasses import replace
-from math import nan, sqrt
+from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
-from reports import write_report
+from reports import spread, write_report
 
 from deepres.data.cifar10 import load_cifar10
 from deepres.recipes import one_cycle
@@ -26,11 +25,6 @@ from deepres.training.device import resolve_device
 from deepres.training.run import RunConfig, train
 
 WAYS = ("eager float32", "eager bfloat16", "fused float32", "fused bfloat16")
-
-
-def spread(values: Sequence[float]) -> float:
-    """Return the standard deviation; of a single value there is none."""
-    return stdev(values) if len(values) > 1 else nan
 
 
 def main() -> None:

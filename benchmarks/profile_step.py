@@ -21,7 +21,7 @@ from deepres.data.augment import Normalization
 from deepres.data.loader import TrainStream
 from deepres.memory import keep_freed_memory
 from deepres.recipes import one_cycle
-from deepres.training.device import resolve_device, resolve_precision
+from deepres.training.device import limit_threads, resolve_precision
 from deepres.training.loop import Trainer
 
 STEPS = 20
@@ -137,7 +137,7 @@ def profile_fused(name: str) -> tuple[float, Parts]:
 
 if __name__ == "__main__":
     keep_freed_memory()
-    resolve_device("cpu")  # no more threads than a container has cores, as `deepres train`
+    limit_threads()  # as `deepres train` does
     torch.manual_seed(0)
     model = sys.argv[1] if len(sys.argv) > 1 else "resnet20"
     for title, measure in (

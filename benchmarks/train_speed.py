@@ -43,7 +43,7 @@ from deepres.models.cost import flop_per_image
 from deepres.progress import Reporter
 from deepres.recipes import one_cycle
 from deepres.rundir import Row
-from deepres.training.device import has_native_bfloat16, resolve_device
+from deepres.training.device import has_native_bfloat16, limit_threads
 from deepres.training.group import Group, LostWorkerError, launch, world_size
 from deepres.training.run import RunConfig, build_trainer, load_sets, train
 
@@ -179,7 +179,7 @@ def contenders() -> list[str]:
 
 def compete(contender: str, name: str, steps: int) -> None:
     """Run one contender in this process."""
-    resolve_device("cpu")  # no more threads than a container has cores, as `deepres train`
+    limit_threads()  # as `deepres train` does
     kind, *rest = contender.split()
     if kind == "conventional":
         conventional(name, max(10, steps // 3))

@@ -167,6 +167,12 @@ def make_folder(path: Path) -> None:
         raise UserError(f"cannot write into a folder {path} ({error.strerror}): name another with --out") from None
 
 
+def check_parent(path: Path) -> None:
+    """Raise the error for an output file whose folder is not there, before the work that fills it."""
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write an object as indented JSON, atomically."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

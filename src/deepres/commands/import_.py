@@ -40,6 +40,7 @@ def import_checkpoint(
 
     from deepres.data.cifar10 import load_cifar10
     from deepres.errors import unknown_name
+    from deepres.rundir import check_parent
     from deepres.training.checkpoint import save_weights
     from deepres.training.evaluate import error_percent
     from deepres.weights import foreign
@@ -47,8 +48,7 @@ def import_checkpoint(
 
     if output.suffix != ".safetensors":
         raise UserError(f"{output} must end in .safetensors")
-    if not output.parent.is_dir():
-        raise UserError(f"cannot write {output}: there is no folder {output.parent}")
+    check_parent(output)
     if shortcuts is not None and shortcuts not in foreign.WIRINGS:
         raise unknown_name("shortcuts", shortcuts, foreign.WIRINGS)
     if (mean is None) != (std is None) or (mean is not None and norm is not None):

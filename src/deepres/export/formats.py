@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from deepres.errors import UserError, unknown_name
+from deepres.rundir import check_parent
 from deepres.weights.classifier import PixelClassifier
 
 MAX_DIFFERENCE = 1e-4  # of any logit
@@ -85,8 +86,7 @@ def export_classifier(classifier: PixelClassifier, name: str, path: Path, images
     kind = get_format(name)
     if path.suffix != kind.suffix:
         raise UserError(f"{path} must end in {kind.suffix}, as files of format {name} do")
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+    check_parent(path)
     module = import_module(kind.module)
     classifier = classifier.eval().cpu()
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:

@@ -62,7 +62,7 @@ class TorchBackend:
         self._notice = notice
         self._objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._eager_objective
         self._forward: Callable[[Tensor], Tensor] = self._model
-        self._compile_unproven = self._forward_unproven = compiled
+        self._objective_unproven = self._forward_unproven = compiled
         if compiled:
             self._objective = compile_function(self._eager_objective)
             self._forward = compile_function(self._model)
@@ -77,13 +77,13 @@ class TorchBackend:
     def forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backend.forward_backward`."""
         self._model.train()
-        if not self._compile_unproven:
+        if not self._objective_unproven:
             loss, wrong = self._objective(images, labels)
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach(), wrong
 
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
-        self._compile_unproven = False
+        self._objective_unproven = False
         try:
             return self.forward_backward(images, labels)
         except Exception as error:  # whatever the compiler raises: torch documents no type
@@ -111,7 +111,7 @@ class TorchBackend:
         """Take the plain way from now on."""
         self._notice(f"torch.compile does not work here ({first_line(error)}): going on without it, slower")
         self._objective, self._forward = self._eager_objective, self._model
-        self._compile_unproven = self._forward_unproven = False
+        self._objective_unproven = self._forward_unproven = False
 
 
 def check_backend(name: str) -> None:

@@ -24,8 +24,7 @@ def check_device(name: str) -> None:
 def resolve_device(name: str) -> torch.device:
     """Turn "auto", "cpu" or "cuda" into a device; auto is a GPU if torch sees one.
 
-    The process gets no more threads than its container or batch job has cores, unless OMP_NUM_THREADS says how many:
-    torch counts those of the whole machine, and threads that share a core wait for each other at every layer.
+    On the way the process is given no more threads than it has cores, see `limit_threads`.
 
     Raises:
         UserError: an unknown name, or "cuda" where torch sees no GPU.
@@ -35,10 +34,18 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device 'cuda': torch sees no GPU here: use --device cpu, or install a CUDA build of torch")
-    if "OMP_NUM_THREADS" not in os.environ and num_cores() < torch.get_num_threads():
-        torch.set_num_threads(num_cores())
+    limit_threads()
     torch.backends.cudnn.allow_tf32 = False  # float32 is to mean float32, on a GPU too
     return torch.device(name)
+
+
+def limit_threads() -> None:
+    """Give torch no more threads than the container or batch job has cores, unless OMP_NUM_THREADS says how many.
+
+    Torch counts those of the whole machine, and threads that share a core wait for each other at every layer.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and (cores := num_cores()) < torch.get_num_threads():
+        torch.set_num_threads(cores)
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

@@ -458,12 +458,12 @@ class Run:
         test_error = error_percent(test_logits, self.sets.test[1])
         val = self.sets.val
         held_out_error = test_error if val is None else error_percent(self.final_logits(val[0]), val[1])
-        if last_step(self.rows) == trainer.step:  # stopped by a max_steps that is behind the epoch's end already
-            *rows, row = self.rows
-            row = {**row, f"{name}_error": held_out_error}
+        rows = list(self.rows)
+        if last_step(rows) == trainer.step:  # stopped by a max_steps that is behind the epoch's end already
+            row = {**rows.pop(), f"{name}_error": held_out_error}
         else:
-            rows, row = self.rows, self.make_row(epoch, held_out_error)
-        rows = [*rows, row]
+            row = self.make_row(epoch, held_out_error)
+        rows.append(row)
         best = min(rows, key=lambda r: r[f"{name}_error"])
         self.record(rows)
 
