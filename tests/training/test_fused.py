@@ -14,7 +14,7 @@ from deepres.models import build_model
 from deepres.training import kernels
 from deepres.training.device import find_compiler
 from deepres.training.fused import FusedNet, why_unsupported
-from deepres.training.kernels import SIZES, Input, KernelsUnavailable, Layer, load_kernels
+from deepres.training.kernels import SIZES, Input, KernelsUnavailable, Layer, load_kernels, why_no_tiles
 
 CPU = torch.device("cpu")
 # The largest relative error (of norms) of what is stored in a precision, and of what is summed in float32 from it.
@@ -36,6 +36,13 @@ def parameter(precision):
 
 
 PRECISIONS = [parameter("float32"), parameter("bfloat16")]
+# What computes matrix products: vectors, AMX's tiles, or the tiles' scalar twin, which runs where AMX does not.
+VARIANTS = [
+    pytest.param("float32", "none", marks=parameter("float32").marks),
+    pytest.param("bfloat16", "none", marks=parameter("bfloat16").marks),
+    pytest.param("bfloat16", "scalar", marks=parameter("bfloat16").marks),
+    pytest.param("bfloat16", "amx", marks=pytest.mark.skipif(why_no_tiles() is not None, reason=str(why_no_tiles()))),
+]
 needs_float32 = pytest.mark.skipif(reason_for("float32") is not None, reason=str(reason_for("float32")))
 
 
@@ -83,11 +90,13 @@ LAYERS = [(*shape, kind) for shape in SHAPES for kind in (None, "identity", "sub
 LAYERS = [layer for layer in LAYERS if layer[0] != 16 or layer[3] != "subsampled"]  # nothing is before the first stage
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("precision", "tiles"), VARIANTS)
 @pytest.mark.parametrize("image_size", SIZES)
 @pytest.mark.parametrize(("in_channels", "out_channels", "shrinkage", "shortcut_kind"), LAYERS)
-def test_a_layer_agrees_with_autograd(precision, image_size, in_channels, out_channels, shrinkage, shortcut_kind):
-    library, dtype, num_images = load_kernels(precision, image_size), getattr(torch, precision), 9
+def test_a_layer_agrees_with_autograd(
+    precision, tiles, image_size, in_channels, out_channels, shrinkage, shortcut_kind
+):
+    library, dtype, num_images = load_kernels(precision, image_size, tiles), getattr(torch, precision), 9
     size = image_size // shrinkage
     out_size = size * in_channels // out_channels
     generator = torch.Generator().manual_seed(2)

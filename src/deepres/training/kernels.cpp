@@ -2,7 +2,8 @@
 //
 // Compiled as it is, the kernels store activations in bfloat16 (AVX-512 BF16); with -DDEEPRES_FLOAT32 in float32
 // (AVX-512 F, BW, VL, DQ, or else AVX2 and FMA). Sums, statistics, parameters and their gradients are float32 or
-// float64 in both. -DDEEPRES_SIZE=N: the images have N rows and columns, a multiple of 8 up to 32.
+// float64 in both. -DDEEPRES_TILES=1 (or 2): bfloat16's matrix products are computed on tiles, see tiled_conv.h.
+// -DDEEPRES_SIZE=N: the images have N rows and columns, a multiple of 8 up to 32.
 //
 // A layer is a convolution and the batch normalisation after it. Only the convolution's own output is written to
 // memory. Normalisation, shortcut and ReLU are applied by whoever reads it:
@@ -45,6 +46,10 @@
 #include <cstring>
 #include <memory>
 #include <type_traits>
+
+#ifdef DEEPRES_TILES
+#include "tiles.h"
+#endif
 
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
@@ -142,7 +147,7 @@ inline Vec add(Vec x, Vec y) { return _mm512_add_ps(x, y); }
 inline Vec subtract(Vec x, Vec y) { return _mm512_sub_ps(x, y); }
 inline Vec multiply(Vec x, Vec y) { return _mm512_mul_ps(x, y); }
 inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm512_fmadd_ps(x, y, sum); }
-inline Vec relu(Vec x) { return _mm512_max_ps(x, _mm512_setzero_ps()); }
+inline Vec relu(Vec x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }  // the second operand where x is NaN
 inline float sum_lanes(Vec v) { return _mm512_reduce_add_ps(v); }
 
 // v, which the compiler is not to load again wherever it is used.
@@ -152,9 +157,9 @@ inline Vec in_register(Vec v) {
 }
 inline Packed in_register(Packed v) { return v; }
 
-// y where x > 0, else 0.
+// y where x > 0 or x is NaN, else 0: ReLU's derivative, as torch has it.
 inline Vec mask_by(Vec x, Vec y) {
-  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), y);
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ), y);
 }
 #else
 using Vec = __m256;
@@ -169,7 +174,7 @@ inline Vec add(Vec x, Vec y) { return _mm256_add_ps(x, y); }
 inline Vec subtract(Vec x, Vec y) { return _mm256_sub_ps(x, y); }
 inline Vec multiply(Vec x, Vec y) { return _mm256_mul_ps(x, y); }
 inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm256_fmadd_ps(x, y, sum); }
-inline Vec relu(Vec x) { return _mm256_max_ps(x, _mm256_setzero_ps()); }
+inline Vec relu(Vec x) { return _mm256_max_ps(_mm256_setzero_ps(), x); }
 inline float sum_lanes(Vec v) {
   const __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   const __m128 pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
@@ -184,7 +189,7 @@ inline Packed in_register(Packed v) {
   return v;
 }
 inline Vec mask_by(Vec x, Vec y) {
-  return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ), y);
+  return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_NLE_UQ), y);
 }
 #endif
 
@@ -1367,12 +1372,21 @@ struct Winograd {
 };
 #endif
 
+#ifdef DEEPRES_TILES
+#include "tiled_conv.h"
+template <int kIn, int kOut, int kInSize, int kStride>
+using BestConv = TiledConv<kIn, kOut, kInSize, kStride>;
+#else
+template <int kIn, int kOut, int kInSize, int kStride>
+using BestConv = Conv<kIn, kOut, kInSize, kStride>;
+#endif
+
 #ifdef DEEPRES_FLOAT32
 template <int kChannels, int kSize>
 using Stride1 = Winograd<kChannels, kSize>;
 #else
 template <int kChannels, int kSize>
-using Stride1 = Conv<kChannels, kChannels, kSize, 1>;
+using Stride1 = BestConv<kChannels, kChannels, kSize, 1>;
 #endif
 
 // Call action with the Conv of the layer's shape, which its channels tell.
@@ -1380,9 +1394,9 @@ template <typename Action>
 void with_conv(const Layer& layer, Action action) {
   const bool same = layer.in_channels == layer.out_channels;
   switch (layer.in_channels) {
-    case 3: return action(Conv<4, 16, kImageSize, 1>{});
-    case 16: return same ? action(Stride1<16, kImageSize>{}) : action(Conv<16, 32, kImageSize, 2>{});
-    case 32: return same ? action(Stride1<32, kImageSize / 2>{}) : action(Conv<32, 64, kImageSize / 2, 2>{});
+    case 3: return action(BestConv<4, 16, kImageSize, 1>{});
+    case 16: return same ? action(Stride1<16, kImageSize>{}) : action(BestConv<16, 32, kImageSize, 2>{});
+    case 32: return same ? action(Stride1<32, kImageSize / 2>{}) : action(BestConv<32, 64, kImageSize / 2, 2>{});
     default: return action(Stride1<64, kLastSize>{});
   }
 }
@@ -1453,6 +1467,10 @@ int64_t chunk_grads_size() { return int64_t{kNumChunks} * 9 * kMaxChannels * kMa
 int64_t packed_size(int in_channels, int out_channels) {
 #ifdef DEEPRES_FLOAT32
   if (in_channels == out_channels) return int64_t{kPositions} * in_channels * out_channels;
+#endif
+#ifdef DEEPRES_TILES
+  if (in_channels == 16) return int64_t{12} * kTileElements;       // 6 steps, 2 blocks
+  return int64_t{9} * std::max(in_channels, 16) * out_channels;
 #endif
   return int64_t{9} * std::max(in_channels, 4) * out_channels;  // images have a fourth channel of zeros
 }

@@ -1,4 +1,4 @@
-"""Compiles the kernels of kernels.cpp on first use, keeps them in the user's cache, and loads them.
+"""Compiles the kernels of kernels.cpp and its headers on first use, keeps them in the user's cache, and loads them.
 
 The kernels run on the OpenMP threads of the process. Torch's libgomp is loaded before and has the name that the
 compiled kernels ask for, so both share one pool of threads; where torch brings a runtime of another name there are
@@ -6,9 +6,11 @@ two pools, of which one sleeps while the other works. Every kernel is told the n
 """
 
 import ctypes
+import functools
 import hashlib
 import os
 import subprocess
+import sys
 import tempfile
 from ctypes import c_double, c_int, c_int64, c_void_p
 from pathlib import Path
@@ -20,13 +22,17 @@ from deepres.errors import UserError
 from deepres.training.device import find_compiler
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("tiles.h", "tiled_conv.h"))
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 SIZES = (16, 24, 32)  # rows and columns of images
 PRECISION_FLAGS = {"float32": ("-DDEEPRES_FLOAT32",), "bfloat16": ()}
+TILES_FLAGS = {"none": (), "amx": ("-DDEEPRES_TILES=1",), "scalar": ("-DDEEPRES_TILES=2",)}
 # What the processor must have, as torch.cpu.get_capabilities names it: all of one of these.
 AVX2 = ("avx2", "fma3")
 AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq")
 CAPABILITIES = {"float32": (AVX2, AVX512), "bfloat16": ((*AVX512, "avx512_bf16"),)}
+AMX = ("amx_tile", "amx_bf16")
+ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18  # Linux on x86-64, for the state of AMX's tiles
 
 
 class KernelsUnavailable(Exception):  # noqa: N818 (it is no error: training goes on without the kernels)
@@ -98,12 +104,34 @@ FUNCTIONS = {
 }
 
 
-def load_kernels(precision: str, size: int = 32) -> ctypes.CDLL:
+def why_no_tiles() -> str | None:
+    """Return why this process cannot use the matrix tiles of AMX, or None; ask the operating system for them.
+
+    Linux gives a process the tiles' state on request, and may refuse: old kernels, some containers and emulators.
+    """
+    if lacking := [name for name in AMX if not torch.cpu.get_capabilities().get(name)]:
+        return f"the processor lacks {', '.join(lacking)}"
+    if sys.platform != "linux":
+        return f"there is no way to ask {sys.platform} for the state of AMX's tiles"
+    return _request_tiles()
+
+
+@functools.cache
+def _request_tiles() -> str | None:
+    system = ctypes.CDLL(None, use_errno=True)
+    if system.syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) != 0:
+        return f"the operating system denies AMX's tiles ({os.strerror(ctypes.get_errno())})"
+    return None
+
+
+def load_kernels(precision: str, size: int = 32, tiles: str | None = None) -> ctypes.CDLL:
     """Return the compiled kernels, compiling them where the cache has none for this machine (some seconds).
 
     Args:
         precision: of activations and packed weights, "float32" or "bfloat16".
         size: rows and columns of the images, one of `SIZES`.
+        tiles: what computes bfloat16's matrix products: "amx"; "none", vectors; "scalar", a slow twin of AMX for
+            tests. None takes "amx" where it works (see `why_no_tiles`), else "none".
 
     Raises:
         KernelsUnavailable: no such precision, a processor without AVX2 (for bfloat16: without AVX-512 and its
@@ -119,9 +147,14 @@ def load_kernels(precision: str, size: int = 32) -> ctypes.CDLL:
     if compiler is None:
         raise KernelsUnavailable("there is no C++ compiler")
 
-    command = [compiler, *FLAGS, *PRECISION_FLAGS[precision], f"-DDEEPRES_SIZE={size}"]
+    if tiles is None:
+        tiles = "amx" if precision == "bfloat16" and why_no_tiles() is None else "none"
+    flags = (*FLAGS, *PRECISION_FLAGS[precision], *TILES_FLAGS[tiles])
+    command = [compiler, *flags, f"-DDEEPRES_SIZE={size}"]
     version = _run([compiler, "--version"])
-    identity = repr((SOURCE.read_bytes(), command, version, sorted(capabilities.items())))
+    identity = repr(
+        ([path.read_bytes() for path in (SOURCE, *HEADERS)], command, version, sorted(capabilities.items()))
+    )
     name = f"{precision}-{size}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     library = _find_or_build(command, name)
     try:
