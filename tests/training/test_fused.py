@@ -203,6 +203,19 @@ def test_a_layer_agrees_with_autograd(
     assert error(previous_sums[:, 1], (x_grad * as_double(raw)).sum((2, 3))) < tolerance
 
 
+@pytest.mark.parametrize(("precision", "tiles"), VARIANTS)
+def test_relu_lets_nan_pass(precision, tiles, monkeypatch):
+    monkeypatch.setattr("deepres.training.fused.load_kernels", lambda p, s=32: load_kernels(p, s, tiles))
+    model = make_model("resnet20")
+    with torch.no_grad():
+        model.get_submodule("bn1").weight[3] = float("nan")
+    net, (images, labels) = FusedNet(model, precision, 4), batch(4)
+    loss, _ = net.forward_backward(images, labels)
+    assert loss.isnan()
+    assert model.get_submodule("conv1").weight.grad.isnan().any()
+    assert net.logits(images).isnan().all()
+
+
 def distance_from_kinks(model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> float:
     """The smallest absolute value that enters a ReLU."""
     smallest = []

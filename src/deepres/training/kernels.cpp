@@ -147,7 +147,7 @@ inline Vec add(Vec x, Vec y) { return _mm512_add_ps(x, y); }
 inline Vec subtract(Vec x, Vec y) { return _mm512_sub_ps(x, y); }
 inline Vec multiply(Vec x, Vec y) { return _mm512_mul_ps(x, y); }
 inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm512_fmadd_ps(x, y, sum); }
-inline Vec relu(Vec x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }  // the second operand where x is NaN
+inline Vec relu(Vec x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }  // NaN where x is: the second operand
 inline float sum_lanes(Vec v) { return _mm512_reduce_add_ps(v); }
 
 // v, which the compiler is not to load again wherever it is used.

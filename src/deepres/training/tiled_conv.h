@@ -27,11 +27,11 @@ constexpr int kTileElements = 512;  // elements of an operand's tile
 constexpr int kTileSums = 256;      // floats of a tile of sums
 
 struct alignas(64) TileScratch {
-  Element operand[17 * 34 * 32 + 64];         // the largest left operand of a convolution: 16 channels, 32 rows
-  Element input[32 * 32 * 16];                // one image's input
-  Element transposed[3 * 1024 * 16 * 2];      // inputs of some images, transposed
-  Element pairs[8 * 10 * 8 * 64];             // the gradients of their outputs, in pairs of pixels
-  float sums[2][4 * kTileSums];               // two groups of tiles
+  Element operand[17 * 34 * 32 + 64];     // the largest left operand of a convolution: 16 channels, 32 rows
+  Element input[32 * 32 * 16];            // one image's input
+  Element transposed[8 * 3 * 2 * 64 * 32];  // inputs, transposed: of 8 images of 64 channels
+  Element pairs[8 * 10 * 8 * 64];         // the gradients of their outputs, in pairs of pixels
+  float sums[2][8 * kTileSums];           // of two tasks
 };
 
 inline TileScratch& thread_tile_scratch() {
@@ -56,7 +56,7 @@ inline void release_tiles() {
   current_config() = nullptr;
 }
 
-// The products of kGroups left operands with kBlocks right ones, summed over kSteps, to `sums`, kGroups x kBlocks tiles.
+// Sum the products of kGroups left operands and kBlocks right ones over kSteps, to `sums`, kGroups x kBlocks tiles.
 // `first` is called once the products are under way: what it does costs little.
 template <int kGroups, int kBlocks, int kSteps, typename First>
 inline void multiply_tiles(const Element* x, std::ptrdiff_t group_step, std::ptrdiff_t row_bytes, const int* offsets,
@@ -85,8 +85,68 @@ inline void multiply_tiles(const Element* x, std::ptrdiff_t group_step, std::ptr
   tiles::unroll<kGroups * kBlocks>([&](auto i) ALWAYS_INLINE { tiles::store<i>(sums + i * kTileSums, 64); });
 }
 
-inline void store_pair(Element* p, Vec low, Vec high) {
-  _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+// Asks for the memory of the next image while this one is computed, a part at a time, to have it in the second-level
+// cache when its turn comes.
+class Ahead {
+ public:
+  explicit Ahead(int num_parts) : num_parts_(num_parts) {}
+  void add(const Element* p, int num_elements, bool to_write = false) {
+    if (!p) return;
+    const int lines = (num_elements / 32 + num_parts_ - 1) / num_parts_;
+    streams_[count_++] = {reinterpret_cast<const char*>(p), lines, to_write};
+  }
+  void advance() {
+    for (int i = 0; i < count_; i++) {
+      Stream& stream = streams_[i];
+      if (stream.to_write) {
+        for (int line = 0; line < stream.lines; line++, stream.next += 64) __builtin_prefetch(stream.next, 1, 2);
+      } else {
+        for (int line = 0; line < stream.lines; line++, stream.next += 64) _mm_prefetch(stream.next, _MM_HINT_T1);
+      }
+    }
+  }
+
+ private:
+  struct Stream {
+    const char* next;
+    int lines;  // of a part
+    bool to_write;
+  };
+  Stream streams_[6];
+  int count_ = 0, num_parts_;
+};
+
+// A unit is 32 elements that lie side by side: 32 channels of a pixel, or, of a tensor of 16 channels, two pixels.
+struct Unit {
+  Vec low, high;
+};
+inline Unit widen(Packed elements) {
+  alignas(64) static constexpr uint16_t kLow[32] = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
+                                                    0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+  const Packed low = _mm512_load_si512(kLow), high = _mm512_or_si512(low, _mm512_set1_epi16(16));
+  return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, low, elements)),
+          _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, high, elements))};
+}
+inline Unit add(Unit x, Unit y) { return {add(x.low, y.low), add(x.high, y.high)}; }
+inline Unit multiply_add(Unit x, Unit y, Unit sum) {
+  return {multiply_add(x.low, y.low, sum.low), multiply_add(x.high, y.high, sum.high)};
+}
+inline Packed narrow(Unit unit) { return (__m512i)_mm512_cvtne2ps_pbh(unit.high, unit.low); }
+inline void store_packed(Element* p, Packed elements) { _mm512_storeu_si512(p, elements); }
+
+// Of each 16 channels, or of 16 in both halves where there are no more.
+template <int kChannels>
+inline Unit load_per_channel(const float* values) {
+  return {load_floats(values), load_floats(values + (kChannels == 16 ? 0 : kLanes))};
+}
+template <int kChannels>
+inline void add_per_channel(float* values, Unit sum) {
+  if constexpr (kChannels == 16) {
+    store_floats(values, add(load_floats(values), add(sum.low, sum.high)));
+  } else {
+    store_floats(values, add(load_floats(values), sum.low));
+    store_floats(values + kLanes, add(load_floats(values + kLanes), sum.high));
+  }
 }
 
 // The left operand of a convolution with kStride over images of kChannels channels and kSize rows, as said above.
@@ -139,21 +199,19 @@ struct Operand {
 
   static void clear(Element* operand) { memset(operand, 0, kElements * sizeof(Element)); }
 
-  // Where 16 channels of a pixel go, from `channel` on, which are those of one or two registers.
-  static Element* place(Element* operand, int row, int column, int channel) {
-    if constexpr (kRowPairs) return operand + (row + 1) / 2 * kPitch + (column + 1) * 32 + (row + 1) % 2 * 16;
-    return operand + (row + 1) * kPitch + (column + 1) * kChannels + channel;
-  }
-
-  // Store 32 channels of a pixel from `channel` on; not for 16 channels.
+  // Store a unit: 32 channels of a pixel from `channel` on, or two pixels of 16 channels.
   static void put(Element* operand, int row, int column, int channel, Packed values) {
-    if constexpr (kCopies) {
+    if constexpr (kRowPairs) {
+      Element* target = operand + (row + 1) / 2 * kPitch + (column + 1) * 32 + (row + 1) % 2 * 16;
+      _mm256_store_si256(reinterpret_cast<__m256i*>(target), _mm512_castsi512_si256(values));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(target + 32), _mm512_extracti64x4_epi64(values, 1));
+    } else if constexpr (kCopies) {
       Element* target = operand + kCopy + ((row + 1) * kSize + column) * kChannels + channel;
       _mm512_store_si512(target, values);  // the copy of the middle column of taps, and the others, if it has a place
       if (column + 1 < kSize) _mm512_store_si512(target - kCopy + kChannels, values);
       if (column > 0) _mm512_store_si512(target + kCopy - kChannels, values);
     } else {
-      _mm512_store_si512(place(operand, row, column, channel), values);
+      _mm512_store_si512(operand + (row + 1) * kPitch + (column + 1) * kChannels + channel, values);
     }
   }
 
@@ -203,21 +261,27 @@ struct Operand {
     }
   }
 
-  // finish(sums, first channel, first pixel) for each tile of an image's outputs, or for kFinished tiles side by side:
-  // kGroupRows pixels, running on in the image, x 16 channels each.
-  static constexpr int kFinished = kCopies || kChannels == 4 || (kRowPairs && kStride == 1) ? 1 : 2;
+  // A finished piece: kUnits units of an image's outputs, `step` floats apart; a unit's halves are `high` floats apart.
+  static constexpr bool kPixelPairs = kChannels == 4 || (kRowPairs && kStride == 1);  // 16 channels of output
+  static constexpr int kRounds = kCopies && kBlocks == 1 ? 2 : 1;                     // multiplications of a task
+  static constexpr int kUnits = kPixelPairs ? kGroupRows / 2 : kGroupRows;
+  static constexpr int kUnitStep = kPixelPairs ? 2 * kLanes : kLanes;
+  static constexpr int kHigh = kPixelPairs ? kLanes : kRounds == 2 ? kGroups * kTileSums : kTileSums;
 
+  static constexpr int num_pieces(int num_elements) { return num_elements / 32 / kUnits; }
+
+  // finish(sums, first channel, first pixel) for each piece of an image's outputs.
   template <int kOutputs, typename Finish>
-  static void convolve(const Element* operand, const Element* weights, float (&sums)[2][4 * kTileSums], Finish finish) {
-    constexpr int kNumBlocks = num_blocks(kOutputs), kGroupTasks = kNumGroups / kGroups;
-    constexpr int kTasks = kGroupTasks * (kNumBlocks / kBlocks);
-    static_assert(kNumGroups % kGroups == 0 && kNumBlocks % kBlocks == 0);
+  static void convolve(const Element* operand, const Element* weights, float (&sums)[2][8 * kTileSums], Finish finish) {
+    constexpr int kTaskBlocks = kBlocks * kRounds, kGroupTasks = kNumGroups / kGroups;
+    constexpr int kTasks = kGroupTasks * (num_blocks(kOutputs) / kTaskBlocks);
+    static_assert(kNumGroups % kGroups == 0 && num_blocks(kOutputs) % kTaskBlocks == 0);
     use_config<kGroupRows, kPairs, 4, 6>();
     const auto finish_task = [&](int task) ALWAYS_INLINE {
-      const int group = task % kGroupTasks * kGroups, block = task / kGroupTasks * kBlocks;
+      const int group = task % kGroupTasks * kGroups, block = task / kGroupTasks * kTaskBlocks;
       for (int g = 0; g < kGroups; g++) {
-        for (int b = 0; b < kBlocks; b += kFinished) {
-          const float* tile = sums[task % 2] + (g * kBlocks + b) * kTileSums;
+        for (int b = 0; b < kTaskBlocks; b += kPixelPairs ? 1 : 2) {
+          const float* tile = sums[task % 2] + (kRounds == 2 ? g : g * kBlocks + b) * kTileSums;
           if constexpr (kCopies) {
             finish(tile, (block + b) * 16, (group + g) * kGroupRows);
           } else {
@@ -232,20 +296,23 @@ struct Operand {
       }
     };
     for (int task = 0; task < kTasks; task++) {
-      const int group = task % kGroupTasks * kGroups, block = task / kGroupTasks * kBlocks;
-      multiply_tiles<kGroups, kBlocks, kSteps>(operand + group_offset(group), group_offset(1) - group_offset(0),
-                                               kPixelStep * sizeof(Element), kOffsets.values,
-                                               weights + block * kSteps * kTileElements, kSteps * kTileElements,
-                                               sums[task % 2], [&]() ALWAYS_INLINE {
-                                                 if (task > 0) finish_task(task - 1);
-                                               });
+      const int group = task % kGroupTasks * kGroups, block = task / kGroupTasks * kTaskBlocks;
+      for (int round = 0; round < kRounds; round++) {
+        multiply_tiles<kGroups, kBlocks, kSteps>(operand + group_offset(group), group_offset(1) - group_offset(0),
+                                                 kPixelStep * sizeof(Element), kOffsets.values,
+                                                 weights + (block + round) * kSteps * kTileElements,
+                                                 kSteps * kTileElements,
+                                                 sums[task % 2] + round * kGroups * kTileSums, [&]() ALWAYS_INLINE {
+                                                   if (task > 0 && round == 0) finish_task(task - 1);
+                                                 });
+      }
     }
     finish_task(kTasks - 1);
   }
 };
 
-// The left operand of the data gradient of a convolution with stride 2: the output's gradient with a row and a column of
-// zeros after it. Input pixels of one parity in each dimension form a class, which is reached by one, two or four taps.
+// The left operand of the data gradient of a convolution with stride 2: the output's gradient with a row and a column
+// of zeros after it. Input pixels of one parity in each dimension form a class, which is reached by one, two or four taps.
 template <int kIn, int kOut, int kOutSize>
 struct GradOperand {
   static constexpr int kPitch = (kOutSize + 1) * kOut, kElements = (kOutSize + 1) * kPitch;
@@ -276,6 +343,8 @@ struct GradOperand {
     static constexpr Offsets kOffsets = offsets();
   };
 
+  static constexpr int num_pieces(int) { return 4 * kOutSize; }
+
   static void clear(Element* operand) { memset(operand, 0, kElements * sizeof(Element)); }
 
   static void put(Element* operand, int row, int column, int channel, Packed values) {
@@ -303,7 +372,7 @@ struct GradOperand {
 
   // finish(sums, row of the gradient, row parity, column parity): kOutSize input pixels x kIn channels, kBlocks tiles.
   template <typename Finish>
-  static void convolve(const Element* operand, const Element* weights, float (&sums)[2][4 * kTileSums], Finish finish) {
+  static void convolve(const Element* operand, const Element* weights, float (&sums)[2][8 * kTileSums], Finish finish) {
     use_config<kOutSize, 16, 4, 6>();
     tiles::unroll<4>([&](auto index) ALWAYS_INLINE {
       using Taps = Class<index>;
@@ -355,30 +424,31 @@ inline void transpose_lanes(Packed (&r)[16]) {
   UNROLL for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
-// The most rows of kSize pixels, a divisor of kSize, of which a tile holds all pixels.
-constexpr int rows_of_step(int size) {
-  int rows = 1;
-  for (int i = 2; i <= size && i * size <= 32; i++) {
-    if (size % i == 0) rows = i;
-  }
-  return rows;
+// The greatest divisor of `value` that is no more than `most`.
+constexpr int divisor_up_to(int value, int most) {
+  int divisor = std::min(value, most);
+  while (value % divisor != 0) divisor--;
+  return divisor;
 }
 
-// From kSize x kSize inputs of kIn channels to kOutSize x kOutSize outputs of kOut channels.
+// From kInSize x kInSize inputs of kIn channels to kOutSize x kOutSize outputs of kOut channels.
 template <int kIn, int kOut, int kInSize, int kStride>
 struct WeightGrad {
   static constexpr int kOutSize = kInSize / kStride;
-  static constexpr int kStepRows = rows_of_step(kOutSize), kStepPixels = kStepRows * kOutSize;
+  static constexpr int kStepRows = divisor_up_to(kOutSize, 32 / kOutSize), kStepPixels = kStepRows * kOutSize;
   static constexpr int kNumSteps = kOutSize / kStepRows;
   static constexpr int kInRows = kIn < 16 ? 12 : 16;                     // rows of a tile of the input
-  static constexpr int kStep = (kIn < 16 ? 16 : kIn) * 32;               // elements of a step of a transposed copy
-  static constexpr int kPart = kNumSteps * kStep;                        // of the rows of a copy that have one parity
-  static constexpr int kCopy = kIn < 16 ? 0 : kStride * kPart;           // of a copy; 4 channels: a tile has all copies
-  static constexpr int kTransposed = kIn < 16 ? kPart : 3 * kCopy;       // of an image
+  // Images whose gradients are summed before the sums are written to memory. A single image is taken in parts: some
+  // steps of 16 channels, whose transposed inputs stay in the first-level cache.
+  static constexpr int kImages = kIn == 32 ? (kStride == 1 ? 2 : 4) : kOutSize * kOutSize >= 144 ? 1 : 8;
+  static constexpr int kPartChannels = kImages == 1 ? 16 : kIn;
+  static constexpr int kPartSteps = kImages == 1 ? divisor_up_to(kNumSteps, 8 / kStride) : kNumSteps;
+  static constexpr int kStep = kPartChannels * 32;                       // elements of a step of a transposed copy
+  static constexpr int kParity = kPartSteps * kStep;                     // of the rows of a copy that have one parity
+  static constexpr int kCopy = kIn < 16 ? 0 : kStride * kParity;         // of a copy; 4 channels: a tile has all copies
+  static constexpr int kTransposed = kIn < 16 ? kParity : 3 * kCopy;     // of an image
   static constexpr int kPairRow = kOutSize * kOut;
   static constexpr int kPairs = (kOutSize + 2) * kPairRow;               // of an image
-  // Images whose gradients are summed before the sums are written to memory.
-  static constexpr int kImages = kIn <= 16 ? (kStride == 1 ? 1 : 2) : kIn == 32 ? (kStride == 1 ? 2 : 4) : 8;
   static_assert(kImages * kTransposed <= int(sizeof(TileScratch::transposed) / sizeof(Element)));
   static_assert(kImages * kPairs <= int(sizeof(TileScratch::pairs) / sizeof(Element)));
 
@@ -421,15 +491,16 @@ struct WeightGrad {
     transpose_lanes(r);
   }
 
-  static void transpose_input(Element* target, const Element* x) {
+  // Transpose kPartChannels channels of kPartSteps steps.
+  static void transpose_part(Element* target, const Element* x, int first_channel, int first_step) {
     if constexpr (kIn < 16) {
-      transpose_images(target, x);
+      transpose_images(target, x + first_step * kStepPixels * 4);
     } else {
-      for (int step = 0; step < kNumSteps; step++) {
+      for (int step = 0; step < kPartSteps; step++) {
         for (int parity = 0; parity < kStride; parity++) {
-          const Element* row = x + (step * kStepRows * kStride + parity) * kInSize * kIn;
-          for (int channel = 0; channel < kIn; channel += 16) {
-            Element* out = target + parity * kPart + step * kStep + channel * 32;
+          const Element* row = x + ((first_step + step) * kStepRows * kStride + parity) * kInSize * kIn + first_channel;
+          for (int channel = 0; channel < kPartChannels; channel += 16) {
+            Element* out = target + parity * kParity + step * kStep + channel * 32;
             Packed r[16];
             transpose(row + channel, r);
             UNROLL for (int i = 0; i < 16; i++) _mm512_store_si512(out + kCopy + i * 32, r[i]);
@@ -451,7 +522,7 @@ struct WeightGrad {
   static void transpose_images(Element* target, const Element* x) {
     alignas(64) static constexpr uint16_t kOrder[32] = {0, 4, 8,  12, 16, 20, 24, 28, 1, 5, 9,  13, 17, 21, 25, 29,
                                                         2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15, 19, 23, 27, 31};
-    for (int i = 0; i < kNumSteps * kStepPixels; i += 8) {
+    for (int i = 0; i < kPartSteps * kStepPixels; i += 8) {
       const Packed planes = _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), load_packed(x + i * 4));
       Element* out = target + i / kStepPixels * kStep + 4 * 32 + i % kStepPixels;
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_extracti32x4_epi32(planes, 0));
@@ -459,7 +530,7 @@ struct WeightGrad {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 64), _mm512_extracti32x4_epi32(planes, 2));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 96), _mm512_extracti32x4_epi32(planes, 3));
     }
-    for (int step = 0; step < kNumSteps; step++) {
+    for (int step = 0; step < kPartSteps; step++) {
       Element* out = target + step * kStep;
       for (int channel = 0; channel < 4; channel++) {
         const Packed pixels = _mm512_load_si512(out + (4 + channel) * 32);
@@ -469,25 +540,44 @@ struct WeightGrad {
     }
   }
 
-  // Add what num_images images in scratch contribute to weight_grad, [3][3][kIn][kOut].
-  static void add(const TileScratch& scratch, int num_images, float* weight_grad) {
+  // Take image number `held` of those in scratch, with its gradients already there. After the last one, `last`, or when
+  // scratch is full, add what they contribute to weight_grad, [3][3][kIn][kOut]. Return how many scratch then holds.
+  static int take(TileScratch& scratch, int held, const Element* x, bool last, float* weight_grad) {
+    if constexpr (kImages == 1) {
+      for (int channel = 0; channel < kIn; channel += kPartChannels) {
+        for (int step = 0; step < kNumSteps; step += kPartSteps) {
+          transpose_part(scratch.transposed, x, channel, step);
+          add_part(scratch, 1, channel, step, weight_grad);
+        }
+      }
+      return 0;
+    } else {
+      transpose_part(scratch.transposed + held * kTransposed, x, 0, 0);
+      if (++held < kImages && !last) return held;
+      add_part(scratch, held, 0, 0, weight_grad);
+      return 0;
+    }
+  }
+
+  static void add_part(const TileScratch& scratch, int num_images, int first_channel, int first_step,
+                       float* weight_grad) {
     constexpr int kBlocks = kOut == 16 ? 1 : 2;  // of outputs, at once
     use_config<kInRows, kStepPixels / 2, 6, 7>();
     for (int out = 0; out < kOut; out += kBlocks * 16) {
       for (int column = 0; column < (kIn < 16 ? 1 : 3); column++) {
-        for (int in = 0; in < kIn; in += 16) {
+        for (int in = 0; in < kPartChannels; in += 16) {
           // For 4 channels the three columns of taps are the rows of the tile, and of weight_grad.
-          float* sums = weight_grad + (column * kIn + in) * kOut + out;
+          float* sums = weight_grad + (column * kIn + first_channel + in) * kOut + out;
           const Element* x = scratch.transposed + column * kCopy + in * 32;
-          const Element* grads = scratch.pairs + out * 2;
+          const Element* grads = scratch.pairs + (first_step * kStepRows + 1) * kPairRow + out * 2;
           constexpr int kTapRow = 3 * kIn * kOut;
           tiles::unroll<3 * kBlocks>([&](auto i) ALWAYS_INLINE {
             tiles::load<i>(sums + i / kBlocks * kTapRow + i % kBlocks * 16, kOut * sizeof(float));
           });
           for (int image = 0; image < num_images; image++) {
-            for (int step = 0; step < kNumSteps; step++) {
+            for (int step = 0; step < kPartSteps; step++) {
               const Element* tile = x + image * kTransposed + step * kStep;
-              const Element* g = grads + image * kPairs + (step * kStepRows + 1) * kPairRow;
+              const Element* g = grads + image * kPairs + step * kStepRows * kPairRow;
               const auto multiply_row = [&](auto row, int first_row) ALWAYS_INLINE {
                 tiles::unroll<kBlocks>([&](auto block) ALWAYS_INLINE {
                   tiles::load<7>(g + first_row * kPairRow + block * 32, kOut * 2 * sizeof(Element));
@@ -504,7 +594,7 @@ struct WeightGrad {
                 multiply_row(kLast, -1);
               } else {  // the row above and below an even row are odd
                 multiply_row(kMiddle, 0);
-                tiles::load<6>(tile + kPart, 64);
+                tiles::load<6>(tile + kParity, 64);
                 multiply_row(kFirst, 1);
                 multiply_row(kLast, 0);
               }
@@ -532,47 +622,41 @@ struct TiledConv {
   using Backward = typename std::conditional_t<kStride == 1, std::common_type<Operand<kOut, kOutSize, 1>>,
                                                std::common_type<GradOperand<kIn, kOut, kOutSize>>>::type;
 
-  // relu(scale * raw + shift + shortcut) of an image to `operand` and `kept`, each unless null.
+  // relu(scale * raw + shift + shortcut) of an image to `operand` (if kToOperand) and to `kept`, unless null.
   template <bool kToOperand>
   static void activate_image(Element* operand, const Layer& previous, const Element* raw, ImageShortcut shortcut,
                              Element* kept) {
-    constexpr int kVectors = kIn == 16 ? 1 : 2;
-    for (int channel = 0; channel < kIn; channel += kVectors * kLanes) {
-      Vec scale[kVectors], shift[kVectors];
-      UNROLL for (int v = 0; v < kVectors; v++) {
-        scale[v] = load_floats(previous.scale + channel + v * kLanes);
-        shift[v] = load_floats(previous.shift + channel + v * kLanes);
-      }
-      const bool has_shortcut = channel < shortcut.channels;
-      const auto activate_rows = [&](auto with_shortcut) ALWAYS_INLINE {
+    constexpr int kUnitPixels = kIn == 16 ? 2 : 1;
+    for (int channel = 0; channel < kIn; channel += 32) {
+      const Unit scale = load_per_channel<kIn>(previous.scale + channel);
+      const Unit shift = load_per_channel<kIn>(previous.shift + channel);
+      // The shortcut of a layer whose input grew has its first half of the channels: with 32 channels, the lower half.
+      const int left = shortcut.channels - channel;
+      const int shortcut_halves = left <= 0 ? 0 : kIn != 16 && left < 32 ? 1 : 2;
+      const auto activate_rows = [&](auto halves) ALWAYS_INLINE {
         for (int h = 0; h < kInSize; h++) {
           const Element* x = raw + h * kInSize * kIn + channel;
           const Element* y = shortcut.values + h * shortcut.row_step + channel;
           Element* keep = kept + h * kInSize * kIn + channel;
-          for (int w = 0; w < kInSize; w++) {
-            Vec values[kVectors];
-            UNROLL for (int v = 0; v < kVectors; v++) {
-              values[v] = activate(x + w * kIn + v * kLanes, scale[v], shift[v],
-                                   with_shortcut && v * kLanes < shortcut.channels - channel ? y + w * kIn + v * kLanes : nullptr);
+          for (int w = 0; w < kInSize; w += kUnitPixels) {
+            Unit unit = multiply_add(widen(load_packed(x + w * kIn)), scale, shift);
+            if constexpr (halves == 2) {
+              unit = add(unit, widen(load_packed(y + w * kIn)));
+            } else if constexpr (halves == 1) {
+              unit.low = add(unit.low, load(y + w * kIn));
             }
-            if constexpr (kVectors == 1) {
-              const __m256i rounded = round_to_elements(values[0]);
-              if (kToOperand) {
-                _mm256_store_si256(reinterpret_cast<__m256i*>(Forward::place(operand, h, w, 0)), rounded);
-              }
-              if (kept) _mm256_storeu_si256(reinterpret_cast<__m256i*>(keep + w * kIn), rounded);
-            } else {
-              const Packed rounded = (__m512i)_mm512_cvtne2ps_pbh(values[1], values[0]);
-              if (kToOperand) Forward::put(operand, h, w, channel, rounded);
-              if (kept) _mm512_storeu_si512(keep + w * kIn, rounded);
-            }
+            const Packed rounded = narrow({relu(unit.low), relu(unit.high)});
+            if constexpr (kToOperand) Forward::put(operand, h, w, channel, rounded);
+            if (kept) store_packed(keep + w * kIn, rounded);
           }
         }
       };
-      if (has_shortcut) {
-        activate_rows(std::true_type{});
+      if (shortcut_halves == 2) {
+        activate_rows(std::integral_constant<int, 2>{});
+      } else if (shortcut_halves == 1) {
+        activate_rows(std::integral_constant<int, 1>{});
       } else {
-        activate_rows(std::false_type{});
+        activate_rows(std::integral_constant<int, 0>{});
       }
     }
   }
@@ -593,34 +677,32 @@ struct TiledConv {
           activate_image<true>(scratch.operand, *input.previous, source, Plain::image_shortcut(input, n),
                                input.values ? input.values + in_offset : nullptr);
         }
+        Ahead ahead(Forward::num_pieces(kOutImage));
+        if (n + 1 < num_images) {
+          ahead.add(source + kInImage, kInImage);
+          const ImageShortcut next = Plain::image_shortcut(input, n + 1);
+          ahead.add(next.values, next.row_step * kInSize);
+          ahead.add(layer.output + std::ptrdiff_t{n + 1} * kOutImage, kOutImage, true);
+          if (input.values && kIn != 4) ahead.add(input.values + in_offset + kInImage, kInImage, true);
+        }
         alignas(64) float sum[kOut] = {}, square_sum[kOut] = {};
         Element* output = layer.output + std::ptrdiff_t{n} * kOutImage;
         Forward::template convolve<kOut>(
-            scratch.operand, layer.forward_weight, scratch.sums, [&](const float* tile, int channel, int pixel) ALWAYS_INLINE {
-              constexpr int kVectors = Forward::kFinished;
+            scratch.operand, layer.forward_weight, scratch.sums,
+            [&](const float* tile, int channel, int pixel) ALWAYS_INLINE {
+              ahead.advance();
               Element* out = output + pixel * kOut + channel;
-              Vec total[kVectors], square_total[kVectors];
-              UNROLL for (int v = 0; v < kVectors; v++) {
-                total[v] = load_floats(sum + channel + v * kLanes);
-                square_total[v] = load_floats(square_sum + channel + v * kLanes);
+              constexpr int kStep = Forward::kPixelPairs ? 2 * kOut : kOut;
+              Unit total[2] = {}, square_total[2] = {};
+              UNROLL for (int i = 0; i < Forward::kUnits; i++) {
+                const float* values = tile + i * Forward::kUnitStep;
+                const Unit unit{load_floats(values), load_floats(values + Forward::kHigh)};
+                store_packed(out + i * kStep, narrow(unit));
+                total[i % 2] = add(total[i % 2], unit);
+                square_total[i % 2] = multiply_add(unit, unit, square_total[i % 2]);
               }
-              for (int p = 0; p < Forward::kGroupRows; p++) {
-                Vec values[kVectors];
-                UNROLL for (int v = 0; v < kVectors; v++) {
-                  values[v] = load_floats(tile + v * kTileSums + p * kLanes);
-                  total[v] = add(total[v], values[v]);
-                  square_total[v] = multiply_add(values[v], values[v], square_total[v]);
-                }
-                if constexpr (kVectors == 1) {
-                  store(out + p * kOut, values[0]);
-                } else {
-                  store_pair(out + p * kOut, values[0], values[1]);
-                }
-              }
-              UNROLL for (int v = 0; v < kVectors; v++) {
-                store_floats(sum + channel + v * kLanes, total[v]);
-                store_floats(square_sum + channel + v * kLanes, square_total[v]);
-              }
+              add_per_channel<kOut>(sum + channel, add(total[0], total[1]));
+              add_per_channel<kOut>(square_sum + channel, add(square_total[0], square_total[1]));
             });
         float* sums = layer.sums + std::ptrdiff_t{n} * 2 * kOut;
         memcpy(sums, sum, sizeof sum);
@@ -633,39 +715,32 @@ struct TiledConv {
   // Write a * g + b * output + c of an image as both operands need it.
   static void load_output_grad(Element* operand, Element* pairs, const Layer& layer, const Element* g,
                                const Element* output) {
-    constexpr int kVectors = kOut == 16 ? 1 : 2;
-    for (int channel = 0; channel < kOut; channel += kVectors * kLanes) {
-      Vec a[kVectors], b[kVectors], c[kVectors];
-      UNROLL for (int v = 0; v < kVectors; v++) {
-        a[v] = load_floats(layer.a + channel + v * kLanes);
-        b[v] = load_floats(layer.b + channel + v * kLanes);
-        c[v] = load_floats(layer.c + channel + v * kLanes);
-      }
-      const auto output_grad = [&](int offset, int v) ALWAYS_INLINE {
-        offset += v * kLanes;
-        return multiply_add(load(g + offset), a[v], multiply_add(load(output + offset), b[v], c[v]));
+    for (int channel = 0; channel < kOut; channel += 32) {
+      const Unit a = load_per_channel<kOut>(layer.a + channel);
+      const Unit b = load_per_channel<kOut>(layer.b + channel);
+      const Unit c = load_per_channel<kOut>(layer.c + channel);
+      const auto output_grad = [&](int offset) ALWAYS_INLINE {
+        const Unit x = widen(load_packed(g + offset)), y = widen(load_packed(output + offset));
+        return narrow(multiply_add(x, a, multiply_add(y, b, c)));
       };
+      alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                        8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+      alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                          8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+      const Packed low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+      const Packed order = _mm512_load_si512(kOrder);
       for (int h = 0; h < kOutSize; h++) {
         Element* row_pairs = pairs + (h + 1) * Grad::kPairRow + channel * 2;
         for (int w = 0; w < kOutSize; w += 2) {
           const int offset = (h * kOutSize + w) * kOut + channel;
-          if constexpr (kVectors == 1) {
-            const __m256i left = round_to_elements(output_grad(offset, 0));
-            const __m256i right = round_to_elements(output_grad(offset + kOut, 0));
-            if constexpr (kIn >= kLanes) {
-              _mm256_store_si256(reinterpret_cast<__m256i*>(Backward::place(operand, h, w, 0)), left);
-              _mm256_store_si256(reinterpret_cast<__m256i*>(Backward::place(operand, h, w + 1, 0)), right);
-            }
-            _mm512_store_si512(row_pairs + w * kOut, interleave(left, right));
+          if constexpr (kOut == 16) {
+            const Packed both = output_grad(offset);
+            if constexpr (kIn >= kLanes) Backward::put(operand, h, w, 0, both);
+            _mm512_store_si512(row_pairs + w * kOut, _mm512_permutexvar_epi16(order, both));
           } else {
-            const Packed left = (__m512i)_mm512_cvtne2ps_pbh(output_grad(offset, 1), output_grad(offset, 0));
-            const Packed right =
-                (__m512i)_mm512_cvtne2ps_pbh(output_grad(offset + kOut, 1), output_grad(offset + kOut, 0));
+            const Packed left = output_grad(offset), right = output_grad(offset + kOut);
             Backward::put(operand, h, w, channel, left);
             Backward::put(operand, h, w + 1, channel, right);
-            alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                              8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-            const Packed low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
             _mm512_store_si512(row_pairs + w * kOut, _mm512_permutex2var_epi16(left, low, right));
             _mm512_store_si512(row_pairs + w * kOut + 32, _mm512_permutex2var_epi16(left, high, right));
           }
@@ -676,66 +751,78 @@ struct TiledConv {
 
   // Write the input's gradient of image n, masked by ReLU, to input_grad, and its sums to the previous layer's.
   static void write_input_grad(TileScratch& scratch, const Layer& layer, int n, const Element* x,
-                               const Element* shortcut_grad, Element* input_grad) {
+                               const Element* shortcut_grad, Element* input_grad, Ahead ahead) {
     const Layer& previous = *layer.input.previous;
     const Element* raw = previous.output + std::ptrdiff_t{n} * kInImage;
     Element* target = input_grad + std::ptrdiff_t{n} * kInImage;
     if (shortcut_grad) shortcut_grad += std::ptrdiff_t{n} * kOutImage;
     alignas(64) float sum[kIn] = {}, product_sum[kIn] = {};
 
-    // kPixels pixels, kStride * kIn elements apart; `shortcut`, unless null, has theirs, kOut elements apart.
-    const auto finish = [&](auto num_pixels, auto num_vectors, const float* tile, int channel, int offset,
-                            const Element* shortcut) ALWAYS_INLINE {
-      constexpr int kPixels = num_pixels, kVectors = num_vectors;
-      Vec total[kVectors], product_total[kVectors];
-      UNROLL for (int v = 0; v < kVectors; v++) {
-        total[v] = load_floats(sum + channel + v * kLanes);
-        product_total[v] = load_floats(product_sum + channel + v * kLanes);
-      }
-      const auto finish_pixels = [&](auto with_shortcut) ALWAYS_INLINE {
-        for (int p = 0; p < kPixels; p++) {
-          const int step = offset + p * kStride * kIn + channel;
-          Vec values[kVectors];
-          UNROLL for (int v = 0; v < kVectors; v++) {
-            Vec y = load_floats(tile + v * kTileSums + p * kLanes);
-            if (with_shortcut) y = add(y, load(shortcut + p * kOut + channel + v * kLanes));
-            y = mask_by(load(x + step + v * kLanes), y);
-            total[v] = add(total[v], y);
-            product_total[v] = multiply_add(y, load(raw + step + v * kLanes), product_total[v]);
-            values[v] = y;
-          }
-          if constexpr (kVectors == 1) {
-            store(target + step, values[0]);
-          } else {
-            store_pair(target + step, values[0], values[1]);
-          }
-        }
-      };
-      if (shortcut) {
-        finish_pixels(std::true_type{});
-      } else {
-        finish_pixels(std::false_type{});
-      }
-      UNROLL for (int v = 0; v < kVectors; v++) {
-        store_floats(sum + channel + v * kLanes, total[v]);
-        store_floats(product_sum + channel + v * kLanes, product_total[v]);
-      }
+    // Which of 32 elements of the input, which are no less than 0 or NaN, are not 0.
+    const auto is_positive = [](Packed elements) ALWAYS_INLINE {
+      return _mm512_test_epi16_mask(elements, _mm512_set1_epi16(0x7fff));
     };
-
     if constexpr (kStride == 1) {
       Backward::template convolve<kIn>(
-          scratch.operand, layer.backward_weight, scratch.sums, [&](const float* tile, int channel, int pixel) ALWAYS_INLINE {
-            finish(std::integral_constant<int, Backward::kGroupRows>{}, std::integral_constant<int, Backward::kFinished>{},
-                   tile, channel, pixel * kIn, shortcut_grad ? shortcut_grad + pixel * kOut : nullptr);
+          scratch.operand, layer.backward_weight, scratch.sums,
+          [&](const float* tile, int channel, int pixel) ALWAYS_INLINE {
+            ahead.advance();
+            constexpr int kStep = Backward::kPixelPairs ? 2 * kIn : kIn;
+            const int first = pixel * kIn + channel;
+            Unit total[2] = {}, product_total[2] = {};
+            const auto finish_units = [&](auto with_shortcut) ALWAYS_INLINE {
+              UNROLL for (int i = 0; i < Backward::kUnits; i++) {
+                const int offset = first + i * kStep;
+                const float* values = tile + i * Backward::kUnitStep;
+                const __mmask32 mask = is_positive(load_packed(x + offset));
+                const __mmask16 low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
+                Unit unit;
+                if constexpr (with_shortcut) {
+                  const Unit added = widen(load_packed(shortcut_grad + offset));
+                  unit = {_mm512_maskz_add_ps(low, load_floats(values), added.low),
+                          _mm512_maskz_add_ps(high, load_floats(values + Backward::kHigh), added.high)};
+                } else {
+                  unit = {_mm512_maskz_loadu_ps(low, values), _mm512_maskz_loadu_ps(high, values + Backward::kHigh)};
+                }
+                store_packed(target + offset, narrow(unit));
+                total[i % 2] = add(total[i % 2], unit);
+                product_total[i % 2] = multiply_add(unit, widen(load_packed(raw + offset)), product_total[i % 2]);
+              }
+            };
+            if (shortcut_grad) {
+              finish_units(std::true_type{});
+            } else {
+              finish_units(std::false_type{});
+            }
+            add_per_channel<kIn>(sum + channel, add(total[0], total[1]));
+            add_per_channel<kIn>(product_sum + channel, add(product_total[0], product_total[1]));
           });
     } else {
+      // A row of pixels of one parity, 16 channels at a time.
       Backward::convolve(
           scratch.operand, layer.backward_weight, scratch.sums,
           [&](const float* tile, int row, int row_parity, int column_parity) ALWAYS_INLINE {
+            ahead.advance();
             const bool reached = shortcut_grad && row_parity == 0 && column_parity == 0;
-            finish(std::integral_constant<int, kOutSize>{}, std::integral_constant<int, Backward::kBlocks>{}, tile, 0,
-                   ((2 * row + row_parity) * kInSize + column_parity) * kIn,
-                   reached ? shortcut_grad + row * kOutSize * kOut : nullptr);
+            const Element* shortcut = shortcut_grad + row * kOutSize * kOut;
+            const int first = ((2 * row + row_parity) * kInSize + column_parity) * kIn;
+            UNROLL for (int v = 0; v < Backward::kBlocks; v++) {
+              Vec total[2] = {zero(), zero()}, product_total[2] = {zero(), zero()};
+              for (int w = 0; w < kOutSize; w += 2) {
+                UNROLL for (int i = 0; i < 2; i++) {
+                  const int offset = first + (w + i) * 2 * kIn + v * kLanes;
+                  Vec y = load_floats(tile + v * kTileSums + (w + i) * kLanes);
+                  if (reached) y = add(y, load(shortcut + (w + i) * kOut + v * kLanes));
+                  y = mask_by(load(x + offset), y);
+                  store(target + offset, y);
+                  total[i] = add(total[i], y);
+                  product_total[i] = multiply_add(y, load(raw + offset), product_total[i]);
+                }
+              }
+              float *sums = sum + v * kLanes, *product_sums = product_sum + v * kLanes;
+              store_floats(sums, add(load_floats(sums), add(total[0], total[1])));
+              store_floats(product_sums, add(load_floats(product_sums), add(product_total[0], product_total[1])));
+            }
           });
     }
     float* sums = previous.sums + std::ptrdiff_t{n} * 2 * kIn;
@@ -769,12 +856,19 @@ struct TiledConv {
           }
           load_output_grad(scratch.operand, scratch.pairs + held * Grad::kPairs, layer, g + out_offset,
                            layer.output + out_offset);
-          Grad::transpose_input(scratch.transposed + held * Grad::kTransposed, x);
-          if (++held == Grad::kImages || n + 1 == end) {
-            Grad::add(scratch, held, chunk_grad);
-            held = 0;
+          held = Grad::take(scratch, held, x, n + 1 == end, chunk_grad);
+          if constexpr (kIn >= kLanes) {
+            Ahead ahead(Backward::num_pieces(kInImage));
+            if (n + 1 < num_images) {
+              ahead.add(g + out_offset + kOutImage, kOutImage);
+              ahead.add(layer.output + out_offset + kOutImage, kOutImage);
+              ahead.add(input.previous->output + in_offset + kInImage, kInImage);
+              if (input.values) ahead.add(input.values + in_offset + kInImage, kInImage);
+              if (shortcut_grad) ahead.add(shortcut_grad + out_offset + kOutImage, kOutImage);
+              ahead.add(input_grad + in_offset + kInImage, kInImage, true);
+            }
+            write_input_grad(scratch, layer, n, x, shortcut_grad, input_grad, ahead);
           }
-          if constexpr (kIn >= kLanes) write_input_grad(scratch, layer, n, x, shortcut_grad, input_grad);
         }
       }
       release_tiles();

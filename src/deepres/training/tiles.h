@@ -4,8 +4,8 @@
 // float32: sums[m][n] += x[m][2 k] * y[k][2 n] + x[m][2 k + 1] * y[k][2 n + 1], summed over k. The rows of x and of
 // the sums, and the pairs k, are those of the configuration that the thread loaded last.
 //
-// With -DDEEPRES_TILES=1 the instructions are those of the processor, which the process must have asked for; with -DDEEPRES_TILES=2 they are computed by the
-// scalar twin, which serves to test on processors without them.
+// With -DDEEPRES_TILES=1 the instructions are those of the processor, which the process must have asked for; with
+// -DDEEPRES_TILES=2 they are computed by the scalar twin, which serves to test on processors without them.
 
 #pragma once
 
