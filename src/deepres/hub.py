@@ -8,8 +8,9 @@ from huggingface_hub import PyTorchModelHubMixin
 
 from deepres.data.augment import NORMALIZATIONS, Normalization
 from deepres.errors import unknown_name
+from deepres.inputs import IMAGE_SIZE
 from deepres.models import build_model
-from deepres.weights.classifier import IMAGE_SIZE, PixelClassifier
+from deepres.weights.classifier import PixelClassifier
 
 
 class HubClassifier(

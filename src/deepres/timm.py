@@ -11,8 +11,9 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from deepres.errors import UserError
+from deepres.inputs import IMAGE_SIZE
 from deepres.models import MODELS, build_model
-from deepres.weights.classifier import IMAGE_SIZE, PixelClassifier
+from deepres.weights.classifier import PixelClassifier
 from deepres.weights.foreign import get_normalization
 from deepres.weights.zoo import load_pretrained
 

@@ -13,8 +13,9 @@ from deepres.errors import UserError
 from deepres.models import build_model
 from deepres.models.blocks import PadShortcut
 from deepres.training.checkpoint import load_weights
-from deepres.weights.foreign import build_net, get_normalization, read_checkpoint, recognise
-from deepres.weights.zoo import load_classifier
+from deepres.weights.file import find_net
+from deepres.weights.foreign import build_net, get_normalization
+from deepres.weights.zoo import load_pretrained
 
 
 class PadAround(nn.Module):
@@ -101,7 +102,7 @@ def test_families_are_recognised_and_compute_the_same(tmp_path, few, fitting, fa
     ours = fitting("resnet20", option)
     path = tmp_path / "theirs.th"
     torch.save(wrapped(renamed(ours.net.state_dict())), path)
-    found = recognise(read_checkpoint(path), path)
+    found = find_net(path)
     assert (found.depth, found.option) == (20, option)
     x = ours.normalize(torch.from_numpy(few.images[:4]))
     assert torch.equal(build_net(found)(x), ours.net(x))
@@ -125,7 +126,7 @@ def test_whether_plain_or_residual_is_found_out(run, few, few_cifar10, fitting, 
     assert "0.0% error on training images" in stderr
     assert "assumed" not in stderr
     assert stdout == f"{out}: {name}, test error 0.00% over 32 images\n"
-    torch.testing.assert_close(load_classifier(str(out)).predict_logits(few.images), ours.predict_logits(few.images))
+    torch.testing.assert_close(load_pretrained(str(out)).predict_logits(few.images), ours.predict_logits(few.images))
 
 
 def test_zero_channels_on_both_sides_become_ours(run, few, few_cifar10, tmp_path):
@@ -206,12 +207,12 @@ def without(key):
             lambda s: s | {"conv1.weight": torch.zeros(64, 3, 3, 3)},
             r"'conv1.weight' has shape \(64, 3, 3, 3\), not",
         ),
-        (lambda s: {"classifier": torch.zeros(1), **s}, "its key 'classifier' has no place"),
+        (lambda s: {"layer4.0.conv1.weight": torch.zeros(1), **s}, "its key 'layer4.0.conv1.weight' has no place"),
         (lambda s: {"features.0.weight": torch.zeros(1)}, "its key 'features.0.weight' has no place"),
         (without("layer3.2.bn2.bias"), "it lacks what we call 'layer3.2.bn2.bias'"),
         (without("layer1.2.conv1.weight"), "it lacks what we call 'layer1.2.conv1.weight'"),
-        (lambda s: {"state_dict": {"epoch": 3}}, "'epoch' is int, not a tensor"),
-        (lambda s: {"weights": s}, "'weights' is .*dict, not a tensor"),
+        (lambda s: {"state_dict": {"epoch": 3}}, "holds no state dict, but dict of 'state_dict'"),
+        (lambda s: {"args": torch.nn.ReLU(), **s}, "holds a whole module, pickled"),
         (lambda s: [1, 2], "holds no state dict, but list"),
         (lambda s: {"args": Payload(), **s}, "holds print, which loading it would run, and is refused"),
     ],
@@ -221,21 +222,21 @@ def test_what_does_not_fit_is_refused_by_its_first_key(tmp_path, capsys, change,
     state = dict(build_model("resnet20").state_dict())
     torch.save(change(state), path)
     with pytest.raises(UserError, match=re.escape(str(path)) + ".*" + message):
-        recognise(read_checkpoint(path), path)
+        find_net(path)
     assert capsys.readouterr().out == ""
 
 
 def test_unreadable_checkpoints_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint file"):
-        read_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(UserError, match="no weights file"):
+        find_net(tmp_path / "none.pt")
     for name, content in (("a.pt", b"no such thing"), ("b.pt", b""), ("c.safetensors", b"short")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name} (is no readable checkpoint|holds something)"):
-            read_checkpoint(tmp_path / name)
+            find_net(tmp_path / name)
     for first in "abcdefghijklmnopqrstuvwxyz":  # each is an instruction to a reader of pickles
         (tmp_path / "train.log").write_text(f"{first}poch 1: 12.3%\n")
         with pytest.raises(UserError, match=r"train\.log (is no readable checkpoint|holds )"):
-            read_checkpoint(tmp_path / "train.log")
+            find_net(tmp_path / "train.log")
 
 
 def test_the_known_statistics_are_the_data_sets(few):

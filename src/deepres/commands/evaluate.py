@@ -32,10 +32,10 @@ def evaluate(net: str, folder: Path | None, data_dir: Path | None, device: str, 
     from deepres.data.cifar10 import CLASSES, load_cifar10
     from deepres.training.device import resolve_device
     from deepres.training.evaluate import confusion_matrix, error_percent
-    from deepres.weights.zoo import load_classifier
+    from deepres.weights.zoo import load_pretrained
 
     chosen = resolve_device(device)
-    classifier = load_classifier(net).to(chosen)
+    classifier = load_pretrained(net).to(chosen)
     if len(classifier.classes) != len(CLASSES):
         raise UserError(f"{net} distinguishes {len(classifier.classes)} classes, CIFAR-10 has {len(CLASSES)}")
     faults: dict[str, str] = {}

@@ -26,10 +26,10 @@ def export(net: str, kind: str, output: Path | None, data_dir: Path | None) -> N
     from deepres.data.cifar10 import load_cifar10
     from deepres.export import export_classifier
     from deepres.export.formats import get_format
-    from deepres.weights.zoo import load_classifier
+    from deepres.weights.zoo import load_pretrained
 
     suffix = get_format(kind).suffix
-    classifier = load_classifier(net)
+    classifier = load_pretrained(net)
     path = output or Path(f"{classifier.name}{suffix}")
     images = load_cifar10(data_dir).test.images[:NUM_IMAGES]
     with err.status(escape(f"writing {path} and running it")):

@@ -12,10 +12,10 @@ from deepres.errors import UserError
 from deepres.models import count_parameters
 from deepres.report.runs import FinishedRun, RunGroup, group_runs, load_runs
 from deepres.rundir import RunDir, run_name, write_atomically, write_json
-from deepres.training.checkpoint import load_weights
 from deepres.training.evaluate import error_percent
 from deepres.weights.card import Card, same_card
 from deepres.weights.classifier import PixelClassifier
+from deepres.weights.file import load_weights
 from deepres.weights.zoo import file_sha256
 
 

@@ -8,11 +8,11 @@ import torch
 from deepres.data.cifar10 import Split
 from deepres.errors import UserError
 from deepres.models import count_parameters
-from deepres.training.checkpoint import load_weights
 from deepres.training.device import resolve_device
 from deepres.training.evaluate import error_percent
 from deepres.weights.card import Card
 from deepres.weights.classifier import PixelClassifier
+from deepres.weights.file import load_weights
 from deepres.weights.zoo import file_sha256
 
 
