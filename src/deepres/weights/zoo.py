@@ -11,6 +11,7 @@ import requests
 
 import deepres
 from deepres.errors import UserError, unknown_name
+from deepres.models import build_model
 from deepres.recipes import RECIPES
 from deepres.report.runs import model_key
 from deepres.rundir import RunDir
@@ -163,6 +164,20 @@ def load_pretrained(name: str | Path, *, folder: str | Path | None = None, url: 
             raise
         return load_weights(weights_file(Path(name))).classifier()
     return load_weights(get_weights(card, folder, url)).classifier(card.name)
+
+
+def with_head(classifier: PixelClassifier, *, option: str, num_classes: int | None) -> PixelClassifier:
+    """Return trained weights with a last layer for so many classes: a fresh one if they have another number.
+
+    Raises:
+        UserError: the weights are of another shortcut option, or the number is below 1.
+    """
+    if option != classifier.net.option:
+        raise UserError(f"the weights of {classifier.name} have shortcut option {classifier.net.option}, not {option}")
+    if num_classes is not None and num_classes != classifier.net.fc.out_features:
+        fresh = build_model("resnet20", num_classes=num_classes).fc  # every net of the paper has the same one
+        classifier.net.fc = fresh.to(classifier.mean.device)
+    return classifier
 
 
 def _is_path(name: str) -> bool:
