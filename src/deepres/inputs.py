@@ -101,7 +101,7 @@ def _range_hint(low: float, high: float) -> str:
         return "divide by 255, or give uint8"
     if low >= -255 * OVERSHOOT and high <= 255 * (1 + OVERSHOOT) and high > 20:
         return "limit them with .clamp(0, 255), and divide by 255"
-    if low >= 0 and high <= 65535:
+    if low >= 0 and high <= 65536:  # bfloat16 rounds to that
         return "divide by 65535 if they have 16 bits"
     if low >= -1 and high <= 1:
         return "give pixels that are not normalised yet; if they were scaled to [-1, 1], take (pixels + 1) / 2"

@@ -159,11 +159,9 @@ class PixelClassifier(nn.Module):
         """
         described = read_extra_state(state)
         if isinstance(self.net, ResNet) and described.get("model"):
-            theirs, ours = (described["model"], described.get("option")), (net_name(self.net), self.net.option)
-            if theirs != ours:
-                raise UserError(
-                    f"the weights are of {theirs[0]}, option {theirs[1]}, this net is {ours[0]}, {ours[1]}"
-                )
+            theirs = f"{described['model']}, option {described.get('option')}"
+            if theirs != (ours := f"{net_name(self.net)}, option {self.net.option}"):
+                raise UserError(f"the weights are of {theirs}, but this net is {ours}")
         if names := described.get("classes"):
             self._classes = check_classes(names, len(names))  # shown only if they are as many as the logits
 
