@@ -102,14 +102,14 @@ def test_the_card_on_the_hub_says_what_is_known(classifier, tmp_path):
     with torch.no_grad():
         published.net.fc.bias += 1  # trained further, it is no longer what the card states
     classifier.classes = [f"kind {i}" for i in range(10)]
-    for made in (published, classifier):
-        HubClassifier.of(made).save_pretrained(tmp_path / "other")
-        text = (tmp_path / "other" / "README.md").read_text()
+    for i, made in enumerate((published, classifier)):
+        HubClassifier.of(made).save_pretrained(tmp_path / str(i))
+        text = (tmp_path / str(i) / "README.md").read_text()
         assert "test error | not recorded" in text
         assert f"{stated.test_error_last:.2f}%" not in text
         assert "More Information Needed" not in text
     assert "kind 0, kind 1" in text
-    assert HubClassifier.from_pretrained(tmp_path / "other").classes[9] == "kind 9"
+    assert HubClassifier.from_pretrained(tmp_path / "1").classes[9] == "kind 9"
     classifier.net.fc = torch.nn.Sequential(classifier.net.fc)
     with pytest.raises(UserError, match="whose last layer is linear"):
         HubClassifier.of(classifier)

@@ -180,12 +180,12 @@ def test_the_callers_model_stays_as_it_is(few, fitting, tmp_path):
     classifier = fitting("plain20").double().train()
     classifier.net.layer1.eval()
     modes = [module.training for module in classifier.modules()]
-    pointers = [tensor.data_ptr() for tensor in classifier.state_dict(keep_vars=True).values()][1:]
+    pointers = [tensor.data_ptr() for tensor in [*classifier.parameters(), *classifier.buffers()]]
     before = {name: tensor.clone() for name, tensor in classifier.named_parameters()}
     export_classifier(classifier, "torch-export", tmp_path / "net.pt2", few.images)
     assert [module.training for module in classifier.modules()] == modes
     assert {tensor.dtype for tensor in classifier.parameters()} == {torch.float64}
-    assert [tensor.data_ptr() for tensor in classifier.state_dict(keep_vars=True).values()][1:] == pointers
+    assert [tensor.data_ptr() for tensor in [*classifier.parameters(), *classifier.buffers()]] == pointers
     assert all(torch.equal(before[name], tensor) for name, tensor in classifier.named_parameters())
 
 

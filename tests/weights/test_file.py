@@ -23,11 +23,9 @@ from deepres.weights.file import find_net, load_weights, save_weights, summarise
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
-@pytest.fixture(
-    scope="module", params=[("resnet20", "A", "channel"), ("plain20", "A", "pixel_mean")], ids=lambda p: p[0]
-)
+@pytest.fixture(scope="module", params=[("resnet20", "channel"), ("plain20", "pixel_mean")], ids=lambda p: p[0])
 def classifier(request, few):
-    name, option, kind = request.param
+    name, kind = request.param
     images, labels = torch.from_numpy(few.images), torch.from_numpy(few.labels)
     made = fitted(name, images, labels, kind=kind)
     made.classes = CLASSES

@@ -67,8 +67,9 @@ def import_checkpoint(
     elif norm is None and found.normalization is not None:
         normalization, normalized = found.normalization, "the mean and std in the file"
     else:
-        normalization = foreign.get_normalization(norm or "cifar10")
-        normalized = f"{norm or 'cifar10'} statistics{'' if norm else ' (assumed: see --norm, --mean and --std)'}"
+        normalization = foreign.get_normalization("cifar10" if norm is None else norm)
+        assumed = "cifar10 statistics (assumed: see --norm, --mean and --std)"
+        normalized = assumed if norm is None else f"{norm} statistics"
 
     data = load_cifar10(data_dir)
     if found.option != "A":

@@ -315,7 +315,10 @@ def _normalization(mean: Tensor | None, std: Tensor | None, path: Path, name: ob
     if mean is None or std is None:
         return None
     for tensor in (mean, std):
-        if not tensor.is_floating_point() or tensor.shape not in ((3, 1, 1), (3, IMAGE_SIZE, IMAGE_SIZE)):
+        if not (is_plain(tensor) and tensor.is_floating_point()) or tensor.shape not in (
+            (3, 1, 1),
+            (3, IMAGE_SIZE, IMAGE_SIZE),
+        ):
             raise UserError(
                 f"{path} does not fit its net {name}: it holds a mean or std of {tensor.dtype} and shape "
                 f"{tuple(tensor.shape)}, not float (3, 1, 1) or (3, {IMAGE_SIZE}, {IMAGE_SIZE})"
@@ -373,8 +376,8 @@ def _fit(state: State, prefix: str) -> FoundNet:
             raise UserError(
                 f"{beside} its key {prefix + ours[name]!r} has shape {tuple(tensor.shape)}, not {tuple(place.shape)}"
             )
-        if not (counter or tensor.is_floating_point()):
-            raise UserError(f"{beside} its key {prefix + ours[name]!r} has type {tensor.dtype}: no trained weight has")
+        if not (is_plain(tensor) and (counter or tensor.is_floating_point())):
+            raise UserError(f"{beside} its key {prefix + ours[name]!r} is {_type(tensor)}: no trained weight is")
         found[name] = tensor.detach().to(torch.int64 if counter else torch.float32).clone()
     for key, double in doubles:
         shape = f"shape {tuple(state[double].shape)}, not {tuple(state[key].shape)}, and"
@@ -412,7 +415,7 @@ def unpruned(tensors: State) -> State:
     for key, tensor in tensors.items():
         stem = key.removesuffix("_orig").removesuffix("_mask")
         original, mask = tensors.get(f"{stem}_orig"), tensors.get(f"{stem}_mask")
-        if original is None or mask is None or original.shape != mask.shape:
+        if original is None or mask is None or original.shape != mask.shape or not is_plain(original):
             whole[key] = tensor
         else:
             whole[stem] = original * mask
@@ -422,7 +425,8 @@ def unpruned(tensors: State) -> State:
 def flatten(content: object, prefix: str = "", within: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor in a tree of mappings, lists and objects, with its dotted key."""
     if isinstance(content, Tensor):
-        yield prefix.removesuffix("."), content
+        if not content.is_nested:  # it has no shape
+            yield prefix.removesuffix("."), content
         return
     if id(content) in within or len(within) > MAX_DEPTH:
         return
@@ -586,6 +590,15 @@ def _kind(content: object) -> str:
     if isinstance(content, Mapping):
         return f"{type(content).__name__} of {', '.join(repr(key) for key in list(content)[:4])}"
     return type(content).__name__
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Tell whether a tensor has values that can be read one by one."""
+    return tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype) if is_plain(tensor) else f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
 
 
 def summarise(keys: Sequence[str], shown: int = 4) -> str:
