@@ -71,9 +71,7 @@ class HubClassifier(
         """
         net = classifier.net
         if not isinstance(net, ResNet) or not isinstance(net.fc, nn.Linear):
-            raise UserError(
-                "a HubClassifier takes a net of the paper with a linear last layer: share yours with torch.save"
-            )
+            raise UserError("a HubClassifier takes a net of the paper, whose last layer is linear, and no others")
         copy = cls(
             net_name(net),
             option=net.option,

@@ -280,3 +280,17 @@ def test_what_is_left_over():
     keys = ["epoch_weights", *(f"ema.{i}" for i in range(9)), "a.b"]
     assert summarise(keys) == "ema.* (9), epoch_weights, a.b"
     assert summarise([f"k{i}" for i in range(7)]) == "k0, k1, k2, k3 and 3 more"
+
+
+def test_neither_writing_nor_reading_draws_random_numbers(classifier, tmp_path):
+    before = torch.get_rng_state()
+    load_weights(save_as_weights(classifier, tmp_path))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_net_that_overflows_after_its_first_steps_is_written(classifier, tmp_path):
+    made = copy.deepcopy(classifier)
+    for module in made.net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.fill_(1e20)
+    load_weights(save_as_weights(made, tmp_path))
