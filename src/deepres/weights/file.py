@@ -138,8 +138,7 @@ def save_weights(
             f"its last layer is {type(head).__name__}, not Linear" if name in MODELS else f"there is no net {name!r}"
         )
         raise UserError(f"cannot write {path}: {what}; save its state_dict() with torch.save instead")
-    generator = torch.Generator()  # torch's global one stays as it is
-    fresh = build_model(name, option=option, num_classes=head.out_features, generator=generator)
+    fresh = _fresh_net(name, option, head.out_features)
     tensors: State = {}
     for key, expected in fresh.state_dict().items():
         tensor = _effective(model, key)
@@ -187,6 +186,12 @@ def _effective(model: nn.Module, key: str) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
+def _fresh_net(name: str, option: str, num_classes: int) -> ResNet:
+    """Build a net whose weights are to be replaced, and leave torch's random numbers as they are."""
+    with torch.random.fork_rng(devices=[]):
+        return build_model(name, option=option, num_classes=num_classes)
+
+
 def _agree(model: nn.Module, fresh: nn.Module) -> bool:
     """Tell whether two nets give the same logits on two images, but for rounding; true if these overflow."""
     weight = next(model.parameters())
@@ -217,8 +222,7 @@ def load_weights(path: Path) -> TrainedNet:
             f"{path} holds weights of a net of {found.depth} layers, but does not tell {lacks}: "
             f"`deepres import {path} -o NAME.safetensors` makes a file that every command reads"
         )
-    generator = torch.Generator()  # torch's global one stays as it is
-    model = build_model(found.name, option=found.option, num_classes=found.num_classes, generator=generator).float()
+    model = _fresh_net(found.name, found.option, found.num_classes).float()
     model.load_state_dict(found.state)
     return TrainedNet(found.name, model.eval(), found.normalization, found.classes, found.title)
 
