@@ -62,9 +62,9 @@ def models() -> None:
     """List the nets."""
     from deepres.models import MODELS, build_model, count_parameters
     from deepres.report.published import PUBLISHED, published_notes
-    from deepres.weights.zoo import list_cards
+    from deepres.weights.zoo import list_cards_if_any
 
-    cards = list_cards()
+    cards = list_cards_if_any()
     table = Table(caption=f"paper: {published_notes()}", caption_justify="left")
     for heading in ("model", "layers", "parameters", "paper: test error %", "weights"):
         table.add_column(heading, justify="left" if heading in ("model", "weights") else "right")

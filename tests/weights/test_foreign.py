@@ -1,10 +1,14 @@
 """Checkpoints of other repositories, made here by renaming our own weights."""
 
+import argparse
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from command_line import assert_one_line_error
 from fitted import fit, fitted
 from safetensors.torch import save_file
 from torch import nn
@@ -13,8 +17,9 @@ from deepres.errors import UserError
 from deepres.models import build_model
 from deepres.models.blocks import PadShortcut
 from deepres.training.checkpoint import load_weights
-from deepres.weights.foreign import build_net, get_normalization, read_checkpoint, recognise
-from deepres.weights.zoo import load_classifier
+from deepres.weights.file import find_net
+from deepres.weights.foreign import build_net, get_normalization
+from deepres.weights.zoo import load_pretrained
 
 
 class PadAround(nn.Module):
@@ -76,6 +81,34 @@ def fitting(few):
     return lambda name, option="A": fitted(name, images, labels, option=option)
 
 
+def as_blocks(state):
+    """Rename to `stage1.block1.conv1`, `shortcut.conv`, `conv`, `bn`."""
+    state = rename(state, (r"^conv1\.", "conv."), (r"^bn1\.", "bn."))
+    state = rename(state, (r"shortcut\.0\.", "shortcut.conv."), (r"shortcut\.1\.", "shortcut.bn."))
+    return {
+        re.sub(r"^layer(\d)\.(\d+)", lambda m: f"stage{m[1]}.block{int(m[2]) + 1}", k): t for k, t in state.items()
+    }
+
+
+def as_units(state):
+    """Rename to `features.stage1.unit1.body.conv1.conv`, `identity_conv`, `init_block`, `output`."""
+    state = rename(
+        state,
+        (r"^conv1\.", "features.init_block.conv."),
+        (r"^bn1\.", "features.init_block.bn."),
+        (r"^fc\.", "output."),
+        (r"^(layer\d\.\d+)\.(conv|bn)(\d)\.", r"\1.body.conv\3.\2."),
+        (r"shortcut\.0\.", "identity_conv.conv."),
+        (r"shortcut\.1\.", "identity_conv.bn."),
+    )
+    named = {re.sub(r"^layer(\d)\.(\d+)", lambda m: f"features.stage{m[1]}.unit{int(m[2]) + 1}", k): k for k in state}
+    return {new: state[old] for new, old in named.items()}
+
+
+def counted(state):
+    return {**state, "total_ops": torch.zeros(1), "layer2.0.shortcut.total_params": torch.zeros(1)}
+
+
 FAMILIES = {
     "linear, DataParallel, state_dict": (
         "A",
@@ -91,6 +124,30 @@ FAMILIES = {
     ),
     "projections everywhere": ("C", same, nest("net", "module.")),
     "before torch 0.4.1": ("A", old, same),
+    "stages and blocks": ("B", as_blocks, nest("model")),
+    "stages and blocks, A": ("A", as_blocks, nest("model", "module.")),
+    "stages and units": ("B", as_units, same),
+    "stages and units, A": ("A", as_units, nest("weights")),
+    "averaged": ("A", same, lambda s: {"n_averaged": torch.tensor(5), **{f"module.{k}": t for k, t in s.items()}}),
+    "a criterion beside": (
+        "B",
+        same,
+        lambda s: {**nest("state_dict", "model.")(s), "criterion.weight": torch.ones(10)},
+    ),
+    "a FLOP counter's": ("A", counted, same),
+    "a name of its own": ("A", same, nest("state_dict", "backbone.encoder.")),
+    "in a list": ("C", same, lambda s: {"state_dict": [s]}),
+    "in a tuple": ("A", same, lambda s: (3, s)),
+    "numpy beside": ("A", same, lambda s: {"net": s, "acc": np.float64(91.65), "losses": np.array([1.0, 2.0])}),
+    "arguments beside": ("A", same, lambda s: {"net": s, "args": argparse.Namespace(lr=0.1, path=Path("x"))}),
+    "an average beside": ("A", same, lambda s: {"ema": {k: t * 0 for k, t in s.items()}, "model": s}),
+    "only an average": ("A", same, nest("state_dict_ema")),
+    "half": ("A", same, lambda s: {k: t.double() if t.is_floating_point() else t for k, t in s.items()}),
+    "optimizer beside": (
+        "A",
+        same,
+        lambda s: {"optimizer": {"state": {0: {"momentum_buffer": torch.zeros(16, 3, 3, 3)}}}, "net": s},
+    ),
 }
 
 
@@ -101,7 +158,7 @@ def test_families_are_recognised_and_compute_the_same(tmp_path, few, fitting, fa
     ours = fitting("resnet20", option)
     path = tmp_path / "theirs.th"
     torch.save(wrapped(renamed(ours.net.state_dict())), path)
-    found = recognise(read_checkpoint(path), path)
+    found = find_net(path)
     assert (found.depth, found.option) == (20, option)
     x = ours.normalize(torch.from_numpy(few.images[:4]))
     assert torch.equal(build_net(found)(x), ours.net(x))
@@ -125,7 +182,7 @@ def test_whether_plain_or_residual_is_found_out(run, few, few_cifar10, fitting, 
     assert "0.0% error on training images" in stderr
     assert "assumed" not in stderr
     assert stdout == f"{out}: {name}, test error 0.00% over 32 images\n"
-    torch.testing.assert_close(load_classifier(str(out)).predict_logits(few.images), ours.predict_logits(few.images))
+    torch.testing.assert_close(load_pretrained(str(out)).predict_logits(few.images), ours.predict_logits(few.images))
 
 
 def test_zero_channels_on_both_sides_become_ours(run, few, few_cifar10, tmp_path):
@@ -206,12 +263,12 @@ def without(key):
             lambda s: s | {"conv1.weight": torch.zeros(64, 3, 3, 3)},
             r"'conv1.weight' has shape \(64, 3, 3, 3\), not",
         ),
-        (lambda s: {"classifier": torch.zeros(1), **s}, "its key 'classifier' has no place"),
+        (lambda s: {"layer4.0.conv1.weight": torch.zeros(1), **s}, "its key 'layer4.0.conv1.weight' has no place"),
         (lambda s: {"features.0.weight": torch.zeros(1)}, "its key 'features.0.weight' has no place"),
         (without("layer3.2.bn2.bias"), "it lacks what we call 'layer3.2.bn2.bias'"),
         (without("layer1.2.conv1.weight"), "it lacks what we call 'layer1.2.conv1.weight'"),
-        (lambda s: {"state_dict": {"epoch": 3}}, "'epoch' is int, not a tensor"),
-        (lambda s: {"weights": s}, "'weights' is .*dict, not a tensor"),
+        (lambda s: {"state_dict": {"epoch": 3}}, "holds no state dict, but dict of 'state_dict'"),
+        (lambda s: {"args": torch.nn.ReLU(), **s}, "holds a whole module, pickled"),
         (lambda s: [1, 2], "holds no state dict, but list"),
         (lambda s: {"args": Payload(), **s}, "holds print, which loading it would run, and is refused"),
     ],
@@ -221,24 +278,67 @@ def test_what_does_not_fit_is_refused_by_its_first_key(tmp_path, capsys, change,
     state = dict(build_model("resnet20").state_dict())
     torch.save(change(state), path)
     with pytest.raises(UserError, match=re.escape(str(path)) + ".*" + message):
-        recognise(read_checkpoint(path), path)
+        find_net(path)
     assert capsys.readouterr().out == ""
 
 
 def test_unreadable_checkpoints_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint file"):
-        read_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(UserError, match="no weights file"):
+        find_net(tmp_path / "none.pt")
     for name, content in (("a.pt", b"no such thing"), ("b.pt", b""), ("c.safetensors", b"short")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name} (is no readable checkpoint|holds something)"):
-            read_checkpoint(tmp_path / name)
+            find_net(tmp_path / name)
     for first in "abcdefghijklmnopqrstuvwxyz":  # each is an instruction to a reader of pickles
         (tmp_path / "train.log").write_text(f"{first}poch 1: 12.3%\n")
         with pytest.raises(UserError, match=r"train\.log (is no readable checkpoint|holds )"):
-            read_checkpoint(tmp_path / "train.log")
+            find_net(tmp_path / "train.log")
 
 
 def test_the_known_statistics_are_the_data_sets(few):
     assert get_normalization("cifar10").mean.shape == (3, 1, 1)
     with pytest.raises(UserError, match="unknown normalisation"):
         get_normalization("mnist")
+
+
+def test_what_else_the_file_holds_is_said(run, few_cifar10, fitting, tmp_path):
+    path, out = tmp_path / "theirs.ckpt", tmp_path / "out.safetensors"
+    state = {f"model.{key}": tensor for key, tensor in fitting("resnet20", "B").net.state_dict().items()}
+    torch.save({"state_dict": {**state, "criterion.weight": torch.ones(10)}, "epoch": 3}, path)
+    code, _, stderr = run("import", path, "-o", out)
+    assert code == 0
+    assert f"left over in {path}, and not used: state_dict.criterion.weight\n" in stderr
+
+
+def test_a_head_of_a_hundred_classes(run, few_cifar10, tmp_path):
+    path, out = tmp_path / "theirs.pt", tmp_path / "out.safetensors"
+    torch.save(build_model("resnet20", num_classes=100).state_dict(), path)
+    assert_one_line_error(run("import", path, "-o", out), "100 classes: give --shortcuts after|around|none")
+    code, stdout, _ = run("import", path, "-o", out, "--shortcuts", "after")
+    assert (code, "100 classes that are not CIFAR-10's" in stdout) == (0, True)
+    assert len(load_pretrained(out).classes) == 100
+    assert_one_line_error(run("evaluate", out), "100 classes, CIFAR-10 has 10", "give --images")
+    names = ",".join(f"c{i}" for i in range(100))
+    assert run("import", path, "-o", out, "--shortcuts", "none", "--classes", names)[0] == 0  # replaces our own file
+    assert load_pretrained(out).classes[99] == "c99"
+    assert load_pretrained(out).net.residual is False
+    outcome = run("import", path, "-o", out, "--shortcuts", "none", "--classes", "a,b")
+    assert_one_line_error(outcome, "expected 100 different class names, but got 2")
+
+
+def test_no_file_is_destroyed(run, few_cifar10, fitting, tmp_path):
+    path = tmp_path / "theirs.safetensors"
+    save_file(fitting("resnet20", "B").net.state_dict(), path)
+    before = path.read_bytes()
+    assert_one_line_error(run("import", path, "-o", path), "is the file that is read")
+    other = tmp_path / "thesis.safetensors"
+    other.write_text("not ours")
+    assert_one_line_error(run("import", path, "-o", other), "exists, and is no weights file of deepres")
+    assert (path.read_bytes(), other.read_text()) == (before, "not ours")
+
+
+def test_statistics_alone_are_missing_and_so_it_says(run, tmp_path):
+    path = tmp_path / "theirs.pt"
+    torch.save(dict(build_model("resnet20").named_parameters()), path)
+    outcome = run("import", path, "-o", tmp_path / "out.safetensors")
+    assert_one_line_error(outcome, "it lacks what we call 'bn1.running_mean': save the net's state_dict()")

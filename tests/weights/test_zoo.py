@@ -14,10 +14,11 @@ from deepres.errors import UserError
 from deepres.report.runs import load_runs
 from deepres.rundir import RunDir
 from deepres.training.checkpoint import save_weights
-from deepres.training.evaluate import error_percent
+from deepres.training.evaluate import error_percent, percent
 from deepres.weights import list_cards, load_pretrained
 from deepres.weights.build import build_zoo, median_run
 from deepres.weights.card import read_card
+from deepres.weights.verify import same_error
 from deepres.weights.zoo import PACKAGED, file_sha256
 
 
@@ -266,3 +267,35 @@ def test_the_packages_own_zoo_is_whole():
         assert (PACKAGED / f"{card.name}.md").read_text() == card.markdown()
         assert file_sha256(PACKAGED / f"{card.name}.safetensors") == card.sha256
         assert json.loads((PACKAGED / f"{card.name}.json").read_text())["test_error_last"] == card.test_error_last
+
+
+@pytest.mark.parametrize(("images", "same"), [(0, True), (3, True), (-3, True), (4, False), (-4, False)])
+def test_three_images_of_ten_thousand_are_tolerated(images, same):
+    error = percent(762, 10_000)
+    assert same_error(percent(762 + images, 10_000), error) is same
+
+
+def test_verify_says_what_it_tolerates(run, runs, in_zoo, monkeypatch):
+    monkeypatch.setattr("deepres.weights.verify.TOLERANCE", 4.0)  # 2 of the 50 images that are the test set here
+    card = read_card(in_zoo / "plain20-fast.json")
+    change_json(in_zoo / "plain20-fast.json", test_error_last=card.test_error_last - 2)
+    code, stdout, _ = run("verify")
+    text = " ".join(stdout.replace("│", " ").split())
+    assert code == 0
+    assert "as stated, to within 3 images of 10,000" in text
+    assert "3 of 3 are as their cards say: sha256, parameters, test error (to within 3 images of 10,000)" in text
+    change_json(RunDir(runs[0] / "plain20-fast-seed5").result, test_error_last=card.test_error_last - 2)
+    out = in_zoo.parent / "out"
+    try:
+        _, _, stderr = run("zoo", "build", runs[0] / "plain20-fast-seed5", "--out", out)
+    finally:
+        change_json(RunDir(runs[0] / "plain20-fast-seed5").result, test_error_last=card.test_error_last)
+    assert f"{card.test_error_last:.2f}% here, to within 3 images of 10,000" in stderr
+
+
+def test_without_a_zoo_the_nets_are_listed(run, monkeypatch):
+    monkeypatch.setenv("DEEPRES_ZOO", "/nowhere")
+    code, stdout, _ = run("models")
+    assert code == 0
+    assert "resnet1202" in stdout
+    assert run("recipes")[0] == 0

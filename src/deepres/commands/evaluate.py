@@ -26,21 +26,25 @@ if TYPE_CHECKING:
 @DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def evaluate(net: str, folder: Path | None, data_dir: Path | None, device: str, as_json: bool) -> None:
-    """Evaluate weights of the zoo, a run directory or a .safetensors file on the 10,000 test images."""
+    """Evaluate weights of the zoo, a run directory, a Hub folder or a file on the 10,000 test images."""
     import torch
 
     from deepres.data.cifar10 import CLASSES, load_cifar10
     from deepres.training.device import resolve_device
     from deepres.training.evaluate import confusion_matrix, error_percent
-    from deepres.weights.zoo import load_classifier
+    from deepres.weights.zoo import load_pretrained
 
     chosen = resolve_device(device)
-    classifier = load_classifier(net).to(chosen)
-    if len(classifier.classes) != len(CLASSES):
-        raise UserError(f"{net} distinguishes {len(classifier.classes)} classes, CIFAR-10 has {len(CLASSES)}")
+    classifier = load_pretrained(net).to(chosen)
+    classes = tuple(classifier.classes)
+    if folder is None and classes != CLASSES:
+        what = f"{len(classes)} classes" if len(classes) != len(CLASSES) else f"the classes {', '.join(classes)}"
+        raise UserError(
+            f"{net} distinguishes {what}, CIFAR-10 has {len(CLASSES)} ({', '.join(CLASSES)}): give --images FOLDER"
+        )
     faults: dict[str, str] = {}
     if folder is not None:
-        images, labels, faults = _read_folder(folder, CLASSES)
+        images, labels, faults = _read_folder(folder, classes)
     else:
         test = load_cifar10(data_dir).test
         images, labels = torch.from_numpy(test.images), torch.from_numpy(test.labels)
@@ -53,7 +57,7 @@ def evaluate(net: str, folder: Path | None, data_dir: Path | None, device: str, 
         content = {"test_error": error, "num_images": len(labels), "confusion": confusion}
         click.echo(json.dumps({**content, "unreadable": faults} if folder is not None else content))
     else:
-        out.print(confusion_table(confusion, CLASSES))
+        out.print(confusion_table(confusion, classes))
         kind = "test error" if folder is None else "error"
         out.print(f"{classifier.name}: {kind} {error:.2f}% over {len(labels):,} images", markup=False, soft_wrap=True)
     if faults:

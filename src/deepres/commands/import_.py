@@ -22,6 +22,7 @@ from deepres.errors import UserError
     help="Of nets without projections: after, around (where the zero channels stand) or none (plain). "
     "Default: found out with training images.",
 )
+@click.option("--classes", help="The name of each class, with commas. Default: the file's, or CIFAR-10's.")
 @DATA_DIR
 def import_checkpoint(
     file: Path,
@@ -30,37 +31,46 @@ def import_checkpoint(
     mean: str | None,
     std: str | None,
     shortcuts: str | None,
+    classes: str | None,
     data_dir: Path | None,
 ) -> None:
     """Turn the checkpoint FILE of another CIFAR ResNet repository into weights for every command here.
 
-    The net is recognised by the names and shapes of its weights. FILE is read without running code from it.
+    The net is recognised by the names and shapes of its weights, wherever in FILE they are; a run directory and a
+    state_dict of deepres's own nets will do too. FILE is read without running code from it.
     """
     import torch
 
-    from deepres.data.cifar10 import load_cifar10
+    from deepres.data.cifar10 import CLASSES, load_cifar10
     from deepres.errors import unknown_name
+    from deepres.models import net_name
     from deepres.rundir import check_parent
-    from deepres.training.checkpoint import save_weights
     from deepres.training.evaluate import error_percent
     from deepres.weights import foreign
     from deepres.weights.classifier import PixelClassifier
+    from deepres.weights.file import check_output, find_net, save_weights, summarise
+    from deepres.weights.zoo import weights_file
 
     if output.suffix != ".safetensors":
         raise UserError(f"{output} must end in .safetensors")
     check_parent(output)
+    file = weights_file(file)
+    check_output(output, file)
     if shortcuts is not None and shortcuts not in foreign.WIRINGS:
         raise unknown_name("shortcuts", shortcuts, foreign.WIRINGS)
     if (mean is None) != (std is None) or (mean is not None and norm is not None):
         raise UserError("give --mean and --std together, or --norm, or none of them")
+    found = find_net(file)
     if mean is not None and std is not None:
         normalization = foreign.make_normalization(_numbers("--mean", mean), _numbers("--std", std))
         normalized = f"mean {mean}, std {std}"
+    elif norm is None and found.normalization is not None:
+        normalization, normalized = found.normalization, "the mean and std in the file"
     else:
-        normalization = foreign.get_normalization(norm or "cifar10")
-        normalized = f"{norm or 'cifar10'} statistics{'' if norm else ' (assumed: see --norm, --mean and --std)'}"
+        normalization = foreign.get_normalization("cifar10" if norm is None else norm)
+        assumed = "cifar10 statistics (assumed: see --norm, --mean and --std)"
+        normalized = assumed if norm is None else f"{norm} statistics"
 
-    found = foreign.recognise(foreign.read_checkpoint(file), file)
     data = load_cifar10(data_dir)
     if found.option != "A":
         if shortcuts is not None:
@@ -68,23 +78,27 @@ def import_checkpoint(
         described = f"option {found.option} shortcuts"
     elif shortcuts is not None:
         described = foreign.WIRINGS[shortcuts]
+    elif found.name is not None:
+        shortcuts = "none" if found.name.startswith("plain") else "after"
+        described = f"{foreign.WIRINGS[shortcuts]}, as the file says"
     else:
         shortcuts, errors = foreign.find_wiring(found, normalization, data.train)
         others = ", ".join(f"{error:.1f}% if {w}" for w, error in errors.items() if w != shortcuts)
         described = f"{foreign.WIRINGS[shortcuts]} ({errors[shortcuts]:.1f}% error on training images, {others})"
     net = foreign.build_net(found, shortcuts or "after")
-    name = f"{'resnet' if net.residual else 'plain'}{net.depth}"
+    name = net_name(net)
+    named = tuple(part.strip() for part in classes.split(",")) if classes is not None else found.classes
+    classifier = PixelClassifier(net, normalization, name, named)
     say(f"deepres: {file} is {name}, {described}; normalised with {normalized}")
-    classifier = PixelClassifier(net, normalization, name)
-    error = error_percent(
-        classifier.predict_logits(torch.from_numpy(data.test.images)), torch.from_numpy(data.test.labels)
-    )
-    save_weights(output, name, net, normalization)
-    out.print(
-        f"{output}: {name}, test error {error:.2f}% over {len(data.test.labels):,} images",
-        markup=False,
-        soft_wrap=True,
-    )
+    if found.left_over:
+        say(f"deepres: left over in {file}, and not used: {summarise(found.left_over)}")
+    outcome = f"{len(classifier.classes)} classes that are not CIFAR-10's, so that there is no test error"
+    if tuple(classifier.classes) == CLASSES:
+        logits = classifier.predict_logits(torch.from_numpy(data.test.images))
+        error = error_percent(logits, torch.from_numpy(data.test.labels))
+        outcome = f"test error {error:.2f}% over {len(data.test.labels):,} images"
+    save_weights(output, name, net, normalization, named)
+    out.print(f"{output}: {name}, {outcome}", markup=False, soft_wrap=True)
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

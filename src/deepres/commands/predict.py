@@ -33,10 +33,10 @@ def predict(sources: tuple[str, ...], net: str, top: int, show: bool, as_json: b
 
     from deepres.images import read_images
     from deepres.training.device import resolve_device
-    from deepres.weights.zoo import load_classifier
+    from deepres.weights.zoo import load_pretrained
 
     chosen = resolve_device(device)
-    classifier = load_classifier(net).to(chosen)
+    classifier = load_pretrained(net).to(chosen)
     names, images, faults = read_images(_find(sources))
     for name, fault in faults.items():
         say(f"deepres: error: {name}: {fault}")

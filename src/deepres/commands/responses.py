@@ -25,9 +25,9 @@ def responses(paths: tuple[Path, ...], out_dir: Path, data_dir: Path | None, dev
     from deepres.report.responses import Responses, draw_figure7, write_responses
     from deepres.report.style import write_figure
     from deepres.rundir import RunDir, make_folder
-    from deepres.training.checkpoint import load_weights
     from deepres.training.device import resolve_device
     from deepres.training.responses import layer_responses
+    from deepres.weights.file import load_weights
     from deepres.weights.zoo import weights_file
 
     chosen = resolve_device(device)

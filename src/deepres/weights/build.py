@@ -12,10 +12,11 @@ from deepres.errors import UserError
 from deepres.models import count_parameters
 from deepres.report.runs import FinishedRun, RunGroup, group_runs, load_runs
 from deepres.rundir import RunDir, run_name, write_atomically, write_json
-from deepres.training.checkpoint import load_weights
 from deepres.training.evaluate import error_percent
 from deepres.weights.card import Card, same_card
 from deepres.weights.classifier import PixelClassifier
+from deepres.weights.file import load_weights
+from deepres.weights.verify import same_error
 from deepres.weights.zoo import file_sha256
 
 
@@ -76,22 +77,24 @@ def write_entry(
     run = median_run(runs)
     source = RunDir(run.path).weights
     trained = load_weights(source)
-    classifier = PixelClassifier(trained.model, trained.normalization, name)
+    classifier = trained.classifier(name)
     card = make_card(name, runs, classifier)
     weights, json_file, markdown = (folder / f"{name}.{suffix}" for suffix in ("safetensors", "json", "md"))
     chosen = f"{name}: seed {card.seed}, {card.test_error_last:.2f}%, the median of {card.num_seeds}"
     if weights.is_file() and file_sha256(weights) == card.sha256 and same_card(json_file, card):
         notice(f"{chosen}: unchanged")
     else:
-        logits = classifier.predict_logits(torch.from_numpy(test.images))
-        if (error := error_percent(logits, torch.from_numpy(test.labels))) != card.test_error_last:
+        logits = classifier.predict_logits(test.images)
+        error = error_percent(logits, torch.from_numpy(test.labels))
+        if not same_error(error, card.test_error_last):
             raise UserError(
                 f"{source} has {error:.2f}% test error, but its run ended with {card.test_error_last:.2f}%: it is not "
                 "the file of this run"
             )
         write_atomically(weights, source.read_bytes())
         write_json(json_file, card.to_json())
-        notice(f"{chosen}: written")
+        here = "" if error == card.test_error_last else f"; {error:.2f}% here, to within 3 images of 10,000"
+        notice(f"{chosen}: written{here}")
     if not markdown.is_file() or markdown.read_text() != card.markdown():
         write_atomically(markdown, card.markdown().encode())
     return card

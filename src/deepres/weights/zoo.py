@@ -11,12 +11,13 @@ import requests
 
 import deepres
 from deepres.errors import UserError, unknown_name
+from deepres.models import build_model
 from deepres.recipes import RECIPES
 from deepres.report.runs import model_key
 from deepres.rundir import RunDir
-from deepres.training.checkpoint import load_weights
 from deepres.weights.card import Card, read_card
 from deepres.weights.classifier import PixelClassifier
+from deepres.weights.file import SUFFIXES, load_weights
 
 PACKAGED = Path(deepres.__file__).parent / "zoo"  # in a checkout all weights, in a wheel those of 20 layers
 DOWNLOAD_TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds between two pieces
@@ -43,6 +44,14 @@ def list_cards(folder: str | Path | None = None) -> list[Card]:
         return model_key(card.model), (card.option, card.split) != ("A", "50k"), recipe, card.name
 
     return sorted((read_card(path) for path in zoo_folder(folder).glob("*.json")), key=order)
+
+
+def list_cards_if_any() -> list[Card]:
+    """Return the cards of the zoo; none where there is no zoo, or a damaged one, for what works without."""
+    try:
+        return list_cards()
+    except UserError:
+        return []
 
 
 def find_card(name: str, folder: str | Path | None = None) -> Card:
@@ -125,50 +134,73 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_pretrained(name: str, *, folder: str | Path | None = None, url: str | None = None) -> PixelClassifier:
-    """Load weights of the zoo into a module that takes pixels and gives logits, in evaluation mode.
+def load_pretrained(name: str | Path, *, folder: str | Path | None = None, url: str | None = None) -> PixelClassifier:
+    """Load weights into a module that takes pixels and gives logits, in evaluation mode.
 
     Args:
-        name: an entry such as "resnet20-fast", or a net such as "resnet20": its entry by the recipe `paper` if there
-            is one, else by the next recipe that `deepres recipes` lists.
+        name: an entry of the zoo such as "resnet20-fast"; or a net such as "resnet20": its entry by the recipe `paper`
+            if there is one, else by the next recipe that `deepres recipes` lists; or weights of one's own: a run
+            directory, a Hub folder, or a file that `load_weights` reads. A name of the zoo comes before a file or
+            folder of the same name, for which "./resnet20" or a `Path` stands.
         folder: the zoo; None is the environment's DEEPRES_ZOO, else the one that is installed.
         url: where to download what is not installed, see `get_weights`.
 
     Raises:
-        UserError: an unknown name, or a file that is damaged or cannot be had.
+        UserError: an unknown name, or a file that is damaged, of another kind, or not available.
 
     Example:
         >>> model = load_pretrained("resnet20")
         >>> model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape
         torch.Size([1, 10])
     """
-    card = find_card(name, folder)
-    trained = load_weights(get_weights(card, folder, url))
-    return PixelClassifier(trained.model, trained.normalization, card.name).eval()
+    if not isinstance(name, str | Path):
+        raise UserError(f"expected the name of weights, a run directory or a file, but got {type(name).__name__}")
+    if isinstance(name, Path) or _is_path(name):
+        return load_weights(weights_file(Path(os.path.expanduser(name)))).classifier()  # noqa: PTH111  # never raises
+    try:
+        card = find_card(name, folder)
+    except UserError:
+        if not exists(Path(name)):
+            raise
+        return load_weights(weights_file(Path(name))).classifier()
+    return load_weights(get_weights(card, folder, url)).classifier(card.name)
+
+
+def with_head(classifier: PixelClassifier, *, option: str, num_classes: int | None) -> PixelClassifier:
+    """Return trained weights with a last layer for so many classes: a fresh one if they have another number.
+
+    Raises:
+        UserError: the weights are of another shortcut option, or the number is below 1.
+    """
+    if option != classifier.net.option:
+        raise UserError(f"the weights of {classifier.name} have shortcut option {classifier.net.option}, not {option}")
+    if num_classes is not None and num_classes != classifier.net.fc.out_features:
+        fresh = build_model("resnet20", num_classes=num_classes).fc  # every net of the paper has the same one
+        classifier.net.fc = fresh.to(classifier.mean.device)
+    return classifier
+
+
+def _is_path(name: str) -> bool:
+    return "/" in name or os.sep in name or name in (".", "..") or Path(name).suffix in SUFFIXES
 
 
 def weights_file(path: Path) -> Path:
-    """Return the weights file of a finished run's directory; any other path is the file itself.
+    """Return the weights file of a finished run's directory or of a Hub folder; any other path is the file itself.
 
     Raises:
-        UserError: a folder is no run directory, or its run has not finished.
+        UserError: a folder is neither, or its run has not finished.
     """
-    if not path.is_dir():
+    if not exists(path) or not path.is_dir():
         return path
     run_dir = RunDir(path)
-    if not (run_dir.weights.exists() and run_dir.result.exists()):
+    if not (run_dir.weights.exists() and (run_dir.result.exists() or (path / "config.json").exists())):
         raise UserError(f"{path} holds no model.safetensors: it is no run directory, or its run has not finished")
     return run_dir.weights
 
 
-def load_classifier(target: str) -> PixelClassifier:
-    """Load what a command line names: a run directory, a .safetensors file, or weights of the zoo.
-
-    Raises:
-        UserError: it is none of them, or cannot be loaded.
-    """
-    path = Path(target)
-    if not path.exists() and path.suffix != ".safetensors":
-        return load_pretrained(target)
-    trained = load_weights(weights_file(path))
-    return PixelClassifier(trained.model, trained.normalization, trained.name).eval()
+def exists(path: Path) -> bool:
+    """Tell whether there is such a file or folder, also of a path that no file can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
