@@ -27,6 +27,7 @@ from deepres.predictions import Predictions
 from deepres.progress import JsonReporter
 from deepres.rundir import RunDir, checkpoint_step
 from deepres.training.checkpoint import load_weights
+from deepres.training.choose import Choice
 from deepres.training.device import has_native_bfloat16
 from deepres.training.evaluate import predict_logits
 from deepres.training.run import InterruptedRun, RunConfig, train
@@ -372,7 +373,8 @@ def test_auto_settings_follow_the_run_that_was_begun(tmp_path, tiny_data):
 
 def test_a_run_begun_with_a_slower_backend_keeps_it_and_says_so(tmp_path, tiny_data, monkeypatch):
     train(config(backend="eager"), tiny_data, tmp_path, device=CPU, max_steps=2)
-    monkeypatch.setattr("deepres.training.run.choose_backend", lambda *arguments: "compiled")
+    choice = Choice("float32", "compiled", {})
+    monkeypatch.setattr("deepres.training.run.choose", lambda *arguments, **settings: choice)
     reporter = InterruptAt(None)
     result = train(config(), tiny_data, tmp_path, device=CPU, max_steps=3, reporter=reporter)
     assert result["backend"] == "eager"
