@@ -263,6 +263,13 @@ MUTATIONS = {
     "strided parameter": strided_norm,
     "compiled in place": changed("", _compiled_call_impl=lambda x: torch.zeros(len(x), 10, requires_grad=True)),
 }
+
+
+def mutated(name):
+    torch.manual_seed(0)  # for the modules that a mutation puts in
+    return MUTATIONS[name](fresh())
+
+
 NEITHER = {  # what plain torch does not train on float32 images either, or which is another net of the paper
     "float64": nn.Module.double,
     "bfloat16": nn.Module.bfloat16,
@@ -281,9 +288,9 @@ NEITHER = {  # what plain torch does not train on float32 images either, or whic
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_another_net_is_trained_as_what_it_is(name):
-    net = MUTATIONS[name](fresh())
+    net = mutated(name)
     images, labels = examples()
-    own = MUTATIONS[name](fresh())  # no copy: those lack hooks
+    own = mutated(name)  # no copy: those lack hooks
     own_loss = F.cross_entropy(own(images.contiguous(memory_format=torch.channels_last)), labels)
     own_loss.backward()
     notices = []
@@ -301,7 +308,7 @@ def test_another_net_is_trained_as_what_it_is(name):
         if q.grad is not None and float(q.grad.norm()) > 1e-4:
             assert float((p.grad - q.grad).norm() / q.grad.norm()) < 0.1, key
     with pytest.raises(UserError, match="the fused kernels do not work here"):
-        build_backend("fused", MUTATIONS[name](fresh()), CPU, "float32", 8, notices.append)
+        build_backend("fused", mutated(name), CPU, "float32", 8, notices.append)
 
 
 @pytest.mark.parametrize("name", NEITHER)
