@@ -31,7 +31,7 @@ from deepres.training.kernels import SOURCE, kernels_error
 
 SECONDS = 2.0  # for all measurements of a choice
 STEP_SECONDS = 0.06  # what a measured step of the fastest way takes about: mini-batches are as large as that allows
-SMALL_BATCH, LARGE_BATCH = 8, 128
+SMALL_BATCH, LARGE_BATCH = 4, 128
 FAR_BEHIND, ROUNDS = 1.5, 3  # who takes so many times as long as the fastest is measured no more, after so many rounds
 LOCK_SECONDS = 60.0  # for another process to measure the same
 # A way is taken only if it is so much faster than those before it in the order of preference. Single measurements vary
@@ -133,7 +133,7 @@ def measured_speeds(model: ResNet, device: torch.device, ways: Sequence[Way], si
     with _alone(path.with_suffix(".lock")):
         if (speeds := read_speeds(path, key)) is None:
             speeds = measure(model, device, ways, size)
-            with suppress(UserError):  # a cache that cannot be written
+            with suppress(OSError, UserError):  # a cache that cannot be written
                 write_json(path, {"key": key, "images_per_second": speeds})
         return speeds
 
@@ -218,9 +218,10 @@ def measure(model: ResNet, device: torch.device, ways: Sequence[Way], size: int)
 
     seconds: dict[Way, float] = {}
     for way in ways:
-        slowest = SMALL_BATCH * max(seconds.values(), default=0.0)
-        if perf_counter() - begun + 4 * slowest > SECONDS:
-            break
+        known = way[0] in {backend for backend, _ in seconds}
+        expected = 2 * SMALL_BATCH * max(seconds.values(), default=0.0) * (2 if known else 5)  # at most, by experience
+        if perf_counter() - begun + expected > SECONDS:
+            continue
         try:
             build(way, SMALL_BATCH)
             seconds[way] = min(seconds_per_image(way, SMALL_BATCH) for _ in range(2))
