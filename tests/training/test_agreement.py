@@ -2,7 +2,6 @@ import copy
 import random
 import time
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -165,11 +164,10 @@ def test_the_comparison_leaves_no_trace(precision, examples):
     for each in (net, untouched):
         each(images)  # moves the running statistics
         each.fc.weight.grad = torch.ones_like(each.fc.weight)
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    states = torch.get_rng_state(), random.getstate()
     assert disagreement(net, precision, examples) is None
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
-    assert np.array_equal(np.random.get_state()[1], states[2])
     weights = untouched.state_dict()
     assert all(torch.equal(tensor, weights[key]) for key, tensor in net.state_dict().items())
     assert int(net.bn1.num_batches_tracked) == 1
@@ -215,7 +213,7 @@ def test_where_they_differ_plain_torch_trains_or_an_error_says_so(examples, monk
     assert notice.endswith(" at most): going on without them, slower")
     loss, _ = backend.forward_backward(images, labels)
     assert float(loss) == pytest.approx(expected.item(), rel=1e-4)
-    with pytest.raises(UserError, match="fused kernels do not work here .on 8 images of 32 x 32 they differ"):
+    with pytest.raises(UserError, match=r"fused kernels do not work here \(on 8 images of 32 x 32 they differ"):
         build_backend("fused", fresh(), CPU, "float32", 8, print, examples=examples[:1])
 
 

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -234,7 +233,7 @@ def test_a_way_that_fails_is_not_chosen(machine):
     machine.fails = ("fused bfloat16",)
     assert machine.choose()[0].precision == "float32"
     machine.fails = tuple(AMX_TILES)
-    with pytest.raises(UserError, match="a training step of this net fails .could not create a primitive"):
+    with pytest.raises(UserError, match=r"a training step of this net fails \(could not create a primitive"):
         machine.choose(sizes=[24])
 
 
