@@ -30,9 +30,12 @@ from deepres.training.device import check_precision, describe_device, find_compi
 from deepres.training.kernels import SOURCE, kernels_error
 
 SECONDS = 2.0  # for all measurements of a choice
-STEP_SECONDS = 0.06  # what a measured step of the fastest way takes about: mini-batches are as large as that allows
+STEP_SECONDS = 0.03  # what a measured step of the fastest way takes about: mini-batches are as large as that allows
 SMALL_BATCH, LARGE_BATCH = 4, 128
-FAR_BEHIND, ROUNDS = 1.5, 3  # who takes so many times as long as the fastest is measured no more, after so many rounds
+# A way that takes so many times as long as the fastest is not measured in the first round, the second, the third and
+# those that follow. What is known before the first, of few images and cold caches, is worth little, and another
+# program on the same core doubles the time of a step.
+FAR_BEHIND = (8.0, 3.0, 3.0, 2.2)
 LOCK_SECONDS = 60.0  # for another process to measure the same
 # A way is taken only if it is so much faster than those before it in the order of preference. Single measurements vary
 # by a few percent; runs of equal speed should be computed alike, and in the paper's precision.
@@ -233,11 +236,14 @@ def measure(model: ResNet, device: torch.device, ways: Sequence[Way], size: int)
     num_images = max(SMALL_BATCH, min(LARGE_BATCH, int(STEP_SECONDS / min(seconds.values()))))
     rounds: list[dict[Way, float]] = []
     while True:
-        best = {way: min(times[way] for times in rounds if way in times) for way in rounds[0]} if rounds else seconds
-        far = FAR_BEHIND if len(rounds) >= ROUNDS else 2 * FAR_BEHIND
-        contenders = [way for way in best if best[way] < far * min(best.values())]
-        needed = num_images * sum(best[way] for way in contenders)
-        if len(contenders) == 1 or perf_counter() - begun + needed > SECONDS:
+        running = rounds[0] if rounds else seconds
+        best = {way: min(times[way] for times in rounds if way in times) for way in running} if rounds else seconds
+        far = FAR_BEHIND[min(len(rounds), len(FAR_BEHIND) - 1)]
+        contenders = sorted((way for way in running if best[way] < far * min(best.values())), key=best.__getitem__)
+        left = SECONDS - (perf_counter() - begun)
+        while len(contenders) > 1 and num_images * sum(best[way] for way in contenders) > left:
+            contenders.pop()
+        if len(contenders) == 1:
             return {" ".join(way): 1 / time for way, time in {**seconds, **best}.items()}
         if not rounds and num_images > SMALL_BATCH:
             for way in contenders:
