@@ -160,14 +160,14 @@ def train(
 
     from deepres.data.cifar10 import load_cifar10
     from deepres.training.backends import check_backend
-    from deepres.training.device import describe_device, resolve_device, resolve_precision
+    from deepres.training.device import check_precision, describe_device, resolve_device
     from deepres.training.group import Group, launch, world_size
     from deepres.training.run import RunConfig
     from deepres.training.run import train as train_net
     from deepres.training.stopping import InterruptedRun
 
-    chosen = resolve_device(device)
-    resolve_precision(precision, chosen)  # a wrong one ends here, and so does a wrong backend
+    chosen = resolve_device(device, lambda notice: say(f"deepres: {notice}"))
+    check_precision(precision, chosen)  # a wrong one ends here, and so does a wrong backend
     check_backend(backend)
     config = RunConfig(
         name, recipe, seed=seed, option=option, precision=precision, backend=backend, evaluate_every=evaluate_every
@@ -225,26 +225,27 @@ def bench(names: tuple[str, ...], recipe_names: tuple[str, ...], seconds: float,
     from deepres.models import MODELS, build_model
     from deepres.recipes import RECIPES, get_recipe
     from deepres.training.bench import Speed, measure_speed
-    from deepres.training.device import describe_device, resolve_device, resolve_precision
+    from deepres.training.device import check_precision, describe_device, resolve_device
 
-    chosen = resolve_device(device)
-    precision = resolve_precision(precision, chosen)
-    made = [get_recipe(name) for name in recipe_names or RECIPES]
-    for name in names:
-        build_model(name)  # an unknown one ends here
-    # Unless asked for, the deepest nets are not measured: their blocks are those of 56 layers, only more of them.
-    estimated = {} if names else {name: f"{name.rstrip('0123456789')}56" for name in MODELS if name.endswith(DEEPEST)}
-    names = names or tuple(MODELS)
-    table = Table(title=f"{describe_device(chosen)}, {precision}", title_justify="left")
-    for heading in ("net", "backend", "images/s", *(f"{recipe.name}, hours:min:s" for recipe in made)):
-        table.add_column(heading, justify="left" if heading in ("net", "backend") else "right")
-    speeds: dict[str, Speed] = {}
     told: set[str] = set()
 
     def reported(notice: str) -> None:
         if notice not in told:
             say(f"deepres: {notice}")
         told.add(notice)
+
+    chosen = resolve_device(device, reported)
+    check_precision(precision, chosen)
+    made = [get_recipe(name) for name in recipe_names or RECIPES]
+    for name in names:
+        build_model(name)  # an unknown one ends here
+    # Unless asked for, the deepest nets are not measured: their blocks are those of 56 layers, only more of them.
+    estimated = {} if names else {name: f"{name.rstrip('0123456789')}56" for name in MODELS if name.endswith(DEEPEST)}
+    names = names or tuple(MODELS)
+    table = Table(title=describe_device(chosen), title_justify="left")
+    for heading in ("net", "backend", "precision", "images/s", *(f"{recipe.name}, hours:min:s" for recipe in made)):
+        table.add_column(heading, justify="left" if heading in ("net", "backend", "precision") else "right")
+    speeds: dict[str, Speed] = {}
 
     def num_blocks(name: str) -> int:
         return (build_model(name).depth - 2) // 2
@@ -259,7 +260,7 @@ def bench(names: tuple[str, ...], recipe_names: tuple[str, ...], seconds: float,
             speeds[name] = speed
             durations = [duration(speed.seconds(recipe)) for recipe in made]
             label = f"{name} (estimated)" if name in estimated else name
-            table.add_row(label, speed.backend, f"{speed.train:,.0f}", *durations)
+            table.add_row(label, speed.backend, speed.precision, f"{speed.train:,.0f}", *durations)
     out.print(table)
 
 

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,10 +9,9 @@ import torch
 from deepres.errors import UserError
 from deepres.models import build_model
 from deepres.recipes import fast, one_cycle, paper
-from deepres.training.backends import COMPILE_STEPS, TorchBackend, build_backend, check_backend, choose_backend
+from deepres.training.backends import TorchBackend, build_backend, check_backend, why_not_fused
 from deepres.training.bench import Speed, measure_speed
 from deepres.training.device import resolve_device
-from deepres.training.fused import why_unsupported
 from deepres.training.kernels import KernelsUnavailable
 
 CPU = torch.device("cpu")
@@ -36,19 +36,6 @@ def no_kernels(precision, size=32):
     raise KernelsUnavailable("the processor lacks avx512_f")
 
 
-def test_without_kernels_the_choice_is_torch(monkeypatch):
-    monkeypatch.setattr("deepres.training.backends.load_kernels", no_kernels)
-    model = build_model("resnet20")
-    monkeypatch.setattr("deepres.training.backends.find_compiler", lambda: "g++")
-    notices = []
-    assert choose_backend(model, CPU, "float32", COMPILE_STEPS, notices.append) == "compiled"
-    assert choose_backend(model, CPU, "float32", COMPILE_STEPS - 1, notices.append) == "eager"
-    assert notices == ["no fused kernels (the processor lacks avx512_f): going on without them, slower"] * 2
-    monkeypatch.setattr("deepres.training.backends.find_compiler", lambda: None)
-    assert choose_backend(model, CPU, "float32", COMPILE_STEPS, notices.append) == "eager"
-    assert notices[-1] == "no C++ compiler found, which torch.compile needs: going on without it, slower"
-
-
 def test_kernels_must_be_there_for_every_size_of_image(monkeypatch):
     """As where a full cache holds those of one size."""
 
@@ -57,11 +44,58 @@ def test_kernels_must_be_there_for_every_size_of_image(monkeypatch):
             raise KernelsUnavailable("no space left")
 
     monkeypatch.setattr("deepres.training.backends.load_kernels", for_whole_images_only)
+    model = build_model("resnet20")
+    assert why_not_fused(model, CPU, "float32", [32]) is None
+    assert why_not_fused(model, CPU, "float32", [32, *fast().small_sizes]) == "no space left"
+
+
+def test_sizes_that_there_are_no_kernels_for_are_told_before_the_first_step():
     model, notices = build_model("resnet20"), []
-    if why_unsupported(model, CPU, "float32") is None:
-        assert choose_backend(model, CPU, "float32", 1, notices.append) == "fused"
-        assert choose_backend(model, CPU, "float32", 1, notices.append, fast().small_sizes) == "eager"
-        assert notices == ["no fused kernels (no space left): going on without them, slower"]
+    examples = [(torch.zeros(8, 3, size, size), torch.arange(8)) for size in (32, 8)]
+    reason = "there are no kernels for images of 8 x 8"
+    if why_not_fused(model, CPU, "float32", [32]) is None:
+        assert why_not_fused(model, CPU, "float32", [32, 8]) == reason
+        with pytest.raises(UserError, match=reason):
+            build_backend("fused", model, CPU, "float32", 16, notices.append, examples=examples)
+        build = partial(build_backend, "fused", model, CPU, "float32", 16, notices.append)
+        assert build(examples=examples, fall_back=True).name == "eager"
+        assert notices == [f"no fused kernels ({reason}): going on without them, slower"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compilation_that_fails_at_another_size_of_image_goes_on_plainly(monkeypatch, training):
+    """As at the change from small images to whole ones: torch.compile compiles once for each shape."""
+    compiled_for = []
+
+    def for_the_first_size_only(function):
+        def call(images, *labels):
+            result = function(images, *labels)  # has moved the running statistics when the compiler gives up
+            if images.shape not in compiled_for:
+                if compiled_for:
+                    raise RuntimeError("no space left\nand so on")
+                compiled_for.append(images.shape)
+            return result
+
+        return call
+
+    monkeypatch.setattr("deepres.training.backends.compile_function", for_the_first_size_only)
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    models = [build_model("resnet20", generator=generator) for generator in generators]
+    notices = []
+    compiled = build_backend("compiled", models[0], CPU, "float32", 4, notices.append)
+    plain = build_backend("eager", models[1], CPU, "float32", 4, pytest.fail)
+    for size in (24, 24, 32, 24, 32):
+        images, labels = torch.randn(4, 3, size, size, generator=generators[0]), torch.arange(4)
+        if training:
+            for model, backend in zip(models, (compiled, plain), strict=True):
+                model.zero_grad(set_to_none=True)
+                backend.forward_backward(images, labels)
+            assert all(torch.equal(p.grad, q.grad) for p, q in zip(*(m.parameters() for m in models), strict=True))
+        else:
+            assert torch.equal(compiled.logits(images), plain.logits(images))
+        buffers = dict(models[1].named_buffers())
+        assert all(torch.equal(buffer, buffers[name]) for name, buffer in models[0].named_buffers())
+    assert notices == ["torch.compile does not work here (no space left): going on without it, slower"]
 
 
 def test_asking_for_kernels_that_are_not_there_says_why(monkeypatch):
@@ -77,7 +111,7 @@ def test_asking_for_kernels_that_are_not_there_says_why(monkeypatch):
 
 def test_backends_that_kernels_do_not_cover_are_torchs():
     model = build_model("resnet20", option="C")
-    assert choose_backend(model, CPU, "float32", 1, pytest.fail) == "eager"
+    assert why_not_fused(model, CPU, "float32", [32]) == "there are no kernels for shortcut option C"
     assert isinstance(build_backend("eager", model, CPU, "float32", 16, print), TorchBackend)
 
 
@@ -111,7 +145,7 @@ def test_freed_memory_is_kept():
 
 
 def test_estimated_time_by_hand():
-    speed = Speed(train=1000.0, evaluate=4000.0, backend="eager")
+    speed = Speed(train=1000.0, evaluate=4000.0, precision="float32", backend="eager")
     # 30 epochs: 11,719 steps of 128 images, and 10,000 test images each; 64,000 steps, 164 epochs.
     assert speed.seconds(one_cycle()) == pytest.approx(11_719 * 128 / 1000 + 30 * 10_000 / 4000)
     assert speed.seconds(paper()) == pytest.approx(64_000 * 128 / 1000 + 164 * 10_000 / 4000)
@@ -129,4 +163,5 @@ def test_speed_is_measured():
     assert 1 < speed.small[0][1] < 1e6
     assert 1 < speed.evaluate < 1e7
     assert speed.scaled(4).train == speed.train / 4
+    assert speed.precision == "float32"
     assert speed.backend in ("fused", "compiled", "eager")

@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -20,16 +23,21 @@ from tiny_run import BATCH, NUM_TRAIN, first_images, run_tiny, tiny_command, tin
 from deepres import recipes
 from deepres.data import cifar10
 from deepres.data.cifar10 import load_cifar10
+from deepres.data.loader import build_stream
 from deepres.errors import UserError
 from deepres.models import build_model
+from deepres.models.blocks import Block
 from deepres.models.cost import flop_per_image
 from deepres.predictions import Predictions
 from deepres.progress import JsonReporter
+from deepres.recipes import LowResolution
 from deepres.rundir import RunDir, checkpoint_step
+from deepres.seeding import Stream, derive_generator
 from deepres.training.checkpoint import load_weights
+from deepres.training.choose import Choice
 from deepres.training.device import has_native_bfloat16
 from deepres.training.evaluate import predict_logits
-from deepres.training.run import InterruptedRun, RunConfig, train
+from deepres.training.run import InterruptedRun, RunConfig, load_sets, train
 
 CPU = torch.device("cpu")
 TIMES = ("seconds", "images_per_second")
@@ -372,11 +380,78 @@ def test_auto_settings_follow_the_run_that_was_begun(tmp_path, tiny_data):
 
 def test_a_run_begun_with_a_slower_backend_keeps_it_and_says_so(tmp_path, tiny_data, monkeypatch):
     train(config(backend="eager"), tiny_data, tmp_path, device=CPU, max_steps=2)
-    monkeypatch.setattr("deepres.training.run.choose_backend", lambda *arguments: "compiled")
+    choice = Choice("float32", "compiled", {})
+    monkeypatch.setattr("deepres.training.run.choose", lambda *arguments, **settings: choice)
     reporter = InterruptAt(None)
     result = train(config(), tiny_data, tmp_path, device=CPU, max_steps=3, reporter=reporter)
     assert result["backend"] == "eager"
     assert any("with the backend eager, as the run began: --backend compiled is" in line for line in reporter.notices)
+
+
+def test_a_resumed_run_keeps_precision_and_backend_whatever_is_faster_now(tmp_path, tiny_data, monkeypatch):
+    fastest = Choice("float32", "fused", {"fused float32": 2.0, "fused bfloat16": 1.0})
+    monkeypatch.setattr("deepres.training.run.choose", lambda *arguments, **settings: fastest)
+    auto = config(precision="auto")
+    train(auto, tiny_data, tmp_path, device=CPU, max_steps=2)
+    fastest = Choice("bfloat16", "eager", {"fused float32": 1.0, "eager bfloat16": 2.0})
+    result = train(auto, tiny_data, tmp_path, device=CPU, max_steps=3)
+    assert (result["precision"], result["backend"]) == ("float32", "fused")
+
+
+def test_a_finished_run_chooses_and_compiles_nothing(uninterrupted, tiny_data, monkeypatch):
+    def fail(*arguments, **settings):
+        raise AssertionError("nothing is to be computed")
+
+    monkeypatch.setattr("deepres.training.run.choose", fail)
+    monkeypatch.setattr("deepres.training.backends.load_kernels", fail)
+    reporter = InterruptAt(None)
+    result = train(config(precision="auto"), tiny_data, uninterrupted, device=CPU, reporter=reporter)
+    assert result["steps"] == STEPS
+    assert reporter.notices == [f"the run in {uninterrupted} is finished: nothing to do"]
+
+
+def silu_forward(self, x):
+    out = F.silu(self.bn1(self.conv1(x)))
+    out = self.bn2(self.conv2(out))
+    if self.shortcut is not None:
+        out = out + self.shortcut(x)
+    return F.silu(out)
+
+
+@pytest.mark.parametrize("patched", ["forward", "function"])
+def test_a_net_with_silu_is_trained_as_such(tmp_path, tiny_data, monkeypatch, patched):
+    """The loss of its first step is its own, whether `forward` was edited or only what it calls."""
+    if patched == "forward":
+        monkeypatch.setattr(Block, "forward", silu_forward)
+    else:
+        monkeypatch.setattr("deepres.models.blocks.F", SimpleNamespace(relu=F.silu, pad=F.pad))
+    monkeypatch.setattr(
+        "deepres.training.choose.measured_speeds", lambda model, device, ways, size: {" ".join(ways[0]): 1.0}
+    )
+    reporter = InterruptAt(None)
+    train(config(), tiny_data, tmp_path, device=CPU, max_steps=1, reporter=reporter)
+    (row,) = RunDir(tmp_path).read_metrics()
+    recipe = tiny_recipe()
+    sets = load_sets(tiny_data, recipe, CPU)
+    model = build_model("resnet20", generator=derive_generator(0, Stream.WEIGHTS))
+    images, labels = build_stream(*sets.train, recipe, seed=0).batch(0)
+    assert row["train_loss"] == pytest.approx(F.cross_entropy(model(images), labels).item(), rel=1e-4)
+    assert json.loads(RunDir(tmp_path).environment.read_text())["backend"] == "eager"
+    assert json.loads(RunDir(tmp_path).result.read_text())["backend"] == "eager"
+    assert any(line.startswith("no fused kernels (") for line in reporter.notices)
+    with pytest.raises(UserError, match="the fused kernels do not work here"):
+        train(config(backend="fused"), tiny_data, tmp_path / "asked", device=CPU, max_steps=1)
+
+
+def test_images_of_a_size_without_kernels_are_trained_on_the_plain_way(tmp_path, tiny_data):
+    recipe = replace(tiny_recipe(), normalization="channel", low_resolutions=(LowResolution(8, until=0.1),))
+    reporter = InterruptAt(None)
+    result = train(config(recipe=recipe), tiny_data, tmp_path / "auto", device=CPU, max_steps=3, reporter=reporter)
+    assert result["steps"] == 3
+    assert result["backend"] == "eager"
+    asked = config(recipe=recipe, backend="fused")
+    with pytest.raises(UserError, match="there are no kernels for images of 8 x 8"):
+        train(asked, tiny_data, tmp_path / "asked", device=CPU, max_steps=3)
 
 
 def test_the_45k_split_evaluates_val_and_test_once(tmp_path, tiny_data):

@@ -132,10 +132,10 @@ def check_machine(device: str, precision: str, data_dir: Path | None) -> int:
     import torch
 
     from deepres.data.cifar10 import check_cifar10
-    from deepres.training.device import resolve_device, resolve_precision
+    from deepres.training.device import check_precision, resolve_device
 
-    chosen = resolve_device(device)
-    resolve_precision(precision, chosen)
+    chosen = resolve_device(device, lambda notice: say(f"deepres: {notice}"))
+    check_precision(precision, chosen)
     check_cifar10(data_dir)
     return torch.cuda.device_count() if chosen.type == "cuda" else 0
 
@@ -149,10 +149,10 @@ def connect(address: str | None, cpus: float, gpus: float, device: str, precisio
     """
     import torch
 
-    from deepres.training.device import check_device, resolve_precision
+    from deepres.training.device import check_device, check_precision
 
     check_device(device)
-    resolve_precision(precision, torch.device("cpu"))
+    check_precision(precision, torch.device("cpu"))
     for option, number in (("--cpus-per-run", cpus), ("--gpus-per-run", gpus)):
         if 0 < number < SMALLEST_SHARE:
             raise UserError(

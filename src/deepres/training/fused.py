@@ -17,24 +17,18 @@ from deepres.training.kernels import (
     kernels_error,
     load_kernels,
 )
+from deepres.training.standard import why_not_standard
 
 SIZE = max(SIZES)  # rows and columns of the largest image, for which memory is laid out
 
 
 def why_unsupported(model: nn.Module, device: torch.device, precision: str) -> str | None:
-    """Return why the kernels cannot compute this model here, or None. It does not look at the processor."""
+    """Return why the kernels cannot compute this net here, or None. It does not look at the processor."""
     if device.type != "cpu":
         return f"there are no kernels for device {device.type!r}"
     if precision not in CAPABILITIES:
         return f"there are no kernels of precision {precision!r}"
-    if not isinstance(model, ResNet):
-        return f"there are no kernels for a {type(model).__name__}"
-    if model.residual and model.option != "A":
-        return f"there are no kernels for shortcut option {model.option}"
-    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    if not {conv.out_channels for conv in convs} <= set(WIDTHS):
-        return "there are no kernels for other numbers of filters than " + ", ".join(map(str, WIDTHS))
-    return None
+    return why_not_standard(model)
 
 
 class FusedNet:
@@ -51,6 +45,8 @@ class FusedNet:
     Raises:
         KernelsUnavailable: the model is not supported (see `why_unsupported`), or the kernels cannot be had.
     """
+
+    name = "fused"
 
     def __init__(self, model: ResNet, precision: str, capacity: int) -> None:
         if reason := why_unsupported(model, model.fc.weight.device, precision):

@@ -134,11 +134,13 @@ def load_kernels(precision: str, size: int = 32, tiles: str | None = None) -> ct
             tests. None takes "amx" where it works (see `why_no_tiles`), else "none".
 
     Raises:
-        KernelsUnavailable: no such precision, a processor without AVX2 (for bfloat16: without AVX-512 and its
+        KernelsUnavailable: no such precision or size, a processor without AVX2 (for bfloat16: without AVX-512 and its
             bfloat16 instructions), no compiler or one that fails, or a cache that cannot be written.
     """
     if precision not in CAPABILITIES:
         raise KernelsUnavailable(f"there are no kernels of precision {precision!r}")
+    if size not in SIZES:
+        raise KernelsUnavailable(f"there are no kernels for images of {size} x {size}")
     capabilities = torch.cpu.get_capabilities()
     missing = [[name for name in needed if not capabilities.get(name)] for needed in CAPABILITIES[precision]]
     if all(missing):

@@ -13,6 +13,7 @@ from deepres.errors import UserError
 from deepres.models import build_model
 from deepres.recipes import Recipe
 from deepres.seeding import Stream, derive_generator
+from deepres.training.agreement import NUM_IMAGES
 from deepres.training.backends import build_backend
 from deepres.training.evaluate import percent, predict_logits
 from deepres.training.group import Group
@@ -63,6 +64,7 @@ class Trainer:
         precision: "float32" or "bfloat16".
         backend: what computes, see `deepres.training.backends`.
         notice: is given lines for the user.
+        fall_back: whether plain torch takes the place of fused kernels that do not compute this net.
         group: the processes among which each mini-batch is divided; all of them hold the same state.
     """
 
@@ -79,10 +81,20 @@ class Trainer:
         precision: str,
         backend: str,
         notice: Callable[[str], None],
+        fall_back: bool = False,
         group: Group | None = None,
     ) -> None:
         model = build_model(name, option=option, generator=derive_generator(seed, Stream.WEIGHTS)).to(device)
-        self.backend = build_backend(backend, model, device, precision, stream.batch_size, notice)
+        self.backend = build_backend(
+            backend,
+            model,
+            device,
+            precision,
+            stream.batch_size,
+            notice,
+            examples=stream.examples(NUM_IMAGES, [None, *recipe.small_sizes]) if backend == "fused" else (),
+            fall_back=fall_back,
+        )
         self.model = model
         self.optimizers = build_optimizers(recipe, model)
         self.recipe = recipe

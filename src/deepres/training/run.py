@@ -26,16 +26,16 @@ from deepres.predictions import Predictions
 from deepres.progress import Reporter, StepState
 from deepres.recipes import Recipe
 from deepres.rundir import Row, RunDir, read_json, write_atomically, write_json
-from deepres.training.backends import choose_backend
 from deepres.training.checkpoint import decode_state, encode_state, save_weights
+from deepres.training.choose import choose
 from deepres.training.clock import Clock
-from deepres.training.device import resolve_precision
 from deepres.training.environment import describe_environment
 from deepres.training.evaluate import error_percent, predict_logits
 from deepres.training.group import Group
 from deepres.training.loop import Trainer
 from deepres.training.stopping import InterruptedRun, stop_requests
 
+IMAGE_ROWS = 32
 VAL_FRACTION = 0.1  # 5,000 of 50,000
 SAME_BITS = ("device", "device_name", "num_threads", "torch")  # must be the same for a run to go on bit-identical
 RESULT_KEYS = ("model", "option", "recipe", "seed", "steps", "epochs", "test_error_last", "test_error_best")
@@ -133,15 +133,16 @@ def train(
     if group.rank > 0:
         return follow(config, sets, total_steps, target, device, group)
     with run_dir.locked():
+        fall_back = config.backend == "auto"
         config = claim(run_dir, config, device, target, reporter)
         if finished := finished_result(run_dir, target):
             reporter.notice(f"the run in {run_dir} is finished: nothing to do")
             group.broadcast(None)
             return finished
-        run = Run(config, run_dir, sets, total_steps, device, reporter, group)
+        run = Run(config, run_dir, sets, total_steps, device, reporter, group, fall_back=fall_back)
         state = run.resume()
         run.record_environment()
-        group.broadcast((config.precision, config.backend, state))
+        group.broadcast((config.precision, run.config.backend, state))
         with stop_requests(run.trainer.stop), run.open_events():
             run.train_until(target, checkpoint_minutes)
             return run.finish()
@@ -180,26 +181,16 @@ def last_step(rows: Sequence[Row]) -> int:
 def claim(run_dir: RunDir, config: RunConfig, device: torch.device, target: int, reporter: Reporter) -> RunConfig:
     """Write the configuration into a new run directory, or compare it with the one begun there.
 
-    Returns the configuration with nothing left to "auto".
+    Returns the configuration with nothing left to "auto", but for the backend of a run that is finished.
 
     Raises:
         UserError: a different run was begun here; the message shows the difference.
     """
     begun = read_json(run_dir.recipe, required=("precision",)) if run_dir.recipe.exists() else None
-    if config.precision == "auto":
-        precision = begun["precision"] if begun else resolve_precision("auto", device)
-        config = replace(config, precision=precision)
-    if config.backend == "auto":
-        model = build_model(config.model, option=config.option)
-        best = choose_backend(model, device, config.precision, target, reporter.notice, config.recipe.small_sizes)
-        backend = (last_start(run_dir) or {}).get("backend", best)
-        if backend == "fused":  # which may not work here any more; the others do everywhere
-            backend = best
-        if backend != best:
-            reporter.notice(
-                f"going on with the backend {backend}, as the run began: --backend {best} is faster (other rounding)"
-            )
-        config = replace(config, backend=backend)
+    if begun and config.precision == "auto":
+        config = replace(config, precision=begun["precision"])
+    if not (begun and finished_result(run_dir, target)):
+        config = settle(run_dir, config, device, target, reporter)
     if begun is None:
         write_json(run_dir.recipe, config.to_json())
     elif differences := list(_differences(begun, config.to_json())):
@@ -208,6 +199,30 @@ def claim(run_dir: RunDir, config: RunConfig, device: torch.device, target: int,
             "give the same one, or another --run-dir"
         )
     return config
+
+
+def settle(run_dir: RunDir, config: RunConfig, device: torch.device, target: int, reporter: Reporter) -> RunConfig:
+    """Replace what is left to "auto": by what the run had at its last start, else by what is fastest here."""
+    last = last_start(run_dir) if config.backend == "auto" else None
+    if last and last["backend"] == "fused" and config.precision != "auto":
+        return replace(config, backend="fused")  # if that works no more, its place is taken when it is built
+    choice = choose(
+        build_model(config.model, option=config.option, generator=torch.Generator()).to(device),
+        device,
+        precision=config.precision,
+        backend=config.backend,
+        num_steps=target,
+        sizes=[IMAGE_ROWS, *config.recipe.small_sizes],
+        notice=reporter.notice if last is None else lambda _: None,
+    )
+    backend = choice.backend
+    if last and last["backend"] != backend:
+        backend = last["backend"]
+        reporter.notice(
+            f"going on with the backend {backend}, as the run began: --backend {choice.backend} is faster "
+            "(other rounding)"
+        )
+    return replace(config, precision=choice.precision, backend=backend)
 
 
 def last_start(run_dir: RunDir) -> dict[str, Any] | None:
@@ -255,8 +270,10 @@ def build_trainer(
     device: torch.device,
     group: Group,
     notice: Callable[[str], None],
+    *,
+    fall_back: bool = False,
 ) -> Trainer:
-    """Build the trainer of a run, at step 0."""
+    """Build the trainer of a run, at step 0; `fall_back` is that of `build_backend`."""
     return Trainer(
         name=config.model,
         option=config.option,
@@ -268,6 +285,7 @@ def build_trainer(
         precision=config.precision,
         backend=config.backend,
         notice=notice,
+        fall_back=fall_back,
         group=group,
     )
 
@@ -284,13 +302,15 @@ class Run:
         device: torch.device,
         reporter: Reporter,
         group: Group,
+        *,
+        fall_back: bool = False,
     ) -> None:
-        self.config = config
         self.run_dir = run_dir
         self.sets = sets
         self.device = device
         self.reporter = reporter
-        self.trainer = build_trainer(config, sets, total_steps, device, group, reporter.notice)
+        self.trainer = build_trainer(config, sets, total_steps, device, group, reporter.notice, fall_back=fall_back)
+        self.config = replace(config, backend=self.trainer.backend.name)
         self.rows: list[Row] = []
         self.clock = Clock()
         self.saved_step = -1
