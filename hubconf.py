@@ -16,9 +16,9 @@ if (_source := str(_Path(__file__).parent / "src")) not in _sys.path:
 def _entry_point(name):
     def create(pretrained=False, progress=True, *, option="A", num_classes=None, folder=None, url=None):
         from deepres.models import build_model
-        from deepres.weights import PixelClassifier, load_pretrained
-        from deepres.weights.foreign import get_normalization
-        from deepres.weights.zoo import with_head
+        from deepres.weights.classifier import PixelClassifier
+        from deepres.zoo.catalogue import load_pretrained, with_head
+        from deepres.zoo.import_checkpoint import get_normalization
 
         if pretrained:
             classifier = load_pretrained(name, folder=folder, url=url)

@@ -25,10 +25,11 @@ from reports import spread, write_report
 
 from deepres.data.cifar10 import Cifar10, Split, load_cifar10
 from deepres.data.splits import stratified_split
+from deepres.files import read_json
 from deepres.models import MODELS
-from deepres.recipes import OneCycle, Recipe, fast, paper
-from deepres.rundir import read_json
-from deepres.training.run import VAL_FRACTION, RunConfig, train
+from deepres.recipes.named import fast, paper
+from deepres.recipes.recipe import OneCycle, Recipe
+from deepres.training.train import VAL_FRACTION, RunConfig, train
 
 
 def scale_rate(recipe: Recipe, factor: float) -> Recipe:

@@ -27,14 +27,15 @@ import torch
 from reports import write_report
 from train_speed import wait_for_turn
 
-from deepres.console import duration
+from deepres.backends.device import describe_device, resolve_device
+from deepres.backends.machine import num_cores
+from deepres.formatting import duration
 from deepres.grid.local import default_parallel, place_environment
 from deepres.grid.plan import PAPER_MODELS, plan_grid
 from deepres.grid.timing import seconds_together
-from deepres.machine import num_cores
-from deepres.recipes import SPLITS, Recipe, get_recipe
+from deepres.recipes.named import get_recipe
+from deepres.recipes.recipe import SPLITS, Recipe
 from deepres.training.bench import Speed, measure_speed
-from deepres.training.device import describe_device, resolve_device
 
 RESULT = Path(__file__).parent / "results" / "table_time.json"
 RECIPES = ("fast", "paper")  # what RECIPE of `make reproduce-table` may be

@@ -35,17 +35,17 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 import torch
 from reports import write_report
 
+from deepres.backends.device import has_native_bfloat16, limit_threads
+from deepres.backends.machine import num_cores
+from deepres.backends.memory import keep_freed_memory
 from deepres.data.cifar10 import Cifar10, Split, load_cifar10
-from deepres.machine import num_cores
-from deepres.memory import keep_freed_memory
 from deepres.models import build_model
 from deepres.models.cost import flop_per_image
-from deepres.progress import Reporter
-from deepres.recipes import one_cycle
-from deepres.rundir import Row
-from deepres.training.device import has_native_bfloat16, limit_threads
+from deepres.recipes.named import one_cycle
+from deepres.runs.directory import Row
 from deepres.training.group import Group
-from deepres.training.run import RunConfig, build_trainer, load_sets, train
+from deepres.training.progress import Reporter
+from deepres.training.train import RunConfig, build_trainer, load_sets, train
 
 CPU = torch.device("cpu")
 BATCH = 128
@@ -225,7 +225,7 @@ def startup(cold: bool) -> float:
         if cold:
             environment["XDG_CACHE_HOME"] = folder
         code = (
-            "import sys, time; from deepres import cli, console\n"
+            "import sys, time; from deepres.cli import main as cli, reporter as console\n"
             "def step(*_): print(time.time(), flush=True); sys.stdout.close(); import os; os._exit(0)\n"
             "console.ConsoleReporter.step = step\n"
             f"sys.argv = ['deepres', 'train', 'resnet20', '--device', 'cpu', '--run-dir', {folder + '/run'!r}]\n"

@@ -63,7 +63,7 @@ def _type_fault(pixels: object) -> str | None:
     shape, size = tuple(pixels.shape), (IMAGE_SIZE, IMAGE_SIZE)
     if shape[1:] == (3, *size):
         return None
-    hint = "resize them, as deepres.images.read_image does"
+    hint = "resize them, as deepres.data.images.read_image does"
     if shape == (3, *size):
         hint = "add the batch dimension with .unsqueeze(0)"
     elif shape[1:] == (*size, 3):

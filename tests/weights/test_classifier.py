@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from deepres.data.cifar10 import CLASSES
 from deepres.errors import UserError
 from deepres.models import build_model
-from deepres.training.evaluate import predict_logits
-from deepres.weights import PixelClassifier
+from deepres.weights.classifier import PixelClassifier
+from deepres.weights.evaluate import predict_logits
 
 
 @pytest.fixture(scope="module", params=["channel", "pixel_mean"])

@@ -16,9 +16,10 @@ from torch.nn.utils import parametrizations, prune
 
 from deepres import load_pretrained
 from deepres.errors import UserError
-from deepres.hub import HubClassifier
+from deepres.integrations.huggingface import HubClassifier
 from deepres.models import build_model
-from deepres.weights.file import find_net, load_weights, save_weights, summarise
+from deepres.weights.file import load_weights, save_weights
+from deepres.weights.read import find_net, summarise
 
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deepres.data.augment import Augmentation, Normalization, crop_and_flip, shrink
-from deepres.recipes import Recipe
+from deepres.recipes.recipe import Recipe
 from deepres.seeding import Stream, derive_generator
 
 
@@ -27,7 +27,7 @@ class TrainStream:
         batch_size: images per mini-batch.
         pad: pixels of padding on each side before the random crop.
         padding: "zeros" or "reflection".
-        flips: "random" or "alternating", see `deepres.recipes.Recipe`.
+        flips: "random" or "alternating", see `deepres.recipes.recipe.Recipe`.
         seed: the run's.
         image_size: gives the rows and columns of the images of a step, or None: as they are.
     """

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from deepres.errors import UserError, first_line, unknown_name
+from deepres.files import check_parent
 from deepres.inputs import as_images
-from deepres.rundir import check_parent
 from deepres.weights.classifier import PixelClassifier
 
 MAX_DIFFERENCE = 1e-4  # of any logit

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from deepres.backends.choose import choose
+from deepres.backends.memory import keep_freed_memory
 from deepres.data.loader import TrainStream, build_stream
-from deepres.memory import keep_freed_memory
 from deepres.models import build_model
-from deepres.recipes import LowResolution, Recipe
-from deepres.training.choose import choose
-from deepres.training.loop import Trainer
+from deepres.recipes.recipe import LowResolution, Recipe
+from deepres.training.trainer import Trainer
 
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
 LONG = 10**9  # steps: more than are ever measured

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepres.recipes import Recipe
+from deepres.recipes.recipe import Recipe
 
 # Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024: a quintic whose iteration drives all
 # singular values of a matrix towards 1, to within 30%, fast.

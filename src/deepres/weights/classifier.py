@@ -15,7 +15,7 @@ from deepres.data.cifar10 import CLASSES
 from deepres.errors import UserError
 from deepres.inputs import IMAGE_SIZE, ROUNDING, Labels, Pixels, as_images, check_labels, check_pixels
 from deepres.models import ResNet, net_name
-from deepres.training.evaluate import EVAL_BATCH
+from deepres.weights.evaluate import EVAL_BATCH
 
 
 class PixelClassifier(nn.Module):

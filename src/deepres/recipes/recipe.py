@@ -1,0 +1,213 @@
+"""Training recipes: frozen dataclasses, made by named functions, with the source beside each number."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from deepres.errors import UserError, unknown_name
+
+SPLITS: Mapping[str, int] = MappingProxyType({"50k": 50_000, "45k": 45_000})  # training images of CIFAR-10 in each
+PADDINGS = ("zeros", "reflection")
+FLIPS = ("random", "alternating")
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """A constant learning rate, multiplied by `factor` at each milestone."""
+
+    milestones: tuple[int, ...]
+    """Steps after which the rate drops: at 32,000, step 32,000 (counted from 0) is the first of the lower rate."""
+    factor: float
+
+    def __str__(self) -> str:
+        return f"x {self.factor:g} at {', '.join(f'{m:,}' for m in self.milestones)} steps"
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """From zero linearly up to the learning rate, then linearly down to zero at the last step."""
+
+    warmup: float
+    """The share of all steps spent going up."""
+
+    def __str__(self) -> str:
+        up = f"linear up for {self.warmup:.0%} of the steps, then " if self.warmup else ""
+        return f"{up}linear to zero"
+
+
+@dataclass(frozen=True)
+class Muon:
+    """The convolutions are trained by `deepres.training.optimizers.Muon`, all else by SGD."""
+
+    learning_rate: float
+    """The highest of the schedule: the size of a step relative to the weights."""
+    momentum: float
+
+    def __str__(self) -> str:
+        return f"{self.learning_rate:g}, momentum {self.momentum:g}"
+
+
+@dataclass(frozen=True)
+class LowResolution:
+    """The first part of a training on images made smaller, which cost less in proportion to their pixels."""
+
+    size: int
+    """Rows and columns of an image."""
+    until: float
+    """The share of all steps after which the next part begins."""
+
+    def __str__(self) -> str:
+        return f"{self.size} x {self.size} until {self.until:.0%} of the steps"
+
+
+@dataclass(frozen=True)
+class SlowStart:
+    """A low constant rate at the start of very deep nets, until the training error is below a bound."""
+
+    learning_rate: float
+    until_error: float
+    """Training error in percent, over the last `window` mini-batches."""
+    window: int
+    """Mini-batches; at least so many steps are taken at the low rate."""
+    min_depth: int
+    """Nets with fewer weighted layers start at the full rate."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.learning_rate:g} until the training error of {self.window} mini-batches is below "
+            f"{self.until_error:g}%, for depth {self.min_depth} and more"
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a net is trained. Complete: with a model name and a seed it determines the run."""
+
+    name: str
+    batch_size: int
+    """Images per mini-batch."""
+    normalization: str
+    """"pixel_mean" or "channel", see `deepres.data.augment.Normalization`."""
+    pad: int
+    """Pixels of padding on each side before the random crop."""
+    learning_rate: float
+    """The highest of the schedule."""
+    schedule: StepDecay | OneCycle
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    """L2 penalty, added to the gradient."""
+    decay_norm_and_bias: bool
+    """Whether batch normalisation's scales and shifts and the biases decay too."""
+    steps: int | None = None
+    """The length in mini-batches; either this or `epochs`."""
+    epochs: float | None = None
+    """The length in passes over the training images."""
+    padding: str = "zeros"
+    """What is padded: "zeros", or the image's "reflection"."""
+    flips: str = "random"
+    """Which images are flipped left to right: "random", each with probability 1/2 every time, or "alternating",
+    half of them in the first epoch and the others in the next, and so on."""
+    low_resolutions: tuple[LowResolution, ...] = ()
+    """Parts of the training on smaller images, in order; the rest is on images as they are."""
+    muon: Muon | None = None
+    """If set, how the convolutions are trained; `learning_rate`, `momentum` and `weight_decay` are of all else."""
+    slow_start: SlowStart | None = None
+    split: str = "50k"
+    """"50k": train on all training images, the test set is evaluated at every epoch. "45k": train on 45,000,
+    evaluate the other 5,000 (val) at every epoch, and the test set once, at the end."""
+    split_seed: int = 0
+    """Fixes which 5,000 images are val."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise UserError(f"recipe {self.name}: give its length either in steps or in epochs")
+        for kind, name, known in (
+            ("split", self.split, SPLITS),
+            ("padding", self.padding, PADDINGS),
+            ("kind of flips", self.flips, FLIPS),
+        ):
+            if name not in known:
+                raise unknown_name(kind, name, known)
+        ends = [0.0, *(part.until for part in self.low_resolutions), 1.0]
+        if ends != sorted(ends):
+            raise UserError(f"recipe {self.name}: low resolutions must end one after another, before the last step")
+
+    def total_steps(self, num_train: int) -> int:
+        """Return the length in mini-batches for a training set of `num_train` images."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return math.ceil(self.epochs * num_train / self.batch_size)
+
+    def total_epochs(self, num_train: int) -> int:
+        """Return the number of passes over the training images, the last one perhaps in part."""
+        steps = self.total_steps(num_train)
+        return (steps - 1) * self.batch_size // num_train + 1
+
+    def parts(self, total_steps: int) -> list[tuple[int | None, int, int]]:
+        """Return the parts of a training: rows of an image (None: as it is), first step, step after the last."""
+        sizes: list[int | None] = [*(part.size for part in self.low_resolutions), None]
+        ends = [*(round(part.until * total_steps) for part in self.low_resolutions), total_steps]
+        return list(zip(sizes, [0, *ends[:-1]], ends, strict=True))
+
+    @property
+    def small_sizes(self) -> list[int]:
+        """Rows of the images that it trains on before whole ones."""
+        return [part.size for part in self.low_resolutions]
+
+    def image_size(self, step: int, total_steps: int) -> int | None:
+        """Return the rows and columns of the images of a step, counted from 0; None: as they are."""
+        return next((size for size, _, end in self.parts(total_steps) if step < end), None)
+
+    def compute(self, num_train: int, *, steps: int | None = None, size: int = 32) -> float:
+        """Return the training's compute in images of full size: small ones count in proportion to their pixels.
+
+        That is exact for the convolutions, which do all but 0.002% of the multiplications.
+
+        Args:
+            num_train: images of the training set.
+            steps: of the first so many steps; None: of all.
+            size: rows and columns of an image at full size.
+        """
+        total = self.total_steps(num_train)
+        last = total if steps is None else steps
+        pixels = sum((min(end, last) - min(begin, last)) * (low or size) ** 2 for low, begin, end in self.parts(total))
+        return pixels * self.batch_size / size**2
+
+    def compute_between(self, begin: int, end: int, total_steps: int) -> float:
+        """Return what the steps from `begin` to `end` cost, see `compute`, in a schedule of `total_steps`."""
+        schedule = replace(self, steps=total_steps, epochs=None)  # in steps: num_train does not matter
+        return schedule.compute(num_train=1, steps=end) - schedule.compute(num_train=1, steps=begin)
+
+    def full_size_speed(self, step: int, total_steps: int, images_per_second: float) -> float:
+        """Return the speed in images of full size per second, small ones counted as `compute` counts them.
+
+        Args:
+            step: steps that were done; before the first, the speed is taken to be that step's.
+            total_steps: of the whole schedule.
+            images_per_second: mean speed so far, whatever the size of the images.
+        """
+        done = max(step, 1)
+        return images_per_second * self.compute_between(0, done, total_steps) / (done * self.batch_size)
+
+    def seconds_left(self, step: int, target: int, total_steps: int, images_per_second: float) -> float:
+        """Estimate the time from one step to the step `target`; the other arguments are those of `full_size_speed`."""
+        images = self.compute_between(step, target, total_steps)
+        return images / self.full_size_speed(step, total_steps, images_per_second)
+
+    def with_compute(self, images: float) -> "Recipe":
+        """Return the recipe with as many steps as cost no more than `images` images of full size (see `compute`)."""
+        long = replace(self, steps=1_000_000, epochs=None)
+        steps = math.ceil(images / long.compute(num_train=1) * 1_000_000)  # in steps: num_train does not matter
+        while (recipe := replace(long, steps=steps)).compute(num_train=1) > images:
+            steps -= 1
+        return recipe
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain data; two recipes are the same if and only if these are."""
+        fields = asdict(self)
+        fields["schedule"] = {"kind": type(self.schedule).__name__, **fields["schedule"]}
+        return fields
