@@ -14,9 +14,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from deepres.errors import UserError, first_line
-from deepres.weights.read import FORMAT
 
 # Packages whose objects lie beside weights as plain data. Nothing of them is loaded: a stand-in takes their place.
+FORMAT = "deepres-1"
 PLAIN_DATA = (
     "numpy",
     "_codecs",
