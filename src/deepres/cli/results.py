@@ -9,7 +9,7 @@ import click
 from rich import box
 from rich.table import Table
 
-from deepres.cli.console import out, say
+from deepres.cli.console import new_table, out, say
 from deepres.errors import UserError
 from deepres.report.markdown import markdown_table
 from deepres.runs.collect import collect_runs, csv_text, run_row
@@ -137,7 +137,7 @@ def _print_text(summaries: Sequence["Summary"], claims: Sequence["ClaimTest"]) -
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Lay out a table as narrow as it can be."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
+    table = new_table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("net", "claim") else "right", no_wrap=True)
     for row in rows:
