@@ -19,9 +19,12 @@ CHECKPOINTS_KEPT = 2  # the latest, and the one before it should the latest be d
 Row = dict[str, Any]
 
 
-def run_name(model: str, recipe: str, seed: int, *, option: str = "A", split: str = "50k") -> str:
+def run_name(
+    model: str, recipe: str, seed: int, *, option: str = "A", split: str = "50k", fraction: float = 1.0
+) -> str:
     """Return a run directory's usual name: MODEL-RECIPE-seedN, with what departs from the usual in between."""
     variants = [f"option{option}"] * (option != "A") + [f"split{split}"] * (split != "50k")
+    variants += [f"fraction{fraction:g}"] * (fraction != 1)
     return "-".join([model, recipe, *variants, f"seed{seed}"])
 
 
@@ -30,7 +33,7 @@ class RunDir:
 
     | name | what it holds |
     |---|---|
-    | recipe.json | what determines the run: model, recipe, seed, precision |
+    | recipe.json | what determines the run: model, recipe, seed, precision, data and how it is evaluated |
     | environment.json | versions, device, commit and command of each start |
     | metrics.jsonl | a line per epoch |
     | tensorboard/ | the same as TensorBoard events |
