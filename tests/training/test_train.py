@@ -403,7 +403,7 @@ def test_a_finished_run_chooses_and_compiles_nothing(uninterrupted, tiny_data, m
         raise AssertionError("nothing is to be computed")
 
     monkeypatch.setattr("deepres.training.claim.choose", fail)
-    monkeypatch.setattr("deepres.backends.torch_backend.load_kernels", fail)
+    monkeypatch.setattr("deepres.backends.build.load_kernels", fail)
     reporter = InterruptAt(None)
     result = train(config(precision="auto"), tiny_data, uninterrupted, device=CPU, reporter=reporter)
     assert result["steps"] == STEPS

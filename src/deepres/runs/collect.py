@@ -8,9 +8,9 @@ from typing import Any
 
 from deepres.errors import UserError
 from deepres.files import write_atomically
+from deepres.runs.content import content_digest
 from deepres.runs.directory import RunDir, run_name
 from deepres.runs.finished import FinishedRun, load_runs, read_record
-from deepres.runs.schema import content_digest
 
 RUNS_FOLDER = "runs"
 ROWS_FILE = "runs.csv"

@@ -36,12 +36,12 @@ class RunDir:
     | recipe.json | what determines the run: model, recipe, seed, precision, data and how it is evaluated |
     | environment.json | versions, device, commit and command of each start |
     | metrics.jsonl | a line per epoch |
-    | tensorboard/ | the same as TensorBoard events |
+    | tensorboard/ | the same as TensorBoard events, where TensorBoard is installed |
     | checkpoints/ | the last two states, from which the run resumes |
     | model.safetensors | the trained weights with their normalisation |
     | predictions.npz | for each test image its label, the predicted class and that class's probability |
-    | curve.png | errors against steps |
-    | result.json | the outcome; written last, so that its presence means finished |
+    | result.json | the outcome; its presence means finished |
+    | curve.png | errors against steps; drawn last, and may be missing |
     | log.txt | what a run that a grid started said on standard error |
     """
 

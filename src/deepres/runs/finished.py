@@ -13,8 +13,9 @@ from typing import Any
 
 from deepres.errors import UserError
 from deepres.files import read_json
+from deepres.runs.content import content_digest
 from deepres.runs.directory import Row, RunDir
-from deepres.runs.schema import Environment, EpochRow, Result, RunRecord, content_digest
+from deepres.runs.schema import Environment, EpochRow, Result, RunRecord
 
 FAMILIES = ("plain", "resnet")  # the paper's come first, as it shows them
 

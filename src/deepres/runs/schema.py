@@ -8,14 +8,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from deepres.errors import UserError
 from deepres.recipes.recipe import held_out_name
-
-Content = Mapping[str, Any]
+from deepres.runs.content import Content, check_numbers, object_in
 
 
 @dataclass(frozen=True)
@@ -133,13 +131,13 @@ class RunRecord:
         if not isinstance(content["seed"], int) or not isinstance(content["model"], str):
             raise UserError(f"{path} is damaged (model or seed)")
         if "data" in content:
-            data = DataRecord.from_json(_object(content, "data", path), path)
+            data = DataRecord.from_json(object_in(content, "data", path), path)
         else:
             data = cifar10_record(recipe["split"], recipe.get("split_seed", 0))
             if default is not None and data.train.digest is None:
                 data = default.data
         if "evaluation" in content:
-            evaluation = Evaluation.from_json(_object(content, "evaluation", path), path)
+            evaluation = Evaluation.from_json(object_in(content, "evaluation", path), path)
         else:
             every = _epochs_between(rows, recipe, data.train.images)
             every = every or (1 if default is None else default.evaluation.every)
@@ -381,24 +379,3 @@ NUMBERS_OF_RESULT = (
     *("steps", "total_steps", "epochs", "num_parameters", "best_epoch", "seconds", "images_per_second"),
     *("train_error", "test_error_last"),
 )
-
-
-def check_numbers(content: Content, keys: Iterable[str], path: Path) -> None:
-    """Raise the error for a value that is missing or no finite number."""
-    for key in keys:
-        value = content.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"{path} is damaged ({key} is {value!r}, no number)")
-
-
-def _object(content: Content, key: str, path: Path) -> Content:
-    """Return a part of a JSON object that must be an object itself."""
-    part = content[key]
-    if not isinstance(part, dict):
-        raise UserError(f"{path} is damaged ({key} is no JSON object)")
-    return part
-
-
-def content_digest(content: Content) -> str:
-    """Return eight hexadecimal digits that depend on a JSON object's whole content and not on its order."""
-    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,8 +1,10 @@
 """TensorBoard's events, where it is installed: the rows of metrics.jsonl once more."""
 
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from deepres.errors import first_line
@@ -24,6 +26,8 @@ class Events:
         self._notice = notice
         self._writer: Any = None
         shutil.rmtree(folder, ignore_errors=True)
+        # Where TensorFlow is installed, TensorBoard would load it for seconds to write events, which it can do itself.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
         try:
             from torch.utils.tensorboard import SummaryWriter  # here, since it takes most of a second to import
 
