@@ -25,11 +25,6 @@ CPU = torch.device("cpu")
 NO_IMAGES = (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
 
 
-@pytest.fixture(scope="module")
-def tiny_data(cifar10_dir):
-    return first_images(load_cifar10(cifar10_dir))
-
-
 def config(seed=0, **changes):
     settled = {"model": "resnet20", "recipe": tiny_recipe(), "precision": "float32", "backend": "eager"}
     return RunConfig(**{**settled, "seed": seed, **changes})

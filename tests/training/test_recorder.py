@@ -8,10 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import first_images, tiny_recipe
+from tiny_run import tiny_recipe
 from torch import nn
 
-from deepres.data.cifar10 import load_cifar10
 from deepres.data.splits import stratified_split, stratified_subset
 from deepres.errors import UserError
 from deepres.runs.directory import RunDir
@@ -23,11 +22,6 @@ from deepres.training.recorder import Recorder
 from deepres.training.train import train
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def tiny_data(cifar10_dir):
-    return first_images(load_cifar10(cifar10_dir))
 
 
 class Notices(Reporter):
