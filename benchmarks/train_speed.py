@@ -133,7 +133,7 @@ def bare(name: str, steps: int, precision: str, backend: str) -> None:
     keep_freed_memory()
     recipe = one_cycle()
     config = RunConfig(name, recipe, precision=precision, backend=backend)
-    trainer = build_trainer(config, load_sets(subset(100), recipe, CPU), 1000, CPU, Group(), notice=print)
+    trainer = build_trainer(config, load_sets(subset(100), recipe, CPU), CPU, Group(), notice=print)
     images, labels = trainer.stream.batch(0)
 
     def rounds() -> Iterator[float]:

@@ -134,7 +134,7 @@ def claim() -> str:
         if summary.group.model != "resnet20" or recipe not in ("paper", "fast", "faster"):
             continue
         spread = "" if summary.std is None else f" ± {summary.std:.2f}"
-        part = images / float(runs[0].result["compute"])
+        part = images / float(runs[0].result.compute or 0)
         cost = "" if recipe == "paper" else f" for 1/{part:.1f} of the paper's training compute"
         sentences.append(
             f"ResNet-20 by the recipe `{recipe}`: **{summary.mean:.2f}{spread}%** test error at the last "

@@ -129,6 +129,7 @@ def _cell(value: object) -> str:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--option", default="A", show_default=True, help="Kind of shortcut: A, B or C.")
 @click.option("--split", help="50k: train on everything; 45k: hold out 5,000 images as val. Default: the recipe's.")
+@click.option("--fraction", type=float, default=1.0, help="Train on this share of the images, of each class the same.")
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/NAME-RECIPE-seedN.")
 @DATA_DIR
 @DEVICE
@@ -140,10 +141,8 @@ def _cell(value: object) -> str:
 @click.option(
     "--evaluate-every",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
     metavar="EPOCHS",
-    help="Fewer evaluations save time; the last step has one in any case.",
+    help="Fewer evaluations save time; the last step has one in any case. Default: as the run was begun, or 1.",
 )
 @click.option(
     "--progress",
@@ -159,6 +158,7 @@ def train(
     seed: int,
     option: str,
     split: str | None,
+    fraction: float,
     run_dir: Path | None,
     data_dir: Path | None,
     device: str,
@@ -167,7 +167,7 @@ def train(
     workers: int | None,
     max_steps: int | None,
     checkpoint_minutes: float,
-    evaluate_every: int,
+    evaluate_every: int | None,
     progress: str,
 ) -> None:
     """Train the net NAME, or go on with its interrupted run."""
@@ -181,7 +181,9 @@ def train(
     if run_dir is not None and run_dir.name == "":
         raise UserError(f"--run-dir {str(run_dir)!r} is no place for a run: name a folder of its own")
     if run_dir is None:
-        run_dir = Path("runs") / run_name(name, recipe.name, seed, option=option, split=recipe.split)
+        run_dir = Path("runs") / run_name(
+            name, recipe.name, seed, option=option, split=recipe.split, fraction=fraction
+        )
 
     from deepres.backends.build import check_backend
     from deepres.backends.device import check_precision, describe_device, resolve_device
@@ -195,7 +197,14 @@ def train(
     check_precision(precision, chosen)  # a wrong one ends here, and so does a wrong backend
     check_backend(backend)
     config = RunConfig(
-        name, recipe, seed=seed, option=option, precision=precision, backend=backend, evaluate_every=evaluate_every
+        name,
+        recipe,
+        seed=seed,
+        option=option,
+        precision=precision,
+        backend=backend,
+        evaluate_every=evaluate_every,
+        fraction=fraction,
     )
     if (size := world_size() or workers or 1) > recipe.batch_size:
         raise UserError(f"{size} workers are too many: a mini-batch has {recipe.batch_size} images")
