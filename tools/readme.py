@@ -15,8 +15,7 @@ from typing import Any
 
 from deepres.recipes.named import paper
 from deepres.recipes.recipe import SPLITS
-from deepres.report.markdown import markdown_table
-from deepres.report.tables import noted_table, table_rows
+from deepres.report.tables import markdown_table, noted_table, table_rows
 from deepres.runs.finished import depth_of, load_runs
 from deepres.runs.groups import group_runs
 from deepres.runs.published import PUBLISHED

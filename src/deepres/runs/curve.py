@@ -13,7 +13,7 @@ def draw_curve(rows: Sequence[Row], title: str) -> bytes:
     steps = [row["step"] for row in rows]
     held_out = "val" if any("val_error" in row for row in rows) else "test"
     errors = [row[f"{held_out}_error"] for row in rows]
-    colour = FAMILIES["resnet"].light
+    colour = FAMILIES["resnet"].color
     with house_style():
         figure = new_figure(6.4, 4.4)
         axes = figure.add_subplot()
