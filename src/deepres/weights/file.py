@@ -21,7 +21,8 @@ from deepres.files import write_atomically
 from deepres.inputs import IMAGE_SIZE
 from deepres.models import MODELS, ResNet, build_model
 from deepres.weights.classifier import PixelClassifier, check_classes, evaluating
-from deepres.weights.read import FORMAT, State, _check_values, find_net
+from deepres.weights.content import FORMAT, State
+from deepres.weights.read import check_values, find_net
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def save_weights(
             raise UserError(f"cannot write {path}: {key!r} of this net is {found}, so that it is no {name}")
         tensors[key] = tensor.detach().cpu().contiguous()
     tensors |= {"mean": normalization.mean.detach().cpu(), "std": normalization.std.detach().cpu()}
-    _check_values(tensors, f"cannot write {path}:")
+    check_values(tensors, f"cannot write {path}:")
     fresh.load_state_dict({key: tensors[key] for key in fresh.state_dict()})
     if not _agree(model, fresh):
         raise UserError(f"cannot write {path}: this net computes otherwise than a {name} that has its weights")

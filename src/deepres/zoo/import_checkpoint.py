@@ -13,8 +13,9 @@ from deepres.errors import UserError, unknown_name
 from deepres.models import MODELS, ResNet, build_model
 from deepres.models.resnet import WIDTHS
 from deepres.weights.classifier import PixelClassifier
+from deepres.weights.content import State
 from deepres.weights.evaluate import error_percent
-from deepres.weights.read import FoundNet, State
+from deepres.weights.read import FoundNet
 
 NORMS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = MappingProxyType(
     {  # mean and standard deviation of pixels / 255, by channel
