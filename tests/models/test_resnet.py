@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepres.errors import UserError
-from deepres.models import MODELS, OPTIONS, build_model, count_parameters
+from deepres.models import MODELS, OPTIONS, build_model, count_parameters, make_name, net_name, parse_name
 from deepres.models.blocks import Block, PadShortcut, ProjectionShortcut, build_shortcut
 
 PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962, 1202: 19_421_274}
@@ -224,9 +224,53 @@ def test_illegal_arguments(kwargs, message):
 def test_illegal_depth_and_plain_option():
     from deepres.models import ResNet
 
-    with pytest.raises(UserError, match=r"unknown depth of a residual net 21.*20, 32, 44, 56, 110, 1202"):
-        ResNet(21)
-    with pytest.raises(UserError, match=r"unknown depth of a plain net 1202.*20, 32, 44, 56, 110"):
-        ResNet(1202, residual=False)
+    for depth in (21, 2, 1208, -4, 20.0, True):
+        with pytest.raises(UserError, match=rf"depth is {depth!r}: a net has 6n \+ 2 layers, such as 20"):
+            ResNet(depth)
+    for width in (0, 17, 1.5, True):
+        with pytest.raises(UserError, match=rf"width is {width!r}: it must be a whole number from 1 to 16"):
+            ResNet(20, width=width)
     with pytest.raises(UserError, match="plain net has no shortcuts"):
         build_model("plain20", option="B")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("resnet20", (True, 20, 1)),
+        ("plain8", (False, 8, 1)),
+        ("resnet26", (True, 26, 1)),
+        ("resnet20x2", (True, 20, 2)),
+        ("plain1202x16", (False, 1202, 16)),
+    ],
+)
+def test_names_say_kind_depth_and_width(name, parts):
+    assert parse_name(name) == parts
+    assert make_name(*parts) == name
+
+
+NO_NETS = (
+    "resnet resnet21 resnet2 resnet020 resnet20x1 resnet20x0 resnet20x17 resnet20x resnet1208 ResNet20 20 plain-20"
+)
+
+
+@pytest.mark.parametrize("name", [*NO_NETS.split(), "resnet20 ", "", None, 20])
+def test_names_of_no_net(name):
+    assert parse_name(name) is None
+    with pytest.raises(UserError, match=r"unknown model .*, or another net of 6n \+ 2 layers"):
+        build_model(name)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "depth", "width"), [("resnet8", 8, 1), ("plain26", 26, 1), ("resnet14x3", 14, 3)])
+def test_other_depths_and_widths(name, depth, width):
+    model = build_model(name, generator=generator())
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == depth
+    assert {m.out_channels for m in layers if isinstance(m, nn.Conv2d)} == {16 * width, 32 * width, 64 * width}
+    assert net_name(model) == name
+    x = torch.randn(2, 3, 32, 32, generator=generator(1))
+    randomize_batch_norm(model).eval()
+    if name.startswith("resnet"):
+        expected = forward_by_hand(model, x, num_blocks=(depth - 2) // 6)
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)

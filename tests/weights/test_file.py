@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from deepres import load_pretrained
+from deepres.data.augment import Normalization
 from deepres.errors import UserError
 from deepres.integrations.huggingface import HubClassifier
 from deepres.models import build_model
@@ -295,3 +296,13 @@ def test_a_net_that_overflows_after_its_first_steps_is_written(classifier, tmp_p
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data.fill_(1e20)
     load_weights(save_as_weights(made, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["resnet8", "plain26", "resnet8x2"])
+def test_weights_of_nets_that_are_not_the_papers_come_back(name, tmp_path):
+    model = build_model(name, num_classes=7)
+    save_weights(tmp_path / "w.safetensors", name, model, Normalization(torch.zeros(3, 1, 1), torch.ones(3, 1, 1)))
+    loaded = load_weights(tmp_path / "w.safetensors")
+    assert loaded.name == name
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[key], tensor), key

@@ -252,8 +252,8 @@ def without(key):
     ("change", "message"),
     [
         (
-            lambda s: s | {"layer1.3.conv1.weight": torch.zeros(1)},
-            "resnet20, option A, its key 'layer1.3.conv1.weight'",
+            lambda s: s | {"layer1.3.conv1.weight": torch.zeros(16, 16, 3, 3)},
+            "resnet26, option A, it lacks what we call 'layer1.3.bn1.weight'",
         ),
         (
             lambda s: s | {"linear.weight": torch.zeros(100, 64)},

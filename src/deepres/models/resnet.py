@@ -1,5 +1,6 @@
 """The CIFAR-10 networks of section 4.2: 6n + 2 weighted layers, plain or residual."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -14,6 +15,7 @@ PLAIN_DEPTHS = (20, 32, 44, 56, 110)
 RESIDUAL_DEPTHS = (20, 32, 44, 56, 110, 1202)
 OPTIONS = ("A", "B", "C")
 WIDTHS = (16, 32, 64)  # filters on the feature map sizes 32, 16, 8
+MAX_DEPTH, MAX_WIDTH = 1202, 16  # a name beyond these is taken for a mistake
 
 
 class ResNet(nn.Module):
@@ -23,15 +25,17 @@ class ResNet(nn.Module):
     will do; the paper's are 32.
 
     Args:
-        depth: 6n + 2 weighted layers, one of 20, 32, 44, 56, 110, 1202 (plain: up to 110).
+        depth: 6n + 2 weighted layers: 8, 14, 20 ... 1202; the paper's are 20, 32, 44, 56, 110 and, residual, 1202.
         residual: with shortcuts (ResNet), or without them (plain net).
+        width: how many times the paper's filters, 16, 32 and 64, each stage has (Zagoruyko, Komodakis, "Wide residual
+            networks", 2016).
         option: the kind of shortcut: "A" identity and zero-padding (the paper's on CIFAR-10), "B" projections
             where the dimensions grow, "C" projections everywhere. A plain net has none and takes only "A".
         num_classes: the number of logits.
         generator: the source of the initial weights; None is torch's global one.
 
     Raises:
-        UserError: an illegal depth or option; the message lists the legal ones.
+        UserError: an illegal depth, width or option; the message says which are legal.
     """
 
     def __init__(
@@ -39,14 +43,18 @@ class ResNet(nn.Module):
         depth: int,
         *,
         residual: bool = True,
+        width: int = 1,
         option: str = "A",
         num_classes: int = 10,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        depths = RESIDUAL_DEPTHS if residual else PLAIN_DEPTHS
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth not in depths:
-            raise unknown_name("depth of a residual net" if residual else "depth of a plain net", depth, depths)
+        if isinstance(depth, bool) or not isinstance(depth, int) or not is_depth(depth):
+            raise UserError(
+                f"depth is {depth!r}: a net has 6n + 2 layers, such as 20, 26 or 32, and at most {MAX_DEPTH}"
+            )
+        if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= MAX_WIDTH:
+            raise UserError(f"width is {width!r}: it must be a whole number from 1 to {MAX_WIDTH}")
         if option not in OPTIONS:
             raise unknown_name("shortcut option", option, OPTIONS)
         if not residual and option != "A":
@@ -55,15 +63,17 @@ class ResNet(nn.Module):
             raise UserError(f"num_classes is {num_classes!r}: it must be a whole number of at least 1")
         self.depth = depth
         self.residual = residual
+        self.width = width
         self.option = option
 
+        widths = [width * filters for filters in WIDTHS]
         num_blocks = (depth - 2) // 6  # n; a block has two weighted layers
-        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        self.layer1 = self._stage(WIDTHS[0], WIDTHS[0], num_blocks, stride=1)
-        self.layer2 = self._stage(WIDTHS[0], WIDTHS[1], num_blocks, stride=2)
-        self.layer3 = self._stage(WIDTHS[1], WIDTHS[2], num_blocks, stride=2)
-        self.fc = nn.Linear(WIDTHS[2], num_classes)
+        self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.layer1 = self._stage(widths[0], widths[0], num_blocks, stride=1)
+        self.layer2 = self._stage(widths[0], widths[1], num_blocks, stride=2)
+        self.layer3 = self._stage(widths[1], widths[2], num_blocks, stride=2)
+        self.fc = nn.Linear(widths[2], num_classes)
         self.initialize(generator)
 
     def _stage(self, in_channels: int, out_channels: int, num_blocks: int, stride: int) -> nn.Sequential:
@@ -104,10 +114,10 @@ MODELS: Mapping[str, Callable[..., ResNet]] = MappingProxyType(
 
 
 def build_model(name: str, *, option: str = "A", num_classes: int = 10, generator: Generator | None = None) -> ResNet:
-    """Build a net of the paper by name, with fresh weights.
+    """Build a net by name, with fresh weights: one of the paper's or one of another depth or width.
 
     Args:
-        name: a key of `MODELS`, such as "resnet20" or "plain56".
+        name: "resnet20" or "plain56": the kind and the layers, 6n + 2 of them; "resnet20x2" has twice the filters.
         option: the kind of shortcut, "A", "B" or "C".
         num_classes: the number of logits.
         generator: the source of the initial weights; None is torch's global one.
@@ -119,14 +129,38 @@ def build_model(name: str, *, option: str = "A", num_classes: int = 10, generato
         >>> build_model("resnet20")(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
-    if not isinstance(name, str) or name not in MODELS:
-        raise unknown_name("model", name, MODELS)
-    return MODELS[name](option=option, num_classes=num_classes, generator=generator)
+    if (parts := parse_name(name)) is None:
+        raise UserError(
+            f"{unknown_name('model', name, MODELS)}, or another net of 6n + 2 layers, such as resnet26, or of more "
+            "filters, such as resnet20x2"
+        )
+    residual, depth, width = parts
+    return ResNet(depth, residual=residual, width=width, option=option, num_classes=num_classes, generator=generator)
 
 
 def net_name(model: ResNet) -> str:
-    """Return the key of `MODELS` of a net, such as "resnet20"."""
-    return f"{'resnet' if model.residual else 'plain'}{model.depth}"
+    """Return a net's name, such as "resnet20" or "plain20x2"."""
+    return make_name(model.residual, model.depth, model.width)
+
+
+def make_name(residual: bool, depth: int, width: int = 1) -> str:
+    """Return the name of a net, which `parse_name` takes apart."""
+    return f"{'resnet' if residual else 'plain'}{depth}{f'x{width}' if width > 1 else ''}"
+
+
+def parse_name(name: object) -> tuple[bool, int, int] | None:
+    """Return what a net's name says: residual or not, layers, times the filters; None if it names none."""
+    match = re.fullmatch(r"(plain|resnet)([1-9]\d{0,3})(?:x([1-9]\d?))?", name) if isinstance(name, str) else None
+    if match is None:
+        return None
+    residual, depth, width = match[1] == "resnet", int(match[2]), int(match[3] or 1)
+    legal = is_depth(depth) and width <= MAX_WIDTH and match[3] != "1"
+    return (residual, depth, width) if legal else None
+
+
+def is_depth(depth: int) -> bool:
+    """Tell whether a net can have so many layers: 6n + 2."""
+    return depth % 6 == 2 and 8 <= depth <= MAX_DEPTH
 
 
 def count_parameters(model: nn.Module) -> int:

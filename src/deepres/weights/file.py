@@ -19,7 +19,7 @@ from deepres.data.augment import Normalization
 from deepres.errors import UserError
 from deepres.files import write_atomically
 from deepres.inputs import IMAGE_SIZE
-from deepres.models import MODELS, ResNet, build_model
+from deepres.models import ResNet, build_model, parse_name
 from deepres.weights.classifier import PixelClassifier, check_classes, evaluating
 from deepres.weights.content import FORMAT, State
 from deepres.weights.read import check_values, find_net
@@ -51,7 +51,7 @@ def save_weights(
 
     Args:
         path: the file.
-        name: a key of `MODELS`.
+        name: the net's name, see `build_model`.
         model: the net.
         normalization: `mean` and `std`, in units of pixels / 255.
         classes: the name of each logit; None is those that `PixelClassifier` gives.
@@ -62,9 +62,9 @@ def save_weights(
     """
     option = getattr(model, "option", "A")
     head = getattr(model, "fc", None)
-    if name not in MODELS or not isinstance(head, nn.Linear):
+    if parse_name(name) is None or not isinstance(head, nn.Linear):
         what = (
-            f"its last layer is {type(head).__name__}, not Linear" if name in MODELS else f"there is no net {name!r}"
+            f"its last layer is {type(head).__name__}, not Linear" if parse_name(name) else f"there is no net {name!r}"
         )
         raise UserError(f"cannot write {path}: {what}; save its state_dict() with torch.save instead")
     fresh = _fresh_net(name, option, head.out_features)

@@ -14,8 +14,8 @@ from deepres.data.augment import Normalization
 from deepres.errors import UserError
 from deepres.files import read_json
 from deepres.inputs import IMAGE_SIZE
-from deepres.models import MODELS, build_model
-from deepres.models.resnet import RESIDUAL_DEPTHS, WIDTHS
+from deepres.models import build_model, make_name, parse_name
+from deepres.models.resnet import MAX_DEPTH, MAX_WIDTH, WIDTHS
 from deepres.weights.classifier import check_classes, read_extra_state
 from deepres.weights.content import State, flatten, is_plain, kind_of, read_content, type_of
 
@@ -49,6 +49,8 @@ class FoundNet:
 
     state: State
     depth: int
+    width: int
+    """How many times the paper's filters each stage has."""
     option: str
     """"A" where no shortcut has parameters: then the net may be plain, or pad its shortcuts in another way."""
     num_classes: int
@@ -127,7 +129,7 @@ def _config_beside(path: Path) -> dict[str, Any]:
     if path.name != "model.safetensors" or not config.is_file():
         return {}
     content = read_json(config)
-    return content if content.get("model") in list(MODELS) else {}
+    return content if parse_name(content.get("model")) else {}
 
 
 def _our_keys(tensors: State, found: FoundNet) -> Iterator[str]:
@@ -142,15 +144,16 @@ def _check_description(told: Mapping[str, Any], found: FoundNet, path: Path) -> 
     if (name := told.get("model")) is None:
         return
     option, count = told.get("option", "A"), str(told.get("num_classes", found.num_classes))
-    if not isinstance(name, str) or name not in MODELS:
+    if (parts := parse_name(name)) is None:
         raise UserError(f"{path} does not fit its net {name}: there is no such net")
-    named = (int(re.sub(r"\D", "", name)), option, count)
-    if named != (found.depth, found.option, str(found.num_classes)):
+    residual, depth, width = parts
+    if (depth, width, option, count) != (found.depth, found.width, found.option, str(found.num_classes)):
+        wide = f"of {found.width} times the filters, " if found.width > 1 or width > 1 else ""
         raise UserError(
             f"{path} does not fit its net {name}, option {option}, {count} classes: "
-            f"its weights are of {found.depth} layers, option {found.option}, {found.num_classes} classes"
+            f"its weights are of {found.depth} layers, {wide}option {found.option}, {found.num_classes} classes"
         )
-    if name.startswith("plain") and option != "A":
+    if not residual and option != "A":
         raise UserError(f"{path} does not fit its net {name}: a plain net has no option {option}")
 
 
@@ -204,13 +207,16 @@ def _fit(state: State, prefix: str) -> FoundNet:
     blocks = {m[1] for name in ours if (m := re.match(r"layer1\.(\d+)\.", name))}
     projections = [name for name in ours if re.match(r"layer\d\.\d+\.shortcut\..*weight$", name)]
     option = "C" if any(name.startswith("layer1.") for name in projections) else "B" if projections else "A"
-    # Of a depth that is none of the paper's, the next lower one is compared, and the first key beyond it named.
-    depth = max((d for d in RESIDUAL_DEPTHS if d <= 6 * len(blocks) + 2), default=min(RESIDUAL_DEPTHS))
+    depth = min(6 * max(len(blocks), 1) + 2, MAX_DEPTH)
     head = state[ours["fc.weight"]] if "fc.weight" in ours else torch.zeros(10, WIDTHS[-1])
     num_classes = len(head) if head.ndim == 2 and len(head) else 10
+    filters = len(state[ours["conv1.weight"]]) if "conv1.weight" in ours and state[ours["conv1.weight"]].ndim else 0
+    # Where the filters are no multiple of the paper's, these are compared, and the first key that differs is named.
+    width = filters // WIDTHS[0] if filters in range(WIDTHS[0], MAX_WIDTH * WIDTHS[0] + 1, WIDTHS[0]) else 1
+    name = make_name(True, depth, width)
     with torch.device("meta"):
-        expected = build_model(f"resnet{depth}", option=option, num_classes=num_classes).state_dict()
-    beside = f"beside resnet{depth}, option {option},"
+        expected = build_model(name, option=option, num_classes=num_classes).state_dict()
+    beside = f"beside {name}, option {option},"
     found: State = {}
     for name, place in expected.items():
         counter = name.endswith("num_batches_tracked")  # which old versions of torch did not save
@@ -235,7 +241,7 @@ def _fit(state: State, prefix: str) -> FoundNet:
             r"(layer\d|conv1|bn1|fc)\..*(weight|bias|running_mean|running_var)$", name
         ):
             raise UserError(f"{beside} its key {prefix + key!r} has no place")
-    return FoundNet(found, depth, option, num_classes, prefix)
+    return FoundNet(found, depth, width, option, num_classes, prefix)
 
 
 def net_prefixes(tensors: State) -> list[str]:

@@ -10,8 +10,8 @@ import torch
 from deepres.data.augment import Normalization
 from deepres.data.cifar10 import CLASSES, Split
 from deepres.errors import UserError, unknown_name
-from deepres.models import MODELS, ResNet, build_model
-from deepres.models.resnet import WIDTHS
+from deepres.models import ResNet, build_model, make_name
+from deepres.models.resnet import PLAIN_DEPTHS, WIDTHS
 from deepres.weights.classifier import PixelClassifier
 from deepres.weights.content import State
 from deepres.weights.evaluate import error_percent
@@ -37,23 +37,24 @@ CLEAR_MARGIN = 5.0  # points of error by which the right wiring must be better t
 
 def build_net(found: FoundNet, wiring: str = "after") -> ResNet:
     """Build our net with these weights, for one of `WIRINGS`; options B and C have only one."""
-    name = f"plain{found.depth}" if wiring == "none" else f"resnet{found.depth}"
+    name = make_name(wiring != "none", found.depth, found.width)
     model = build_model(name, option=found.option, num_classes=found.num_classes).float()
-    model.load_state_dict(reorder(found.state) if wiring == "around" else found.state)
+    model.load_state_dict(reorder(found.state, found.width) if wiring == "around" else found.state)
     return model.eval()
 
 
-def reorder(state: State) -> State:
+def reorder(state: State, width: int = 1) -> State:
     """Reorder channels so that a net that pads with zeros on both sides computes the same with zeros at the end.
 
     Such a net's stage of 32 channels carries the 16 before it as channels 8 to 23, its stage of 64 the 32 before it as
     channels 16 to 47. Named in another order, those first, the channels are ours.
     """
-    orders = [torch.arange(WIDTHS[0])]
-    for before, width in pairwise(WIDTHS):
-        margin = (width - before) // 2
+    widths = [width * filters for filters in WIDTHS]
+    orders = [torch.arange(widths[0])]
+    for before, after in pairwise(widths):
+        margin = (after - before) // 2
         carried = orders[-1] + margin
-        others = torch.tensor([*range(margin), *range(width - margin, width)])
+        others = torch.tensor([*range(margin), *range(after - margin, after)])
         orders.append(torch.cat([carried, others]))
     reordered = {}
     for key, tensor in state.items():
@@ -78,7 +79,7 @@ def find_wiring(found: FoundNet, normalization: Normalization, train: Split) -> 
     Raises:
         UserError: none is clearly better than the others, or the net's classes are not CIFAR-10's.
     """
-    wirings = WIRINGS if f"plain{found.depth}" in MODELS else [w for w in WIRINGS if w != "none"]
+    wirings = [wiring for wiring in WIRINGS if wiring != "none" or found.depth <= max(PLAIN_DEPTHS)]
     choices = "|".join(wirings)
     if found.num_classes != len(CLASSES):
         raise UserError(
