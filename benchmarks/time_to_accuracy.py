@@ -125,7 +125,7 @@ def draw_curve(model: str, target: float, rows: list[dict[str, Any]]) -> Figure:
         axes.axhline(target, color=PAPER_GREY, ls=":", lw=1)
         axes.plot([1], [target], label="the paper", **published_points(look))
         for fraction, each in zip(fractions, errors, strict=True):
-            axes.plot([fraction] * len(each), each, ls="", marker=".", ms=5, color=look.light, alpha=0.5, zorder=3)
+            axes.plot([fraction] * len(each), each, ls="", marker=".", ms=5, color=look.color, alpha=0.5, zorder=3)
         means = list(map(mean, errors))
         axes.plot(fractions, means, label="mean of the seeds (small points)", **own_points(look))
         axes.set_xscale("log")

@@ -1,12 +1,16 @@
 """What `python -m build` puts into the sdist and the wheel."""
 
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from deepres._version import __version__
 
 ROOT = Path(__file__).parent.parent
 STAND_INS = ("resnet20-fast.safetensors", "resnet20-fast.json", "resnet110-paper.safetensors", "resnet110-paper.json")
@@ -57,3 +61,15 @@ def test_git_keeps_the_committed_runs_and_ignores_those_being_made():
 
     assert ignored("runs/resnet20-fast-seed0/result.json")
     assert not ignored("results/runs/resnet20-fast-seed0/result.json")
+
+
+def test_the_version_is_stated_once_and_the_citation_agrees():
+    assert re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE) == [__version__]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "version" not in project
+    assert project["dynamic"] == ["version"]
+    listed = subprocess.run(
+        ["git", "ls-files", "src/*.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    stating = [path for path in listed.split() if re.search(r"\b__version__ = ", (ROOT / path).read_text())]
+    assert stating == ["src/deepres/_version.py"]

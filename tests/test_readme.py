@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from deepres.cli.main import cli
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
@@ -16,7 +18,7 @@ def test_generated_tables_are_up_to_date(monkeypatch, tmp_path):
     tool.main()
     for name in ("docs", "results", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "README.md").write_text((ROOT / "README.md").read_text().replace(" | float32 |", " | float64 |"))
+    (tmp_path / "README.md").write_text((ROOT / "README.md").read_text().replace("| fast |", "| slow |"))
     monkeypatch.setattr(tool, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match=r"README.md not up to date: run `make readme`"):
         tool.main()
@@ -77,24 +79,95 @@ def test_curve_of_error_and_compute_in_the_order_of_compute(tmp_path, monkeypatc
     ]
 
 
-def test_make_targets_and_files_that_the_readme_names_exist():
-    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"`make ([a-z]+)`|^\$ make ([a-z]+)", readme, re.MULTILINE))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
+def test_the_table_of_the_readme_holds_what_was_trained_and_names_what_was_not():
+    table, missing = tool.reached().split("\n\n")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert ["resnet20", "8.25 ± 0.19", "5", "fast", "8.75", "8.04", "1/10"] in rows
+    assert all(int(row[2]) > 0 for row in rows)
+    assert missing.startswith("Not trained yet: ")
+    assert "resnet110" in missing
+
+
+def test_a_generated_part_is_written_in_whatever_page_it_stands(tmp_path, monkeypatch):
+    (tmp_path / "docs").mkdir()
+    for path in (tmp_path / "README.md", tmp_path / "docs" / "any.md"):
+        path.write_text("before\n<!-- generated: published -->\nold\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["readme.py"])
+    tool.main()
+    for path in (tmp_path / "README.md", tmp_path / "docs" / "any.md"):
+        text = path.read_text()
+        assert text.startswith("before\n<!-- generated: published -->\n| net | paper |")
+        assert text.endswith("|\n<!-- end -->\nafter\n")
+        assert "old" not in text
+
+
+def test_make_targets_that_the_pages_name_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    text = "".join(path.read_text() for path in PAGES)
+    targets = set(re.findall(r"`make ([a-z-]+)`|^\$ make ([a-z-]+)", text, re.MULTILINE))
     names = {name for pair in targets for name in pair if name}
-    assert {"reproduce", "test", "help"} <= names
+    assert {"reproduce", "reproduce-table", "test", "help"} <= names
     assert all(re.search(rf"^{name}:", makefile, re.MULTILINE) for name in names)
-    linked = re.findall(r"\]\(([^)#:]+)\)", readme)
-    assert "docs/paper.md" in linked
-    assert all((ROOT / path).exists() for path in linked)
 
 
-def test_the_readmes_python_runs(stand_in_zoo):
-    model, weights = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", PAGES, ids=[path.name for path in PAGES])
+def test_files_and_headings_that_a_page_links_to_exist(page):
+    for path, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text()):
+        target = page.parent / path if path else page
+        assert target.exists()
+        if heading:
+            titles = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert heading in anchors, f"{path}#{heading}"
+
+
+def test_commands_and_options_that_the_pages_show_exist():
+    lines = re.findall(r"^\$ (deepres [^#\n]*)", "".join(path.read_text() for path in PAGES), re.MULTILINE)
+    shown = {tuple(re.findall(r"^deepres ([a-z]+)|(--[a-z-]+)", line)) for line in lines}
+    assert len(shown) > 10
+    for (name, _), *options in shown:
+        command = cli.commands[name]
+        commands = [command, *(command.commands.values() if hasattr(command, "commands") else ())]
+        known = {option for one in commands for parameter in one.params for option in parameter.opts}
+        assert {option for _, option in options} <= known, name
+
+
+def python_blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/weights.md"])
+def test_the_python_that_uses_weights_runs(page, stand_in_zoo):
     namespace: dict[str, object] = {}
-    exec(model, namespace)
-    assert namespace["logits"].shape == (1, 10)
-    exec(weights, namespace)
+    exec(python_blocks(page)[0], namespace)
     assert namespace["labels"].shape == (4,)
+
+
+def test_the_python_that_builds_a_net_runs():
+    namespace: dict[str, object] = {}
+    exec(python_blocks("docs/runs.md")[0], namespace)
+    assert namespace["logits"].shape == (1, 10)
+
+
+def test_the_python_that_changes_one_thing_runs(tmp_path, monkeypatch, cifar10_dir):
+    """Its first step, that is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
+    block = python_blocks("README.md")[1]
+    one_step = block.replace('device=torch.device("cpu")', 'device=torch.device("cpu"), max_steps=1')
+    assert one_step != block
+    exec(one_step, {})
+    recipe = json.loads((tmp_path / "runs" / "gentle" / "recipe.json").read_text())["recipe"]
+    assert (recipe["name"], recipe["learning_rate"]) == ("gentle", 0.05)
+    assert (tmp_path / "runs" / "gentle" / "result.json").exists()
 
 
 def test_the_papers_page_names_tests_that_exist():

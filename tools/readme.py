@@ -15,8 +15,7 @@ from typing import Any
 
 from deepres.recipes.named import paper
 from deepres.recipes.recipe import SPLITS
-from deepres.report.markdown import markdown_table
-from deepres.report.tables import noted_table, table_rows
+from deepres.report.tables import find_missing, markdown_table, noted_table, row_cells, table_rows
 from deepres.runs.finished import depth_of, load_runs
 from deepres.runs.groups import group_runs
 from deepres.runs.published import PUBLISHED
@@ -24,7 +23,6 @@ from deepres.runs.statistics import Summary, summarise
 from deepres.zoo.catalogue import PACKAGED, list_cards
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/fast-recipe.md")
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -78,7 +76,8 @@ def speed_of(report: dict[str, Any]) -> str:
     table = markdown_table([*headings, "peak MB of a process"], rows, text_columns=2)
     instructions = "AVX-512 BF16" if native else "AVX2, no bfloat16"
     text = (
-        f"{report['processor']}, {report['cores']} cores, {instructions}, torch {report['torch']}. "
+        f"{report['processor']}, {report['cores']} cores, {instructions}, torch {report['torch']}, "
+        f"commit {report['commit'][:7]}. "
         f"From typing `deepres train` to the end of the first step: {report['startup_warm_seconds']:.1f} s; "
         f"{report['startup_cold_seconds']:.1f} s where the kernels are compiled first."
     )
@@ -125,7 +124,7 @@ def summaries() -> list[Summary]:
 
 
 def claim() -> str:
-    """Return the README's first claim: the paper's ResNet-20, at all and in a fraction of its compute."""
+    """Return what the paper's ResNet-20 reaches, at all and in a fraction of its compute, and in what time."""
     images = paper().compute(SPLITS["50k"])
     sentences = []
     for summary in summaries():
@@ -157,6 +156,26 @@ def claimed_time(recipe: str) -> str:
     return f"; a run takes {minutes:.0f} minutes on {' in '.join(where)} ({timed})"
 
 
+def reached() -> str:
+    """Return the README's table: the nets and recipes that were trained, and in a line those that were not."""
+    rows = table_rows(summaries())
+    images = paper().compute(SPLITS["50k"])
+    lines = []
+    for row in rows:
+        if row.summary is None:
+            continue
+        label, net, error, runs, _, published, repository, *_ = row_cells(row)
+        share = float(row.summary.group.runs[0].result["compute"]) / images
+        compute = f"{share:g}" if share >= 1 else f"1/{1 / share:.0f}"
+        lines.append([net, error, runs, label, published, repository, compute])
+    if not lines:
+        return "No runs are committed yet.\n"
+    headings = ["net", "test error %", "n", "recipe", "the paper", "public repository", "compute"]
+    table = markdown_table(headings, lines)
+    missing = "; ".join(f"{', '.join(part.models)} by `{part.recipe}`" for part in find_missing(rows))
+    return table + (f"\n{fill(f'Not trained yet: {missing}.', 120)}\n" if missing else "")
+
+
 def results() -> str:
     """Return table 6 from the committed runs."""
     rows = table_rows(summaries())
@@ -172,7 +191,7 @@ def zoo() -> str:
         return "None are published yet.\n"
     rows = [
         [
-            f"[{card.name}](src/deepres/zoo/weights/{card.name}.md)",
+            f"[{card.name}](../src/deepres/zoo/weights/{card.name}.md)"  # from docs/,
             f"{card.num_parameters:,}",
             f"{card.test_error_last:.2f}",
             card.mean_and_std,
@@ -227,6 +246,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "claim": claim,
     "compute-curve": compute_curve,
     "published": published,
+    "reached": reached,
     "results": results,
     "speed": speed,
     "table-time": table_time,
@@ -241,7 +261,8 @@ def generate(text: str) -> str:
 
 def main() -> None:
     """Write the pages that are not up to date, or tell which they are."""
-    texts = {name: (ROOT / name).read_text() for name in PAGES}
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in pages}
     new = {name: made for name, text in texts.items() if (made := generate(text)) != text}
     if new and "--check" in sys.argv[1:]:
         sys.exit(f"{', '.join(new)} not up to date: run `make readme`")

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from deepres.runs.predictions import Predictions
 # As `deepres` does; then says whether torch came along, which would make a report wait for it.
 WITHOUT_TORCH = """
 import sys
-from deepres.cli import main
+from deepres.cli.main import main
 try:
     main()
 finally:
@@ -67,54 +68,64 @@ def test_every_figure_and_table_is_there_in_every_format(written):
 
 def test_the_page_refers_to_nothing_outside_itself(written):
     page = (written[0] / "report.html").read_text()
-    own = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)  # without plotly's
-    assert len(own) < len(page) / 5
-    assert "http:" not in own
-    assert "https:" not in own
-    assert re.findall(r'\b(?:src|href)="(?!data:image/png;base64,|#)[^"]*"', own) == []
-    assert "@import" not in own
-    assert "url(" not in own
+    assert "http:" not in page
+    assert "https:" not in page
+    assert re.findall(r'\b(?:src|href)="(?!data:image/png;base64,|#)[^"]*"', page) == []
+    assert "@import" not in page
+    assert re.findall(r"url\((?!#)", page) == []
     assert (
         """content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:">"""
-        in own
+        in page
     )
-    assert page.count("<script") == page.count("</script>") == 3
+    assert page.count("<script") == page.count("</script>") == 2
+
+
+def test_ids_in_the_page_are_unique_and_references_lead_somewhere(written):
+    page = (written[0] / "report.html").read_text()
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(set(ids)) == len(ids)
+    references = set(re.findall(r'(?:href="#|url\(#)([^")]+)', page))
+    assert len(references) > 100
+    assert references <= set(ids)
 
 
 def test_the_page_says_what_the_runs_say(written, runs):
     page = (written[0] / "report.html").read_text()
-    text = re.sub(r"<script.*?</script>|<[^>]*>", " ", page, flags=re.DOTALL)
+    text = re.sub(r"<script.*?</script>|<svg.*?</svg>|<[^>]*>", " ", page, flags=re.DOTALL)
     text = " ".join(text.split())
     assert "3 finished runs of 2 nets, recipe paper" in text
     assert "paper resnet20 8.00 ± 0.01 2 8.00 8.75 8.04 8.00 float32" in text
     assert "ResNet-20 is better than plain-20 paper too few seeds +1.50" in text
     assert "deepres grid --models plain32,plain44,plain56,resnet32,resnet44,resnet56,resnet110 --recipes paper" in text
-    assert "airplane taken for" not in text.split("The surest errors")[0]
+    assert "airplane taken for" not in text.split("The most confident errors")[0]
     assert "AMD EPYC" in text
     assert f"{runs / 'c'} : not finished" in text
     assert "running one of each epoch over augmented images" in text
 
 
-def test_the_pages_charts_hold_the_numbers(written):
+def test_the_page_holds_the_figures_that_are_written(written):
+    out, _ = written
+    page = (out / "report.html").read_text()
+    shown = dict(re.findall(r'<div class="figure" id="picture-([^"]+)".*?(<svg.*?</svg>)', page, re.DOTALL))
+    names = {path.stem for path in out.glob("*.svg")}
+    assert set(shown) == names - {"wrong-paper"}  # its images stand in the page one by one
+    for name, svg in shown.items():
+        curves = re.findall(r'\bd="[^"]*"', (out / f"{name}.svg").read_text())
+        assert len(curves) > 10
+        assert re.findall(r'\bd="[^"]*"', svg) == curves
+
+
+def test_figure_6_holds_the_values_for_the_pointer(written):
     page = (written[0] / "report.html").read_text()
-    (content,) = re.findall(r'<script id="charts" type="application/json">(.*?)</script>', page, re.DOTALL)
-    charts = {chart["name"]: chart for chart in json.loads(content)}
-    assert set(charts) == {
-        *("chart-figure6-paper-plain", "chart-figure6-paper-resnet", "chart-depth-paper", "chart-compute"),
-        *("chart-figure7-order", "chart-figure7-sorted", "chart-confusion-resnet20-paper"),
-    }
-    places = set(re.findall(r'id="(chart-[^"]+)"', page))
-    assert {name for name in charts if "confusion" not in name} <= places
-    residual = charts["chart-figure6-paper-resnet"]["data"]
-    mean = next(trace for trace in residual if trace.get("name") == "ResNet-20: 8.00% (2 seeds)")
-    assert (mean["x"], mean["y"]) == ([3.2, 6.4], [30.0, 8.005])
-    assert [trace["fill"] for trace in residual if "fill" in trace] == ["toself", "toself"]
-    assert len({trace["legendgroup"] for trace in residual}) == 1
-    confusion = charts["chart-confusion-resnet20-paper"]["data"][0]
-    assert sum(map(sum, confusion["z"])) == 800.5
-    assert sum(map(sum, confusion["customdata"])) == 10_000
-    coloured = [trace for chart in charts.values() for trace in chart["data"] if trace["type"] != "heatmap"]
-    assert all(set(trace["meta"]) == {"light", "dark"} for trace in coloured)
+    (content,) = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
+    plain, residual = json.loads(content)
+    assert 0 < plain["left"] < plain["right"] < residual["left"] < residual["right"] <= 1
+    assert residual["steps"] == 1.01 * 64_000
+    assert residual["held_out"] == "test"
+    (curve,) = residual["curves"]
+    assert curve == {"name": "ResNet-20", "steps": [32_000, 64_000], "held_out": [30.0, 8.0], "train": ANY}
+    assert len(curve["train"]) == 2
+    assert [curve["name"] for curve in plain["curves"]] == ["plain-20"]
 
 
 @pytest.fixture
@@ -123,7 +134,7 @@ def report(monkeypatch, capsys):
 
 
 def test_without_data_or_predictions_the_rest_is_written(report, tmp_path, monkeypatch):
-    monkeypatch.setattr("deepres.report.report.write_figure", lambda figure, folder, name: [folder / f"{name}.png"])
+    monkeypatch.setattr("deepres.report.style.FORMATS", ("svg",))
     write_run(tmp_path / "runs" / "a", flop=None)
     code, stdout, stderr = report(tmp_path / "runs", "--out", tmp_path / "out", "--data-dir", tmp_path)
     assert (code, stderr.count("not shown: ")) == (0, 4)
@@ -143,7 +154,7 @@ def test_without_data_or_predictions_the_rest_is_written(report, tmp_path, monke
 
 
 def test_damaged_answers_and_responses_cost_only_their_pictures(report, tmp_path, monkeypatch):
-    monkeypatch.setattr("deepres.report.report.write_figure", lambda figure, folder, name: [folder / f"{name}.png"])
+    monkeypatch.setattr("deepres.report.style.FORMATS", ("svg",))
     runs = tmp_path / "runs"
     (write_run(runs / "a") / "predictions.npz").write_bytes(b"PK")
     (runs / "responses.json").write_text("{")
@@ -163,7 +174,7 @@ def test_nothing_to_report(report, tmp_path):
 
 
 def test_a_missing_extra_is_named(tmp_path):
-    hide = "import sys; sys.modules['plotly'] = None\nfrom deepres.cli.main import main\nmain()"
+    hide = "import sys; sys.modules['jinja2'] = None\nfrom deepres.cli.main import main\nmain()"
     command = [sys.executable, "-c", hide, "report", tmp_path, "--out", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert_one_line_error((done.returncode, done.stdout, done.stderr), "needs plotly", "pip install 'deepres[report]'")
+    assert_one_line_error((done.returncode, done.stdout, done.stderr), "needs jinja2", "pip install 'deepres[report]'")

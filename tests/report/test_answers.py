@@ -3,7 +3,7 @@ import pytest
 from run_files import write_run
 
 from deepres.errors import UserError
-from deepres.report.answers import WrongImage, draw_confusion, draw_surest_errors, read_answers, surest_errors
+from deepres.report.answers import WrongImage, confident_errors, draw_confident_errors, draw_confusion, read_answers
 from deepres.runs.finished import load_runs
 from deepres.runs.groups import group_runs
 from deepres.runs.predictions import Predictions
@@ -40,13 +40,13 @@ def test_confusion_is_the_mean_over_the_runs_that_have_predictions(group):
     assert (texts[5, 3], texts[8, 8], texts[0, 0]) == ("2", "1", "·")  # (column, row)
 
 
-def test_surest_errors_are_wrong_in_every_run_the_surest_first(group):
-    wrong = surest_errors(read_answers(group))
+def test_confident_errors_are_wrong_in_every_run_the_most_confident_first(group):
+    wrong = confident_errors(read_answers(group))
     assert wrong == [WrongImage(4, 0, 9, 0.875), WrongImage(2, 5, 3, 0.625), WrongImage(0, 3, 5, 0.5)]
-    assert surest_errors(read_answers(group), number=1) == wrong[:1]
+    assert confident_errors(read_answers(group), number=1) == wrong[:1]
     images = np.zeros((5, 3, 32, 32), np.uint8)
     images[2] = 200
-    figure = draw_surest_errors(read_answers(group), wrong, images)
+    figure = draw_confident_errors(read_answers(group), wrong, images)
     drawn = [axes for axes in figure.get_axes() if axes.images]
     assert [axes.get_title() for axes in drawn] == [
         "airplane\n→ truck 87.5%",

@@ -17,7 +17,7 @@ def report(dirs: tuple[Path, ...], out_dir: Path, data_dir: Path | None) -> None
     """Write tables, figures and report.html from the finished runs in DIR...
 
     A DIR is a run directory or holds some at any depth. Table 6 is written as .md, .csv and .tex; figure 6, error
-    against depth and compute, confusion matrices and the surest errors as .png, .svg and .pdf; figure 7 where
+    against depth and compute, confusion matrices and the most confident errors as .png, .svg and .pdf; figure 7 where
     responses.json of `deepres responses` lies in a DIR or in OUT. Needs neither weights nor a GPU.
     """
     try:

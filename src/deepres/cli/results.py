@@ -11,7 +11,7 @@ from rich.table import Table
 
 from deepres.cli.console import new_table, out, say
 from deepres.errors import UserError
-from deepres.report.markdown import markdown_table
+from deepres.report.tables import markdown_table
 from deepres.runs.collect import collect_runs, csv_text, run_row
 from deepres.runs.finished import load_runs
 from deepres.runs.groups import group_runs, labels_in_order

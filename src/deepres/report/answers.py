@@ -1,4 +1,4 @@
-"""What the trained nets answer on the test images: confusion matrices, and the errors they are surest of."""
+"""What the trained nets answer on the test images: confusion matrices, and their most confident errors."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -100,21 +100,21 @@ class WrongImage:
     """Of the class that each run takes it for, mean over the runs."""
 
 
-def surest_errors(answers: Answers, number: int = WRONG_COLUMNS * WRONG_ROWS) -> list[WrongImage]:
-    """Return the test images that every run gets wrong, the surest first."""
+def confident_errors(answers: Answers, number: int = WRONG_COLUMNS * WRONG_ROWS) -> list[WrongImage]:
+    """Return the test images that every run gets wrong, the most confident first."""
     labels = answers.predictions[0].labels
     predicted = np.stack([prediction.predicted for prediction in answers.predictions])  # (n, N)
     probability = np.stack([prediction.probability for prediction in answers.predictions]).astype(np.float64)
-    sureness = np.where((predicted != labels).all(axis=0), probability.mean(axis=0), -1)  # (N,)
-    indices = [int(i) for i in np.argsort(-sureness, kind="stable")[:number] if sureness[i] >= 0]
+    confidence = np.where((predicted != labels).all(axis=0), probability.mean(axis=0), -1)  # (N,)
+    indices = [int(i) for i in np.argsort(-confidence, kind="stable")[:number] if confidence[i] >= 0]
     return [
-        WrongImage(i, int(labels[i]), Counter(predicted[:, i].tolist()).most_common(1)[0][0], float(sureness[i]))
+        WrongImage(i, int(labels[i]), Counter(predicted[:, i].tolist()).most_common(1)[0][0], float(confidence[i]))
         for i in indices
     ]
 
 
-def draw_surest_errors(answers: Answers, wrong: Sequence[WrongImage], images: NDArray[np.uint8]) -> Figure:
-    """Draw the images of `surest_errors`.
+def draw_confident_errors(answers: Answers, wrong: Sequence[WrongImage], images: NDArray[np.uint8]) -> Figure:
+    """Draw the images of `confident_errors`.
 
     Args:
         answers: whose errors they are.
@@ -138,8 +138,8 @@ def draw_surest_errors(answers: Answers, wrong: Sequence[WrongImage], images: ND
             else f"wrong in all {len(answers.predictions)} runs"
         )
         figure.suptitle(
-            f"Test images that {answers.group.model}, recipe {answers.group.label}, is surest of and wrong about "
-            f"({runs}): true class → predicted class",
+            f"Most confident errors of {answers.group.model}, recipe {answers.group.label} ({runs}): "
+            "true class → predicted class",
             fontsize=10,
         )
     return figure

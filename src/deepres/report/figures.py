@@ -89,9 +89,9 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
         family, depth = family_of(curve.group.model), depth_of(curve.group.model)
         look = depth_look(depth)
         for band, weight in ((curve.train, 1.1), (curve.held_out, 2.2)):
-            axes.fill_between(curve.steps, band.low, band.high, color=look.light, alpha=0.18, lw=0)
+            axes.fill_between(curve.steps, band.low, band.high, color=look.color, alpha=0.18, lw=0)
             dashed = band is curve.train
-            axes.plot(curve.steps, band.mean, "--" if dashed else "-", color=look.light, lw=weight, zorder=2 + weight)
+            axes.plot(curve.steps, band.mean, "--" if dashed else "-", color=look.color, lw=weight, zorder=2 + weight)
         every = max(1, len(curve.steps) // NUM_MARKERS)
         first = (i * every // max(1, len(curves))) % every  # the markers of two curves stand apart
         marked = slice(first, None, every)
@@ -127,7 +127,7 @@ def draw_error_against_depth(summaries: Sequence[Summary]) -> Figure:
             means = [(depth_of(s.group.model), s.mean) for s in members]
             runs = [(depth_of(s.group.model), run.test_error_last) for s in members for run in s.group.runs if s.n > 1]
             if runs:
-                axes.plot(*zip(*runs, strict=True), ls="", marker=".", ms=4, color=look.light, alpha=0.5, zorder=3)
+                axes.plot(*zip(*runs, strict=True), ls="", marker=".", ms=4, color=look.color, alpha=0.5, zorder=3)
             axes.plot(*zip(*means, strict=True), label=f"{name}, mean of the seeds", **own_points(look))
         if depths[-1] > 200:
             axes.set_xscale("log")
@@ -170,7 +170,7 @@ def draw_error_against_compute(summaries: Sequence[Summary]) -> Figure:
                         ha="center",
                         va="bottom" if above else "top",
                         fontsize=8,
-                        color=look.light,
+                        color=look.color,
                         path_effects=OUTLINE,
                         zorder=6,
                     )

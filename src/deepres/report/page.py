@@ -1,27 +1,24 @@
 """report.html: one file that needs nothing else, neither a server nor the network.
 
-Needs jinja2 and plotly (the extra `report`).
+Needs jinja2 (the extra `report`).
 """
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
-from plotly.offline import get_plotlyjs
 
 from deepres._version import __version__
 from deepres.data.cifar10 import CLASSES
 from deepres.formatting import duration
 from deepres.report.answers import WrongImage
-from deepres.report.charts import Chart
+from deepres.report.inline import PageFigure
 from deepres.report.tables import (
     CLAIM_HEADINGS,
     CLAIM_TEXT_COLUMNS,
@@ -51,15 +48,6 @@ class PageTable:
 
 
 @dataclass(frozen=True)
-class LabelledCharts:
-    """The charts of one recipe."""
-
-    label: str
-    remark: str
-    charts: Sequence[Chart]
-
-
-@dataclass(frozen=True)
 class Picture:
     """A test image and what was made of it."""
 
@@ -69,7 +57,7 @@ class Picture:
 
     @property
     def index(self) -> int:
-        """In the test set."""
+        """The image's place in the test set."""
         return self.image.index
 
     @property
@@ -84,7 +72,7 @@ class Picture:
 
     @property
     def probability(self) -> str:
-        """Of the prediction."""
+        """The probability given to the prediction."""
         return f"{100 * self.image.probability:.1f}%"
 
     @property
@@ -111,21 +99,19 @@ class Page:
     skipped: Sequence[SkippedRun]
     claims: Sequence[ClaimTest]
     table6: Sequence[TableRow]
-    figure6: list[LabelledCharts] = field(default_factory=list)
-    depth: list[Chart] = field(default_factory=list)
-    compute: list[Chart] = field(default_factory=list)
-    figure7: list[Chart] = field(default_factory=list)
-    confusion: list[Chart] = field(default_factory=list)
+    figure6: list[PageFigure] = field(default_factory=list)
+    depth: list[PageFigure] = field(default_factory=list)
+    compute: list[PageFigure] = field(default_factory=list)
+    figure7: list[PageFigure] = field(default_factory=list)
+    confusion: list[PageFigure] = field(default_factory=list)
     wrong: list[LabelledPictures] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-    """What could not be shown, and how to mend it."""
+    """What could not be shown, and how to get it."""
 
     def render(self) -> bytes:
         """Return the page, UTF-8."""
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
         source = resources.files("deepres.report").joinpath("page.html").read_text(encoding="utf-8")
-        charts = [chart for part in self.figure6 for chart in part.charts]
-        charts += [*self.depth, *self.compute, *self.figure7, *self.confusion]
         held_out = dict.fromkeys(run.held_out for run in self.runs)
         html = environment.from_string(source).render(
             summary=self.summary,
@@ -147,8 +133,6 @@ class Page:
             runs=runs_table(self.runs),
             skipped=self.skipped,
             remarks=self.remarks,
-            plotly_script=Markup(get_plotlyjs()),
-            charts_json=script_json([chart.to_json() for chart in charts]),
         )
         return html.encode()
 
@@ -171,7 +155,7 @@ class Page:
             ("compute", "Compute", self.compute),
             ("figure7", "Layer responses", self.figure7),
             ("confusion", "Confusion", self.confusion),
-            ("wrong", "Surest errors", self.wrong),
+            ("wrong", "Confident errors", self.wrong),
         )
         return [
             ("claims", "Claims"),
@@ -180,11 +164,6 @@ class Page:
             *((name, title) for name, title, content in optional if content),
             ("runs", "Runs"),
         ]
-
-
-def script_json(content: object) -> Markup:
-    """Return JSON that can stand in a script element: nothing in it ends the element."""
-    return Markup(json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def runs_table(runs: Sequence[FinishedRun]) -> PageTable:

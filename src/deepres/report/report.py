@@ -5,23 +5,25 @@ Made from run files alone: no torch, no GPU. Read `write_report` as the table of
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from deepres.data.cifar10 import Split, load_cifar10
 from deepres.errors import UserError
 from deepres.files import make_folder, write_atomically
-from deepres.report.answers import Answers, draw_confusion, draw_surest_errors, read_answers, surest_errors
-from deepres.report.charts import compute_chart, confusion_chart, depth_chart, figure6_charts, figure7_charts
-from deepres.report.curves import training_remark
+from deepres.report.answers import Answers, confident_errors, draw_confident_errors, draw_confusion, read_answers
+from deepres.report.curves import seeds, training_remark
 from deepres.report.figures import draw_error_against_compute, draw_error_against_depth, draw_figure6
-from deepres.report.page import LabelledCharts, LabelledPictures, Page, Picture
+from deepres.report.inline import PageFigure, figure6_values, inline_svg
+from deepres.report.page import LabelledPictures, Page, Picture
 from deepres.report.responses import JSON_FILE, draw_figure7, read_responses
 from deepres.report.style import write_figure
 from deepres.report.tables import table_csv, table_latex, table_markdown, table_rows
 from deepres.runs.finished import load_runs
-from deepres.runs.groups import group_runs, labels_in_order, recipe_key
+from deepres.runs.groups import RunGroup, group_runs, labels_in_order, recipe_key
 from deepres.runs.statistics import Summary, check_claims, summarise
 
 PAGE = "report.html"
@@ -54,47 +56,62 @@ def write_report(
     summaries = [summarise(group) for group in groups]
     page = Page(finished, skipped, check_claims(groups), table_rows(summaries))
     make_folder(out)
-    written = write_tables(page, out)
+    folder = Folder(out, write_tables(page, out))
+    names = file_names([(label,) for label in labels])
     for label in labels:
         doing(f"curves of recipe {label}")
         members = [summary for summary in summaries if summary.group.label == label]
-        own = [summary.group for summary in members]
-        written += write_figure(draw_figure6(own), out, f"figure6-{slug(label)}")
-        remark = training_remark(own[0].runs[0]).capitalize()
-        page.figure6.append(LabelledCharts(label, remark, figure6_charts(own, f"figure6-{slug(label)}")))
+        name, own = names[label,], [summary.group for summary in members]
+        title = f"Figure 6, recipe {label}: {training_remark(own[0].runs[0])}"
+        figure = draw_figure6(own)
+        drawn = folder.add(figure, f"figure6-{name}", title)
+        page.figure6.append(replace(drawn, values=figure6_values(figure, own)))
         if len(own) == 1:
             page.remarks.append(f"error against depth, recipe {label}: {own[0].model} alone has finished runs")
             continue
-        written += write_figure(draw_error_against_depth(members), out, f"error-depth-{slug(label)}")
-        page.depth.append(depth_chart(members, f"depth-{slug(label)}"))
-    written += add_compute(page, summaries, out)
-    written += add_responses(page, [out, *dirs], out)
-    ordered = sorted(groups, key=lambda group: recipe_key(group.label))
-    answers, without = [], []
-    for group in ordered:
-        try:
-            found = read_answers(group)
-        except UserError as error:
-            page.remarks.append(f"answers of {group.model} ({group.label}) on the test set: {error}")
-            continue
-        if found is None:
-            without.append(f"{group.model} ({group.label})")
-            continue
-        answers.append(found)
-        doing(f"answers of {found.group.model}, recipe {found.group.label}")
-        name = f"confusion-{found.group.model}-{slug(found.group.label)}"
-        written += write_figure(draw_confusion(found), out, name)
-        page.confusion.append(confusion_chart(found, name))
-    if without:
-        page.remarks.append(f"answers on the test set: no predictions.npz in the runs of {', '.join(without)}")
-    doing("the surest errors")
-    written += add_surest_errors(page, answers, summaries, out, data_dir)
+        title = f"Error against depth, recipe {label}"
+        page.depth.append(folder.add(draw_error_against_depth(members), f"error-depth-{name}", title))
+    add_compute(page, summaries, folder)
+    add_responses(page, [out, *dirs], folder)
+    answers = add_confusion(page, sorted(groups, key=lambda group: recipe_key(group.label)), folder, doing)
+    doing("the most confident errors")
+    add_confident_errors(page, answers, summaries, folder, data_dir)
     write_atomically(out / PAGE, page.render())
-    return [*written, out / PAGE], page.remarks
+    return [*folder.written, out / PAGE], page.remarks
+
+
+@dataclass
+class Folder:
+    """The folder of the report, and the files written into it."""
+
+    path: Path
+    written: list[Path]
+
+    def add(self, figure: Figure, name: str, title: str) -> PageFigure:
+        """Write a figure in all formats and return it for the page."""
+        self.written += write_figure(figure, self.path, name)
+        svg = (self.path / f"{name}.svg").read_bytes()
+        return PageFigure(name, title, inline_svg(svg, name))
+
+
+def file_names(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """Name files after labels, a name for each.
+
+    Labels that differ only in what `slug` drops ("x 1" and "x -1", "Mine" and "mine") get numbers.
+    """
+    names: dict[tuple[str, ...], str] = {}
+    for key in dict.fromkeys(keys):
+        name = first = "-".join(map(slug, key))
+        number = 1
+        while name in names.values():
+            number += 1
+            name = f"{first}-{number}"
+        names[key] = name
+    return names
 
 
 def slug(label: str) -> str:
-    """Return a recipe's label as a part of a file name."""
+    """Return a label as a part of a file name."""
     return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-")
 
 
@@ -107,61 +124,84 @@ def write_tables(page: Page, out: Path) -> list[Path]:
     return paths
 
 
-def add_compute(page: Page, summaries: Sequence[Summary], out: Path) -> list[Path]:
+def add_compute(page: Page, summaries: Sequence[Summary], folder: Folder) -> None:
     """Draw the error against compute, of the runs that recorded it."""
-    chart = compute_chart(summaries, "compute")
-    without = [s.group.model for s in summaries if s.group.training_flop is None]
+    without = [summary.group.model for summary in summaries if summary.group.training_flop is None]
     if without:
         page.remarks.append(f"compute: the runs of {', '.join(dict.fromkeys(without))} recorded no operations")
-    if chart is None:
-        return []
-    page.compute.append(chart)
-    return write_figure(draw_error_against_compute(summaries), out, "error-compute")
+    if len(without) < len(summaries):
+        figure = draw_error_against_compute(summaries)
+        page.compute.append(folder.add(figure, "error-compute", "Error against compute, all recipes"))
 
 
-def add_responses(page: Page, folders: Sequence[Path], out: Path) -> list[Path]:
+def add_responses(page: Page, sources: Sequence[Path], folder: Folder) -> None:
     """Draw figure 7, from the first responses.json in some folders."""
-    found = next((folder / JSON_FILE for folder in folders if (folder / JSON_FILE).is_file()), None)
+    found = next((source / JSON_FILE for source in sources if (source / JSON_FILE).is_file()), None)
     if found is None:
-        page.remarks.append(f"figure 7: `deepres responses RUN... --out {out}` makes its data")
-        return []
+        page.remarks.append(f"figure 7: `deepres responses RUN... --out {folder.path}` makes its data")
+        return
     try:
         nets = read_responses(found)
     except UserError as error:
         page.remarks.append(f"figure 7: {error}")
-        return []
-    page.figure7 += figure7_charts(nets)
-    return write_figure(draw_figure7(nets), out, "figure7")
+        return
+    page.figure7.append(folder.add(draw_figure7(nets), "figure7", "Figure 7: layer responses"))
 
 
-def add_surest_errors(
-    page: Page, answers: Sequence[Answers], summaries: Sequence[Summary], out: Path, data_dir: Path | None
-) -> list[Path]:
+def add_confusion(
+    page: Page, groups: Sequence[RunGroup], folder: Folder, doing: Callable[[str], None]
+) -> list[Answers]:
+    """Draw the confusion matrix of each group whose runs kept their predictions; return what these hold."""
+    names = file_names([(group.model, group.label) for group in groups])
+    answers, without = [], []
+    for group in groups:
+        try:
+            found = read_answers(group)
+        except UserError as error:
+            page.remarks.append(f"answers of {group.model} ({group.label}) on the test set: {error}")
+            continue
+        if found is None:
+            without.append(f"{group.model} ({group.label})")
+            continue
+        answers.append(found)
+        doing(f"answers of {group.model}, recipe {group.label}")
+        title = f"{group.model}, recipe {group.label}, {seeds(found.predictions)}"
+        name = f"confusion-{names[group.model, group.label]}"
+        page.confusion.append(folder.add(draw_confusion(found), name, title))
+    if without:
+        page.remarks.append(f"answers on the test set: no predictions.npz in the runs of {', '.join(without)}")
+    return answers
+
+
+def add_confident_errors(
+    page: Page, answers: Sequence[Answers], summaries: Sequence[Summary], folder: Folder, data_dir: Path | None
+) -> None:
     """Draw the wrong test images of the best net of each recipe; the data set has to be there."""
     means = {(summary.group.label, summary.group.model): summary.mean for summary in summaries}
     best: dict[str, Answers] = {}
     for found in sorted(answers, key=lambda found: means[found.group.label, found.group.model]):
         best.setdefault(found.group.label, found)
     if not best:
-        return []
+        return
     try:
         test = load_cifar10(data_dir).test
     except UserError as error:
         page.remarks.append(f"wrong test images: {error}")
-        return []
-    written = []
-    for label in labels_in_order([found.group for found in best.values()]):
+        return
+    labels = labels_in_order([found.group for found in best.values()])
+    names = file_names([(label,) for label in labels])
+    for label in labels:
         found = best[label]
-        wrong = surest_errors(found)
+        wrong = confident_errors(found)
         if not same_images(found, test):
             page.remarks.append(
                 f"wrong test images: the runs of {found.group.model} ({label}) were tested on other images"
             )
         elif wrong:
-            written += write_figure(draw_surest_errors(found, wrong, test.images), out, f"wrong-{slug(label)}")
+            figure = draw_confident_errors(found, wrong, test.images)
+            folder.written += write_figure(figure, folder.path, f"wrong-{names[label,]}")
             pictures = [Picture(image, test.images[image.index]) for image in wrong]
             page.wrong.append(LabelledPictures(f"{found.group.model}, recipe {label}", pictures))
-    return written
 
 
 def same_images(answers: Answers, test: Split) -> bool:

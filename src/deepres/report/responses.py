@@ -49,24 +49,17 @@ class Responses:
 
 @dataclass(frozen=True)
 class NetLine:
-    """How the nets of one depth are told apart."""
+    """The line of a net among those of its depth."""
 
     line: str
-    """As matplotlib names it."""
-    dash: str
-    """The line as plotly names it."""
-    symbol_ending: str
-    """What plotly's marker symbols end on: "-open" for hollow markers."""
     markers: bool
     """Whether there are any."""
+    hollow: bool
+    """Whether the markers are."""
 
 
-LINES = (NetLine("-", "solid", "", True), NetLine("-", "solid", "", False), NetLine(":", "dot", "", False))
-PLAIN_LINES = (
-    NetLine("--", "dash", "-open", True),
-    NetLine("--", "dash", "-open", False),
-    NetLine("-.", "dashdot", "-open", False),
-)
+LINES = (NetLine("-", True, False), NetLine("-", False, False), NetLine(":", False, False))
+PLAIN_LINES = (NetLine("--", True, True), NetLine("--", False, True), NetLine("-.", False, True))
 
 
 def write_responses(folder: Path, nets: Sequence[Responses], num_images: int) -> list[Path]:
@@ -146,7 +139,7 @@ def _draw_net(axes: Axes, net: Responses, std: Sequence[float], line: NetLine) -
         lw=1.3,
         marker=look.marker if line.markers else "",
         ms=4,
-        mfc="white" if line.symbol_ending else look.light,
-        color=look.light,
+        mfc="white" if line.hollow else look.color,
+        color=look.color,
         label=net.label,
     )

@@ -26,54 +26,41 @@ PNG_DPI = 160
 
 @dataclass(frozen=True)
 class Look:
-    """How one kind of thing is drawn, on white and on a dark page."""
+    """How one kind of thing is drawn."""
 
-    light: str
-    """Colour on white."""
-    dark: str
-    """Colour on a dark page."""
+    color: str
     marker: str
-    """As matplotlib names it."""
-    symbol: str
-    """The same marker as plotly names it."""
 
 
 DEPTHS: Mapping[int, Look] = MappingProxyType(
     {
-        20: Look("#e3ae18", "#f7d154", "o", "circle"),
-        32: Look("#2a9fd0", "#6cbcf5", "s", "square"),
-        44: Look("#00795f", "#2bb3a3", "^", "triangle-up"),
-        56: Look("#b01040", "#c93a6e", "D", "diamond"),
-        110: Look("#000000", "#ffffff", "v", "triangle-down"),
+        20: Look("#e3ae18", "o"),
+        32: Look("#2a9fd0", "s"),
+        44: Look("#00795f", "^"),
+        56: Look("#b01040", "D"),
+        110: Look("#000000", "v"),
     }
 )
-OTHER_DEPTH = Look("#6b6b6b", "#a8a8a8", "X", "x")
+OTHER_DEPTH = Look("#6b6b6b", "X")
 
-FAMILIES: Mapping[str, Look] = MappingProxyType(
-    {"plain": Look("#c4622d", "#f0956b", "s", "square"), "resnet": Look("#0b4f8a", "#6cbcf5", "o", "circle")}
-)
+FAMILIES: Mapping[str, Look] = MappingProxyType({"plain": Look("#c4622d", "s"), "resnet": Look("#0b4f8a", "o")})
 OTHER_FAMILY = OTHER_DEPTH
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """How the nets of one recipe are told from the same nets by another: by line and by the filling of the markers."""
+    """The line and the marker's filling that distinguish the nets of one recipe from the same nets by another."""
 
     line: str
-    """As matplotlib names it."""
     filling: str
-    """The same, `fillstyle`."""
-    dash: str
-    """The line as plotly names it."""
-    symbol_ending: str
-    """What plotly's marker symbols end on."""
+    """The markers' `fillstyle`."""
 
 
 STROKES = (
-    Stroke("-", "full", "solid", ""),
-    Stroke("--", "left", "dash", "-open-dot"),
-    Stroke("-.", "bottom", "dashdot", "-dot"),
-    Stroke(":", "right", "dot", "-open"),
+    Stroke("-", "full"),
+    Stroke("--", "left"),
+    Stroke("-.", "bottom"),
+    Stroke(":", "right"),
 )
 
 PAPER_GREY = "#666666"
@@ -125,9 +112,9 @@ def stroke_of(position: int) -> Stroke:
 
 def own_points(look: Look, stroke: Stroke = STROKES[0]) -> dict[str, Any]:
     """Return the line and markers of our own results, for `Axes.plot`."""
-    edge = {"mec": "white", "mew": 0.7} if stroke.filling == "full" else {"mec": look.light, "mfcalt": "white"}
+    edge = {"mec": "white", "mew": 0.7} if stroke.filling == "full" else {"mec": look.color, "mfcalt": "white"}
     marker = {"marker": look.marker, "ms": 6.5, "fillstyle": stroke.filling, **edge}
-    return {**marker, "color": look.light, "lw": 2.0, "ls": stroke.line, "zorder": 4}
+    return {**marker, "color": look.color, "lw": 2.0, "ls": stroke.line, "zorder": 4}
 
 
 def published_points(look: Look) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from deepres.report.markdown import markdown_table
 from deepres.runs.collect import csv_text
 from deepres.runs.finished import model_key
 from deepres.runs.groups import recipe_key
@@ -19,6 +18,12 @@ MISSING = (
     "These have no finished run. Each line trains one of each, or more with `--seeds`; `--out` names the folder where "
     "your runs lie."
 )
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    """Lay out a table in Markdown: the first `text_columns` to the left, the others, numbers, to the right."""
+    rule = ["---"] * text_columns + ["---:"] * (len(headings) - text_columns)
+    return "".join(f"| {' | '.join(line)} |\n" for line in [headings, rule, *rows])
 
 
 @dataclass(frozen=True)
