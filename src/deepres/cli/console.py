@@ -5,13 +5,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.color import Color
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -29,26 +28,6 @@ class _FoldingTable(Table):
 def new_table(*headers: str, **options: Any) -> Table:
     """Return a table for results whose names are never cut off; the arguments are rich's."""
     return _FoldingTable(*headers, **options)
-
-
-def protect_streams() -> None:
-    """Let standard output and error write whatever they are given: what they cannot encode is written as an escape.
-
-    File names need not be text, and a terminal's encoding need not have every letter.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-err = Console(stderr=True, highlight=False)  # progress and notices
-out = Console(highlight=False)  # results
-
-
-def say(message: str, *, all_workers: bool = False) -> None:
-    """Print a line to standard error; of several workers only the first speaks, unless all are to."""
-    if all_workers or os.environ.get("RANK", "0") == "0":
-        err.print(message, markup=False, soft_wrap=True)
 
 
 def this_command() -> str:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deepres.cli.console import confusion_table, out, say
+from deepres.cli.console import confusion_table
 from deepres.cli.options import DATA_DIR, DEVICE, NET
 from deepres.errors import UserError
+from deepres.streams import out, say
 
 if TYPE_CHECKING:
     from torch import Tensor

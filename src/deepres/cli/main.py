@@ -9,7 +9,7 @@ import click
 
 from deepres._version import __version__
 from deepres.backends.memory import keep_freed_memory
-from deepres.cli.console import err, new_table, out, protect_streams, result_table, say, this_command
+from deepres.cli.console import new_table, result_table, this_command
 from deepres.cli.evaluate import evaluate
 from deepres.cli.export import export
 from deepres.cli.figures import figures
@@ -26,6 +26,7 @@ from deepres.cli.zoo import zoo
 from deepres.errors import UserError, first_line
 from deepres.formatting import duration
 from deepres.runs.directory import run_name
+from deepres.streams import err, out, protect_streams, say
 from deepres.training.progress import JsonReporter
 
 

@@ -10,9 +10,10 @@ from typing import BinaryIO
 import click
 from rich.markup import escape
 
-from deepres.cli.console import new_table, out, pixel_picture, say
+from deepres.cli.console import new_table, pixel_picture
 from deepres.cli.options import DEVICE
 from deepres.errors import UserError
+from deepres.streams import out, say
 
 
 @click.command()

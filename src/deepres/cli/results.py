@@ -9,12 +9,13 @@ import click
 from rich import box
 from rich.table import Table
 
-from deepres.cli.console import new_table, out, say
+from deepres.cli.console import new_table
 from deepres.errors import UserError
 from deepres.report.tables import markdown_table
 from deepres.runs.collect import collect_runs, csv_text, run_row
 from deepres.runs.finished import load_runs
 from deepres.runs.groups import group_runs, labels_in_order
+from deepres.streams import out, say
 
 if TYPE_CHECKING:
     from deepres.runs.statistics import ClaimTest, Interval, Summary

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.console import err, new_table, out
+from deepres.cli.console import new_table
 from deepres.cli.options import DATA_DIR
 from deepres.errors import UserError
+from deepres.streams import err, out
 
 
 @click.command()

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.console import new_table, out, say
+from deepres.cli.console import new_table
 from deepres.cli.options import DATA_DIR
 from deepres.errors import UserError
+from deepres.streams import out, say
 
 
 @click.group()
