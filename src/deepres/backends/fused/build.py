@@ -115,6 +115,12 @@ def why_no_tiles() -> str | None:
     return _request_tiles()
 
 
+def why_tiles_are_denied() -> str | None:
+    """Return why tiles that the processor has are not used, or None where it has none or they are used."""
+    capabilities = torch.cpu.get_capabilities()
+    return why_no_tiles() if all(capabilities.get(name) for name in AMX) else None
+
+
 @functools.cache
 def _request_tiles() -> str | None:
     system = ctypes.CDLL(None, use_errno=True)

@@ -4,6 +4,10 @@
 
 #include <cstdint>
 
+#ifdef DEEPRES_SANITIZED
+#include <sanitizer/asan_interface.h>
+#endif
+
 #ifdef DEEPRES_FLOAT32
 using Element = float;
 #else
@@ -59,5 +63,16 @@ constexpr int kMaxChannels = 64;
 constexpr int kImageSize = DEEPRES_SIZE;             // rows and columns of an image, and of the first stage
 constexpr int kLastSize = kImageSize / 4;            // of the last stage
 constexpr int kMaxPadded = 34 * 34 * 16;             // elements of an image with its border, in any stage
+
+// Lies between the buffers of scratch memory where AddressSanitizer watches: who touches it has left a buffer.
+#ifdef DEEPRES_SANITIZED
+struct Guard {
+  Guard() { __asan_poison_memory_region(bytes, sizeof bytes); }
+  alignas(64) char bytes[64];
+};
+#define GUARD(name) Guard name;
+#else
+#define GUARD(name)
+#endif
 
 }  // namespace

@@ -11,7 +11,7 @@
 
 #include "layer.h"
 
-#if defined(DEEPRES_ROLLED)  // unrolled loops take sanitizers minutes to compile
+#ifdef DEEPRES_SANITIZED  // unrolled loops would take minutes to compile
 #define UNROLL
 #elif defined(__clang__)
 #define UNROLL _Pragma("unroll")

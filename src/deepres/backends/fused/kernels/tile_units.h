@@ -17,9 +17,13 @@ constexpr int kTileSums = 256;      // floats of a tile of sums
 
 struct alignas(64) TileScratch {
   Element operand[17 * 34 * 32 + 64];     // the largest left operand of a convolution: 16 channels, 32 rows
+  GUARD(after_operand)
   Element input[32 * 32 * 16];            // one image's input
+  GUARD(after_input)
   Element transposed[8 * 3 * 2 * 64 * 32];  // inputs, transposed: of 8 images of 64 channels
+  GUARD(after_transposed)
   Element pairs[8 * 10 * 8 * 64];         // the gradients of their outputs, in pairs of pixels
+  GUARD(after_pairs)
   float sums[2][8 * kTileSums];           // of two tasks
 };
 

@@ -19,8 +19,16 @@ constexpr int kPartTiles = 18;  // the most tiles of a part
 constexpr int kMaxTransformed = 36 * ((kPartTiles + 6) * 64 + 16);
 
 struct alignas(64) WinogradScratch {
-  float input[kMaxPadded], grad[kMaxPadded];
-  float first[kMaxTransformed], second[kMaxTransformed], product[kMaxTransformed];
+  float input[kMaxPadded];
+  GUARD(after_input)
+  float grad[kMaxPadded];
+  GUARD(after_grad)
+  float first[kMaxTransformed];
+  GUARD(after_first)
+  float second[kMaxTransformed];
+  GUARD(after_second)
+  float product[kMaxTransformed];
+  GUARD(after_product)
   float weight_grad[36 * (64 * 64 + 16)];
 };
 
