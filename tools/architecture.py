@@ -22,7 +22,7 @@ FLOORS = (
     ("backends", "runs", "weights"),
     ("data",),
     ("models", "recipes"),
-    ("files", "inputs"),
+    ("files", "inputs", "objects"),
     ("_version", "errors", "formatting", "seeding", "streams"),
 )
 

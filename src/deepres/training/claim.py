@@ -134,5 +134,8 @@ def finished_result(run_dir: RunDir, target: int) -> Result | None:
     """
     if not run_dir.result.exists():
         return None
-    result = Result.from_json(read_json(run_dir.result), run_dir.result)
+    try:
+        result = Result.from_json(read_json(run_dir.result), run_dir.result)
+    except UserError as fault:
+        raise UserError(f"{fault}: delete it, and the run resumes from its last checkpoint") from None
     return result if result.steps >= target else None

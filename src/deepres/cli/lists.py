@@ -1,0 +1,80 @@
+"""`deepres fetch`, `models` and `recipes`: the data, and what there is to train."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import click
+
+from deepres.cli.console import new_table
+from deepres.cli.options import DATA_DIR
+from deepres.streams import err, out
+
+
+@click.command()
+@DATA_DIR
+@click.option("--source", type=click.Choice(["auto", "official", "mirror"]), default="auto", show_default=True)
+def fetch(data_dir: Path | None, source: str) -> None:
+    """Download CIFAR-10 and verify it; nothing is downloaded twice."""
+    from deepres.data.fetch import fetch_cifar10
+
+    fetch_cifar10(data_dir, source, console=err)
+
+
+@click.command()
+def models() -> None:
+    """List the nets."""
+    from deepres.models import MODELS, build_model, count_parameters
+    from deepres.runs.published import PUBLISHED, published_notes
+    from deepres.zoo.catalogue import list_cards_if_any
+
+    cards = list_cards_if_any()
+    table = new_table(caption=f"paper: {published_notes()}", caption_justify="left")
+    for heading in ("model", "layers", "parameters", "paper: test error %", "weights"):
+        table.add_column(heading, justify="left" if heading in ("model", "weights") else "right")
+    for name in MODELS:
+        model = build_model(name)
+        paper = PUBLISHED[name].paper if name in PUBLISHED else None
+        weights = ", ".join(card.name.removeprefix(f"{name}-") for card in cards if card.model == name)
+        published = "" if paper is None else f"{paper:.2f}"
+        table.add_row(name, str(model.depth), f"{count_parameters(model):,}", published, weights)
+    out.print(table)
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def recipes(context: click.Context) -> None:
+    """List the training recipes."""
+    if context.invoked_subcommand is None:
+        list_recipes()
+
+
+@recipes.command()
+@click.argument("name")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
+def show(name: str, settings: tuple[str, ...]) -> None:
+    """Print the recipe NAME as a TOML file, to begin one's own with."""
+    from deepres.recipes.read import read_recipe, to_toml
+
+    click.echo(to_toml(read_recipe(name, settings)), nl=False)
+
+
+def list_recipes() -> None:
+    """Print a table of the settings of all named recipes."""
+    from deepres.recipes.named import RECIPES
+    from deepres.recipes.recipe import Recipe
+
+    made = [make() for make in RECIPES.values()]
+    table = new_table("setting", *(recipe.name for recipe in made))
+    for field in fields(Recipe):
+        if field.name != "name":
+            values = [getattr(recipe, field.name) for recipe in made]
+            table.add_row(field.name, *(_cell(value) for value in values))
+    out.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,148 @@
+"""`deepres train`: train a net, or resume its run."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from deepres.cli.console import result_table, this_command
+from deepres.cli.options import DATA_DIR, DEVICE
+from deepres.cli.reporter import ConsoleReporter
+from deepres.errors import UserError
+from deepres.objects import is_object_name, load_object
+from deepres.runs.directory import run_name
+from deepres.streams import out, say
+from deepres.training.progress import JsonReporter
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--recipe", "recipe_name", default="fast", show_default=True, help="See `deepres recipes`; or FILE.toml."
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe; repeatable."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--option", default="A", show_default=True, help="Kind of shortcut: A, B or C.")
+@click.option("--split", help="50k: train on everything; 45k: hold out 5,000 images as val. Default: the recipe's.")
+@click.option("--fraction", type=float, default=1.0, help="Train on this share of the images, of each class the same.")
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/NAME-RECIPE-seedN.")
+@DATA_DIR
+@DEVICE
+@click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option("--backend", default="auto", show_default=True, help="auto, fused, compiled or eager.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that share each mini-batch. Default: 1.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it goes on.")
+@click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
+@click.option(
+    "--evaluate-every",
+    type=click.IntRange(min=1),
+    metavar="EPOCHS",
+    help="Fewer evaluations save time; the last step has one in any case. Default: as the run was begun, or 1.",
+)
+@click.option(
+    "--progress",
+    type=click.Choice(["bar", "json"]),
+    default="bar",
+    show_default=True,
+    help="json: an object a line on standard output, for programs.",
+)
+def train(
+    name: str,
+    recipe_name: str,
+    settings: tuple[str, ...],
+    seed: int,
+    option: str,
+    split: str | None,
+    fraction: float,
+    run_dir: Path | None,
+    data_dir: Path | None,
+    device: str,
+    precision: str,
+    backend: str,
+    workers: int | None,
+    max_steps: int | None,
+    checkpoint_minutes: float,
+    evaluate_every: int | None,
+    progress: str,
+) -> None:
+    """Train the net NAME, or resume its interrupted run.
+
+    NAME is resnet20, plain56 or another net of 6n + 2 layers, with k times the filters resnet20xk; or a net of your
+    own, FILE.py:NAME or module:NAME, called with the number of classes.
+    """
+    from deepres.data.cifar10 import CLASSES
+    from deepres.models import count_parameters
+    from deepres.recipes.read import read_recipe
+    from deepres.training.nets import build_net, name_of
+
+    net = load_object(name) if is_object_name(name) else name
+    recipe = read_recipe(recipe_name, settings)
+    if split is not None:
+        recipe = replace(recipe, split=split)
+    parameters = count_parameters(build_net(net, option=option, seed=seed, num_classes=len(CLASSES)))
+    name = name_of(net)
+    if run_dir is not None and run_dir.name == "":
+        raise UserError(f"--run-dir {str(run_dir)!r} is no place for a run: name a folder of its own")
+    if run_dir is None:
+        run_dir = Path("runs") / run_name(
+            name, recipe.name, seed, option=option, split=recipe.split, fraction=fraction
+        )
+
+    from deepres.backends.build import check_backend
+    from deepres.backends.device import check_precision, describe_device, resolve_device
+    from deepres.data.cifar10 import check_cifar10, load_cifar10
+    from deepres.training.group import Group, launch, world_size
+    from deepres.training.stopping import InterruptedRun
+    from deepres.training.train import RunConfig
+    from deepres.training.train import train as train_net
+
+    chosen = resolve_device(device, lambda notice: say(f"deepres: {notice}"))
+    check_precision(precision, chosen)  # a wrong one ends here, and so does a wrong backend
+    check_backend(backend)
+    config = RunConfig(
+        net,
+        recipe,
+        seed=seed,
+        option=option,
+        precision=precision,
+        backend=backend,
+        evaluate_every=evaluate_every,
+        fraction=fraction,
+    )
+    if (size := world_size() or workers or 1) > recipe.batch_size:
+        raise UserError(f"{size} workers are too many: a mini-batch has {recipe.batch_size} images")
+    if world_size() is None and size > 1:
+        check_cifar10(data_dir)  # in the memory of one file; every worker loads its own
+        sys.exit(launch(size, chosen))
+    data = load_cifar10(data_dir)
+    group = Group.join(workers, chosen)
+    say(
+        f"deepres: {name} ({parameters:,} parameters), recipe {recipe.name}, seed {seed}, "
+        f"on {describe_device(chosen)}{f', {group.size} workers' if group.size > 1 else ''}, in {run_dir}"
+    )
+    reporter = JsonReporter(sys.stdout) if progress == "json" else ConsoleReporter(name)
+    try:
+        with reporter:
+            result = train_net(
+                config,
+                data,
+                run_dir,
+                device=chosen,
+                max_steps=max_steps,
+                checkpoint_minutes=checkpoint_minutes,
+                reporter=reporter,
+                group=group,
+            )
+    except InterruptedRun as interrupted:
+        say(f"deepres: {interrupted}; resume with: {this_command()}")
+        sys.exit(128 + interrupted.signal_number)
+    if group.rank > 0:
+        return
+    if isinstance(reporter, JsonReporter):
+        reporter.write("result", result=result)
+        return
+    out.print(result_table(result))
+    out.print(f"run directory {run_dir}, curve {run_dir / 'curve.png'}", markup=False, soft_wrap=True)
