@@ -61,13 +61,13 @@ def test_runs_on_other_data_or_of_other_selection_are_rows_of_their_own(tmp_path
     few = {"fraction": 0.1, "train": {"images": 5000, "digest": "0" * 16}}
     with_record(write_run(tmp_path / "fraction", seed=2), data=few)
     with_record(write_run(tmp_path / "selection", seed=3), evaluation={"every": 5})
+    with_record(write_run(tmp_path / "val", seed=6), evaluation={"set": "val"})
     with_record(write_run(tmp_path / "elsewhere", seed=4), data={"name": "CIFAR-100"})
     with_record(write_run(tmp_path / "tests", seed=5), data={"test": {"images": 10_000, "digest": "1" * 16}})
     groups = group_runs(load_runs([tmp_path])[0])
     assert {group.label: [run.seed for run in group.runs] for group in groups} == {
-        "paper": [0, 1],
+        "paper": [0, 1, 3],
         "paper (fraction 0.1, train.images 5000, train.digest 0000000000000000)": [2],
-        "paper (evaluation.every 5)": [3],
         "paper (name CIFAR-100)": [4],
         "paper (test.digest 1111111111111111)": [5],
     }

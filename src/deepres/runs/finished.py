@@ -55,8 +55,13 @@ class FinishedRun:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What determines the run, without what goes without saying: see `RunRecord.settings`."""
-        return self.record.settings()
+        """What determines the run, without what goes without saying: see `RunRecord.settings`.
+
+        How often it was evaluated determines no weight, nor the last epoch's error.
+        """
+        content = self.record.settings()
+        evaluation = {key: value for key, value in content.pop("evaluation", {}).items() if key != "every"}
+        return content | ({"evaluation": evaluation} if evaluation else {})
 
     @property
     def model(self) -> str:
@@ -116,8 +121,11 @@ class FinishedRun:
 
     @property
     def test_error_best(self) -> float | None:
-        """Of the best epoch, chosen by test error; None where val was evaluated at each epoch in its place."""
-        return _optional(self.result.test_error_best)
+        """Of the best epoch, chosen by test error; None where val was evaluated in its place, or not after each epoch.
+
+        The best of fewer evaluations is another selection, which is not compared with that of all.
+        """
+        return _optional(self.result.test_error_best) if self.record.evaluation.every == 1 else None
 
     @property
     def val_error_last(self) -> float | None:
