@@ -93,7 +93,7 @@ def mean_speed(speeds: Sequence[Speed]) -> Speed:
 def table_seconds(speeds: dict[str, Speed], recipe: Recipe, jobs: int) -> float:
     """Return the time of one seed of every net, `jobs` at a time in the grid's order."""
     planned = plan_grid(tuple(speeds), [recipe], [0], Path())
-    return seconds_together((speeds[job.config.model].seconds(recipe) for job in planned), jobs)
+    return seconds_together((speeds[str(job.config.model)].seconds(recipe) for job in planned), jobs)
 
 
 def print_table(speeds: dict[str, Speed], recipe: Recipe, jobs: int) -> None:

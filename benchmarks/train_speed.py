@@ -36,6 +36,7 @@ import torch
 from reports import write_report
 
 from deepres.backends.device import has_native_bfloat16, limit_threads
+from deepres.backends.fused.build import why_no_tiles
 from deepres.backends.machine import num_cores
 from deepres.backends.memory import keep_freed_memory
 from deepres.data.cifar10 import Cifar10, Split, load_cifar10
@@ -133,7 +134,7 @@ def bare(name: str, steps: int, precision: str, backend: str) -> None:
     keep_freed_memory()
     recipe = one_cycle()
     config = RunConfig(name, recipe, precision=precision, backend=backend)
-    trainer = build_trainer(config, load_sets(subset(100), recipe, CPU), 1000, CPU, Group(), notice=print)
+    trainer = build_trainer(config, load_sets(subset(100), recipe, CPU), CPU, Group(), notice=print)
     images, labels = trainer.stream.batch(0)
 
     def rounds() -> Iterator[float]:
@@ -277,6 +278,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "processor": str(torch.cpu.get_capabilities().get("cpu_name")),
         "cores": num_cores(),
+        "tiles": why_no_tiles() is None,  # AMX's, which bfloat16 is computed on
         "rounds": arguments.rounds,
         "startup_cold_seconds": startup(cold=True),
         "startup_warm_seconds": statistics.median(startup(cold=False) for _ in range(3)),

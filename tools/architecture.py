@@ -23,7 +23,7 @@ FLOORS = (
     ("data",),
     ("models", "recipes"),
     ("files", "inputs"),
-    ("_version", "errors", "formatting", "seeding"),
+    ("_version", "errors", "formatting", "seeding", "streams"),
 )
 
 HEADING = """# Architecture

@@ -53,7 +53,10 @@ def speed_of(report: dict[str, Any]) -> str:
             f"loop {precision} 1 1": f"**deepres, {precision}, the whole loop**",
             f"loop {precision} 1 2": f"deepres, {precision}, `--evaluate-every 2`",
             f"loop {precision} 2 1": f"deepres, {precision}, `--workers 2`",
+            f"loop {precision} 1": f"**deepres, {precision}, the whole loop**",
+            f"loop {precision} 4": f"deepres, {precision}, `--evaluate-every 4`",
             f"bare {precision}": f"deepres, {precision}, the bare step",
+            f"compiled {precision}": f"torch.compile, {precision}, the bare step",
         }
     rows = []
     native = any("ceiling bfloat16" in of["rates"] for of in report["models"].values())  # bfloat16 in hardware
@@ -74,7 +77,7 @@ def speed_of(report: dict[str, Any]) -> str:
     headings = ["net", "how", "images/s", f"of {report['rounds']} rounds", "ratio"]
     headings += ["of the matmul rate"] if native else []
     table = markdown_table([*headings, "peak MB of a process"], rows, text_columns=2)
-    instructions = "AVX-512 BF16" if native else "AVX2, no bfloat16"
+    instructions = "AMX" if report.get("tiles") else "AVX-512 BF16" if native else "AVX2, no bfloat16"
     text = (
         f"{report['processor']}, {report['cores']} cores, {instructions}, torch {report['torch']}, "
         f"commit {report['commit'][:7]}. "
@@ -133,7 +136,7 @@ def claim() -> str:
         if summary.group.model != "resnet20" or recipe not in ("paper", "fast", "faster"):
             continue
         spread = "" if summary.std is None else f" ± {summary.std:.2f}"
-        part = images / float(runs[0].result["compute"])
+        part = images / float(runs[0].result.compute or 0)
         cost = "" if recipe == "paper" else f" for 1/{part:.1f} of the paper's training compute"
         sentences.append(
             f"ResNet-20 by the recipe `{recipe}`: **{summary.mean:.2f}{spread}%** test error at the last "
@@ -165,7 +168,7 @@ def reached() -> str:
         if row.summary is None:
             continue
         label, net, error, runs, _, published, repository, *_ = row_cells(row)
-        share = float(row.summary.group.runs[0].result["compute"]) / images
+        share = float(row.summary.group.runs[0].result.compute or 0.0) / images
         compute = f"{share:g}" if share >= 1 else f"1/{1 / share:.0f}"
         lines.append([net, error, runs, label, published, repository, compute])
     if not lines:

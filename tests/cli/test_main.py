@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -258,3 +259,24 @@ def test_full_disk_is_one_line_and_damages_nothing(monkeypatch, capsys, cifar10_
     assert "Traceback" not in stderr
     assert {path: path.read_bytes() for path in RunDir(tmp_path).checkpoints.iterdir()} == before
     assert run_cli(monkeypatch, capsys, *arguments)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "setting"), [("--lr", "learning_rate"), ("--epochs", "epochs"), ("--batch-size", "batch_size")]
+)
+def test_options_of_other_programs_point_to_the_recipe(run, option, setting):
+    assert_one_line_error(run("train", "resnet20", option, "1"), "No such option", f"give --set {setting}=VALUE")
+
+
+def test_a_recipe_is_shown_as_a_file_to_begin_with(run, tmp_path):
+    code, stdout, _ = run("recipes", "show", "fast", "--set", "learning_rate=0.07")
+    assert code == 0
+    assert tomllib.loads(stdout)["learning_rate"] == 0.07
+    assert tomllib.loads(stdout)["muon"]["learning_rate"] == 0.05
+    assert_one_line_error(run("recipes", "show", "fst"), "unknown recipe 'fst'", "fast")
+
+
+def test_a_setting_that_is_none_ends_before_anything_is_written(run, tmp_path):
+    outcome = run("train", "resnet20", "--set", "lerning_rate=1", "--run-dir", tmp_path / "run")
+    assert_one_line_error(outcome, "no setting lerning_rate: did you mean learning_rate?")
+    assert not (tmp_path / "run").exists()

@@ -3,6 +3,9 @@
 import importlib
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,7 @@ def test_broken_files_are_named_and_the_others_go_on(run, few, folder, weights, 
     assert lines[1] == "deepres: error: gone.jpg: it cannot be read (No such file or directory)"
     assert lines[2] == "deepres: error: 2 of 4 images could not be used"
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in stdout.splitlines() if "│" in line]
+    rows = [row for row in rows if row[1]]  # the others go on with a name that is folded
     assert [row[1] for row in rows[::2]] == [CLASSES[few.labels[3]]] * 2
     assert rows[0][0] == "-"
     assert rows[0][2].endswith("%")
@@ -129,10 +133,45 @@ def test_evaluate_a_folder_of_classes(run, few, folder, weights):
 def test_evaluate_a_folder_that_is_none(run, folder, weights, tmp_path):
     assert_one_line_error(run("evaluate", weights, "--images", tmp_path / "gone"), "no folder")
     assert_one_line_error(run("evaluate", weights, "--images", folder / "cat"), "must hold one for each class")
-    (folder / "cats").mkdir()
-    assert_one_line_error(run("evaluate", weights, "--images", folder), "cats is named after no class", "airplane")
+    (folder / "wolves").mkdir()
+    assert_one_line_error(run("evaluate", weights, "--images", folder), "wolves is named after no class", "airplane")
     tensors = load_file(weights)
     tensors |= {"fc.weight": torch.zeros(7, 64), "fc.bias": torch.zeros(7)}
     metadata = {"format": "deepres-1", "model": "resnet20", "option": "A", "num_classes": "7"}
     save_file(tensors, tmp_path / "seven.safetensors", metadata)
     assert_one_line_error(run("evaluate", tmp_path / "seven.safetensors"), "7 classes, CIFAR-10 has 10")
+
+
+def test_folders_named_in_other_words_are_said(run, few, folder, weights):
+    (folder / "automobile").rename(folder / "Cars")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / "cat" / "._0.png").write_bytes(b"")
+    code, stdout, stderr = run("evaluate", weights, "--images", folder, "--json")
+    assert code == 0
+    assert (json.loads(stdout)["test_error"], json.loads(stdout)["num_images"]) == (0.0, len(few.labels))
+    assert "deepres: folders read as classes: Cars as automobile" in stderr
+    assert f"deepres: left out in {folder / 'cat'}: 1 hidden" in stderr
+
+
+def test_names_are_never_cut_off(run, folder, weights, tmp_path):
+    deep = tmp_path / ("a_rather_long_name_of_a_folder_" * 3) / ("and_another_one_within_it_" * 3)
+    deep.mkdir(parents=True)
+    for name in ("first", "second"):
+        (deep / f"{name}.png").write_bytes(next(folder.glob("*/*.png")).read_bytes())
+    code, stdout, _ = run("predict", tmp_path / deep.parent.name, "--model", weights, "--top", 1)
+    assert code == 0
+    cells = "".join(line.split("│")[1].strip() for line in stdout.splitlines() if "│" in line)
+    assert f"{deep}/first.png" in cells
+    assert f"{deep}/second.png" in cells
+
+
+def test_a_name_that_is_no_text_ends_nothing(folder, weights, tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(name, "wb") as file:  # noqa: PTH123
+        file.write(next(folder.glob("*/*.png")).read_bytes())
+    command = [sys.executable, "-m", "deepres", "predict", name, "--model", weights, "--top", "1"]
+    for encoding in ("utf-8", "ascii", "latin-1"):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, capture_output=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        assert b"caf" in done.stdout

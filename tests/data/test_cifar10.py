@@ -263,3 +263,33 @@ def test_encode_then_decode_is_the_identity(arrays: tuple[np.ndarray, np.ndarray
     split = decode(encode(Split(images, labels)))
     np.testing.assert_array_equal(split.images, images)
     np.testing.assert_array_equal(split.labels, labels)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "cifar-10-batches-py",
+        "cifar-10-batches-py/cifar-10-batches-py",
+        "cifar-10-batches-py-target/cifar-10-batches-py",
+        "cifar-10-batches-py-target",
+        ".",
+    ],
+)
+def test_the_data_are_found_where_programs_lay_them(tiny_cifar10, tmp_path, place):
+    written = tiny_cifar10.write_py(tmp_path / "made") / cifar10.PY_FOLDER
+    root = tmp_path / "root"
+    (root / place).mkdir(parents=True)
+    for path in written.iterdir():
+        path.rename(root / place / path.name)
+    assert len(cifar10.load_cifar10(root).train.labels) == 100
+
+
+def test_nested_binary_files_are_found_too(tiny_cifar10, tmp_path):
+    tiny_cifar10.write(tmp_path / cifar10.BIN_FOLDER)
+    assert len(cifar10.load_cifar10(tmp_path).test.labels) == 20
+
+
+def test_an_archive_that_lies_there_is_pointed_to(tmp_path):
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"run `deepres fetch .*`, which takes them from cifar-10-python\.tar\.gz"):
+        cifar10.load_cifar10(tmp_path)

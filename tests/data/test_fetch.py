@@ -86,7 +86,9 @@ def official_members(tiny: TinyCifar10) -> dict[str, tuple[str, bytes]]:
 
 
 def use_archive(monkeypatch: pytest.MonkeyPatch, archive: bytes) -> bytes:
-    monkeypatch.setattr(fetch, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
+    md5 = hashlib.md5(archive).hexdigest()
+    monkeypatch.setattr(fetch, "ARCHIVE_MD5", md5)
+    monkeypatch.setitem(cifar10.ARCHIVES, fetch.ARCHIVE_NAME, (md5, cifar10.BIN_FOLDER))
     return archive
 
 
@@ -247,6 +249,20 @@ def test_archive_on_disk_is_used_and_kept(
     assert (tmp_path / fetch.ARCHIVE_NAME).read_bytes() == archive
     assert server.requests == []
     assert f"taking the files from {tmp_path / fetch.ARCHIVE_NAME}" in printed(console)
+
+
+def test_an_archive_of_pickles_on_disk_is_used(tiny_cifar10, tmp_path: Path, monkeypatch, console: Console):
+    folder = tiny_cifar10.write_py(tmp_path / "made") / cifar10.PY_FOLDER
+    path = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(folder, cifar10.PY_FOLDER)
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(cifar10.ARCHIVES, path.name, (md5, cifar10.PY_FOLDER))
+    monkeypatch.setenv("PATH", "")  # no npm
+    fetch_cifar10(tmp_path, console=console)
+    installed = tmp_path / cifar10.BIN_FOLDER
+    assert {path.name: path.read_bytes() for path in installed.iterdir()} == tiny_cifar10.files
+    assert f"taking the files from {path}" in printed(console)
 
 
 def test_damaged_archive_on_disk_is_left_aside(

@@ -122,8 +122,10 @@ def test_missing_files_and_folders_and_the_others_go_on(tmp_path):
     halves(RED, BLUE).save(tmp_path / "b" / "one.PNG", "PNG")
     (tmp_path / "notes.txt").write_text("no image, and does not look like one")
     (tmp_path / "a.jpg").write_bytes(b"no image, but looks like one")
-    paths = find_images(tmp_path)
+    found = find_images(tmp_path)
+    paths = list(found.paths)
     assert paths == [tmp_path / "a.jpg", tmp_path / "b" / "one.PNG"]
+    assert found.left_out == f"left out in {tmp_path}: 1 that Pillow cannot read as images (.txt)"
     names, images, faults = read_images([(path.name, path) for path in [*paths, tmp_path / "gone.png", tmp_path]])
     assert names == ["one.PNG"]
     assert images[0].shape == (3, 32, 32)
@@ -133,3 +135,48 @@ def test_missing_files_and_folders_and_the_others_go_on(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty holds no image files"):
         find_images(tmp_path / "empty")
+
+
+def test_hidden_entries_are_no_images_and_counted(tmp_path):
+    for name in (
+        "a.png",
+        "._a.png",
+        ".ipynb_checkpoints/a-checkpoint.png",
+        "__MACOSX/._a.png",
+        ".DS_Store",
+        "Thumbs.db",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        halves(RED, BLUE).save(path, "PNG")
+    found = find_images(tmp_path)
+    assert found.paths == (tmp_path / "a.png",)
+    assert found.left_out == f"left out in {tmp_path}: 5 hidden"
+
+
+def test_links_are_followed_once_and_dangling_ones_are_named(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    halves(RED, BLUE).save(tmp_path / "elsewhere" / "far.png")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    halves(RED, BLUE).save(folder / "near.png")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "back").symlink_to(folder)
+    (folder / "file.png").symlink_to(folder / "near.png")
+    (folder / "gone.png").symlink_to("/nowhere/gone.png")
+    found = find_images(folder)
+    assert [path.name for path in found.paths] == ["file.png", "gone.png", "far.png", "near.png"]
+    assert found.left_out == ""
+    names, _, faults = read_images((path.name, path) for path in found.paths)
+    assert names == ["file.png", "far.png", "near.png"]
+    assert faults == {"gone.png": "it cannot be read (No such file or directory)"}
+
+
+def test_the_content_tells_an_image_where_the_name_does_not(tmp_path):
+    for name in ("no_suffix", "b.jpg_large"):
+        halves(RED, BLUE).save(tmp_path / name, "PNG")
+    (tmp_path / "IMG_0001.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1")
+    (tmp_path / "notes").write_text("no image")
+    found = find_images(tmp_path)
+    assert [path.name for path in found.paths] == ["b.jpg_large", "no_suffix"]
+    assert found.left_out.endswith(": 2 that Pillow cannot read as images (.HEIC, notes)")

@@ -115,10 +115,16 @@ def test_failed_and_busy_runs_do_not_stop_the_others(grid, tmp_path, monkeypatch
 
 def test_places_share_cores_and_gpus(grid, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     _, starts = grid(3, num_gpus=2)
     assert sorted(starts) == [[f"plain20-fast-seed{i}", "2", gpu] for i, gpu in enumerate(("4", "7", "4"))]
     assert place_environment(0, 4, 0) == {"OMP_NUM_THREADS": "1"}
     assert place_environment(0, 8, 0) == {"OMP_NUM_THREADS": "1"}
+
+
+def test_the_users_number_of_threads_is_obeyed(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert place_environment(0, 1, 0) == {"OMP_NUM_THREADS": "3"}
 
 
 def test_as_many_at_a_time_as_there_are_cores_or_gpus_or_runs(monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 from deepres.errors import UserError
 from deepres.recipes.named import RECIPES, fast, get_recipe, one_cycle, paper
-from deepres.recipes.recipe import LowResolution, Recipe, SlowStart, StepDecay
+from deepres.recipes.recipe import LowResolution, Muon, OneCycle, Recipe, SlowStart, StepDecay
 
 
 def test_paper_to_the_letter():
@@ -84,3 +84,62 @@ def test_time_left_counts_small_images_by_their_pixels():
     assert recipe.seconds_left(10, 100, 100, 1280.0) == 24
     assert recipe.seconds_left(0, 60, 100, 1280.0) == 9
     assert paper().seconds_left(10, 100, 100, 1280.0) == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"name": ""}, "name is '': it must be the recipe's name"),
+        ({"batch_size": 0}, "batch_size is 0: it must be a whole number of at least 1"),
+        ({"batch_size": 12.5}, "batch_size is 12.5"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"normalization": "chanel"}, "unknown normalization 'chanel' .did you mean channel"),
+        ({"pad": -1}, "pad is -1"),
+        ({"learning_rate": -0.1}, "learning_rate is -0.1: it must be a number above 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": "0.1"}, "learning_rate is '0.1'"),
+        ({"schedule": "cosine"}, "schedule is 'cosine': it must be a StepDecay or a OneCycle"),
+        ({"momentum": 1.0}, "momentum is 1.0: it must be a number of at least 0 and below 1"),
+        ({"momentum": 0.0}, "momentum is 0.0: it must be above 0 with nesterov"),
+        ({"nesterov": "no"}, "nesterov is 'no': it must be true or false"),
+        ({"weight_decay": -1e-4}, "weight_decay is -0.0001"),
+        ({"decay_norm_and_bias": 1}, "decay_norm_and_bias is 1"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": float("inf")}, "epochs is inf"),
+        ({"epochs": None, "steps": 0}, "steps is 0"),
+        ({"epochs": None}, "give its length either in steps or in epochs"),
+        ({"padding": "ones"}, "unknown padding 'ones'"),
+        ({"flips": "never"}, "unknown kind of flips 'never'"),
+        ({"low_resolutions": (16,)}, "low_resolutions is .16,.: it must be a tuple of LowResolution"),
+        ({"muon": 0.1}, "muon is 0.1: it must be a Muon"),
+        ({"slow_start": 0.1}, "slow_start is 0.1"),
+        ({"split": "40k"}, "unknown split '40k'"),
+        ({"split_seed": -1}, "split_seed is -1"),
+    ],
+)
+def test_no_field_takes_what_cannot_be(changes, what):
+    with pytest.raises(UserError, match=what):
+        replace(one_cycle(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: StepDecay((0,), 0.1), "schedule.milestones is 0"),
+        (lambda: StepDecay((20, 10), 0.1), "schedule.milestones is .20, 10.: it must be in order"),
+        (lambda: StepDecay((10,), -0.1), "schedule.factor is -0.1"),
+        (lambda: OneCycle(warmup=1.5), "schedule.warmup is 1.5"),
+        (lambda: Muon(learning_rate=0, momentum=0.9), "muon.learning_rate is 0"),
+        (lambda: Muon(learning_rate=0.1, momentum=-1), "muon.momentum is -1"),
+        (lambda: LowResolution(size=0, until=0.5), "low_resolutions.size is 0"),
+        (lambda: LowResolution(size=16, until=-0.5), "low_resolutions.until is -0.5"),
+        (lambda: SlowStart(-0.1, 80.0, 100, 110), "slow_start.learning_rate is -0.1"),
+        (lambda: SlowStart(0.1, -1.0, 100, 110), "slow_start.until_error is -1.0"),
+        (lambda: SlowStart(0.1, 80.0, 0, 110), "slow_start.window is 0"),
+        (lambda: SlowStart(0.1, 80.0, 100, -1), "slow_start.min_depth is -1"),
+    ],
+)
+def test_no_part_of_a_recipe_takes_what_cannot_be(make, what):
+    with pytest.raises(UserError, match=what):
+        make()

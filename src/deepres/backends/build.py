@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from deepres.backends.device import find_compiler
 from deepres.backends.fused.agreement import disagreement
-from deepres.backends.fused.build import KernelsUnavailable, kernels_error, load_kernels
+from deepres.backends.fused.build import KernelsUnavailable, kernels_error, load_kernels, why_tiles_are_denied
 from deepres.backends.fused.net import FusedNet, why_unsupported
 from deepres.backends.torch_backend import Backend, TorchBackend
 from deepres.errors import unknown_name
@@ -82,6 +82,8 @@ def build_backend(
         try:
             reason = disagreement(model, precision, examples) if examples else None
             if reason is None:
+                if precision == "bfloat16" and (denial := why_tiles_are_denied()):
+                    notice(f"no matrix tiles ({denial}): the fused kernels use vectors, slower")
                 return FusedNet(model, precision, capacity)
         except KernelsUnavailable as error:
             reason = str(error)

@@ -10,21 +10,24 @@ from typing import Any
 
 from rich import box
 from rich.color import Color
-from rich.console import Console
+from rich.console import RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
 from deepres.runs.published import PUBLISHED
 
-err = Console(stderr=True, highlight=False)  # progress and notices
-out = Console(highlight=False)  # results
+
+class _FoldingTable(Table):
+    """A table whose cells are folded where they are too long, and never cut off: half a name names nothing."""
+
+    def add_column(self, header: RenderableType = "", *args: Any, **options: Any) -> None:
+        super().add_column(header, *args, **{"overflow": "fold", **options})
 
 
-def say(message: str, *, all_workers: bool = False) -> None:
-    """Print a line to standard error; of several workers only the first speaks, unless all are to."""
-    if all_workers or os.environ.get("RANK", "0") == "0":
-        err.print(message, markup=False, soft_wrap=True)
+def new_table(*headers: str, **options: Any) -> Table:
+    """Return a table for results whose names are never cut off; the arguments are rich's."""
+    return _FoldingTable(*headers, **options)
 
 
 def this_command() -> str:
@@ -39,7 +42,7 @@ def this_command() -> str:
 
 def result_table(result: Mapping[str, Any]) -> Table:
     """Return a run's errors beside the published ones."""
-    table = Table(title=f"{result['model']}: test error in percent", title_justify="left")
+    table = new_table(title=f"{result['model']}: test error in percent", title_justify="left")
     table.add_column("")
     table.add_column("last epoch", justify="right")
     table.add_column("best epoch", justify="right")
@@ -60,7 +63,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
 
 def confusion_table(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Table:
     """Return the table of true classes (rows) by predicted classes (columns), in images."""
-    table = Table(
+    table = new_table(
         title="images by true class (rows) and predicted class (columns)",
         title_justify="left",
         box=box.SIMPLE,

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deepres.cli.console import confusion_table, out, say
+from deepres.cli.console import confusion_table
 from deepres.cli.options import DATA_DIR, DEVICE, NET
 from deepres.errors import UserError
+from deepres.streams import out, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,19 +70,25 @@ def _read_folder(folder: Path, classes: tuple[str, ...]) -> tuple["Tensor", "Ten
     import numpy as np
     import torch
 
-    from deepres.data.images import find_images, read_images
+    from deepres.data.class_names import index_folders
+    from deepres.data.images import find_images, is_hidden, read_images
 
     if not folder.is_dir():
         raise UserError(f"no folder {folder}")
-    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
     if not subfolders:
         raise UserError(f"{folder} holds no folders: it must hold one for each class, such as {folder / classes[0]}")
-    for path in subfolders:
-        if path.name not in classes:
-            raise UserError(f"folder {path} is named after no class: the classes are {', '.join(classes)}")
-    paths = {str(path): path for subfolder in subfolders for path in find_images(subfolder)}
+    indices = index_folders([path.name for path in subfolders], classes, folder)
+    if renamed := {name: classes[i] for name, i in indices.items() if name != classes[i]}:
+        say(f"deepres: folders read as classes: {', '.join(f'{name} as {label}' for name, label in renamed.items())}")
+    paths: dict[str, Path] = {}
+    for subfolder in subfolders:
+        found = find_images(subfolder)
+        if found.left_out:
+            say(f"deepres: {found.left_out}")
+        paths |= {str(path): path for path in found.paths}
     names, images, faults = read_images(paths.items())
     if not images:
         raise UserError(f"no image in {folder} can be read ({next(iter(faults))}: {next(iter(faults.values()))})")
-    labels = [classes.index(Path(name).relative_to(folder).parts[0]) for name in names]
+    labels = [indices[Path(name).relative_to(folder).parts[0]] for name in names]
     return torch.from_numpy(np.stack(images)), torch.tensor(labels), faults

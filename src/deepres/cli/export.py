@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from deepres.cli.console import err, out
 from deepres.cli.options import DATA_DIR, NET
+from deepres.streams import err, out
 
 NUM_IMAGES = 1000  # of the test set, on which the exported file must agree
 

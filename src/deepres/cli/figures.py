@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.console import out
 from deepres.cli.options import DATA_DIR
 from deepres.errors import unknown_name
+from deepres.streams import out
 
 
 @click.command()

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deepres.cli.console import out, say, this_command
+from deepres.cli.console import this_command
 from deepres.cli.options import DATA_DIR, DEVICE
 from deepres.errors import UserError
 from deepres.runs.directory import RunDir
+from deepres.streams import out, say
 
 if TYPE_CHECKING:
     from deepres.grid.plan import Job

@@ -6,17 +6,16 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from deepres._version import __version__
 from deepres.backends.memory import keep_freed_memory
-from deepres.cli.console import err, out, result_table, say, this_command
+from deepres.cli.console import new_table, result_table, this_command
 from deepres.cli.evaluate import evaluate
 from deepres.cli.export import export
 from deepres.cli.figures import figures
 from deepres.cli.grid import grid
 from deepres.cli.import_ import import_checkpoint
-from deepres.cli.options import DATA_DIR, DEVICE
+from deepres.cli.options import DATA_DIR, DEVICE, recipe_hint
 from deepres.cli.predict import predict
 from deepres.cli.report import report
 from deepres.cli.reporter import ConsoleReporter
@@ -27,6 +26,7 @@ from deepres.cli.zoo import zoo
 from deepres.errors import UserError, first_line
 from deepres.formatting import duration
 from deepres.runs.directory import run_name
+from deepres.streams import err, out, protect_streams, say
 from deepres.training.progress import JsonReporter
 
 
@@ -67,7 +67,7 @@ def models() -> None:
     from deepres.zoo.catalogue import list_cards_if_any
 
     cards = list_cards_if_any()
-    table = Table(caption=f"paper: {published_notes()}", caption_justify="left")
+    table = new_table(caption=f"paper: {published_notes()}", caption_justify="left")
     for heading in ("model", "layers", "parameters", "paper: test error %", "weights"):
         table.add_column(heading, justify="left" if heading in ("model", "weights") else "right")
     for name in MODELS:
@@ -79,14 +79,31 @@ def models() -> None:
     out.print(table)
 
 
-@cli.command()
-def recipes() -> None:
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def recipes(context: click.Context) -> None:
     """List the training recipes."""
+    if context.invoked_subcommand is None:
+        list_recipes()
+
+
+@recipes.command()
+@click.argument("name")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
+def show(name: str, settings: tuple[str, ...]) -> None:
+    """Print the recipe NAME as a TOML file, to begin one's own with."""
+    from deepres.recipes.read import read_recipe, to_toml
+
+    click.echo(to_toml(read_recipe(name, settings)), nl=False)
+
+
+def list_recipes() -> None:
+    """Print a table of the settings of all named recipes."""
     from deepres.recipes.named import RECIPES
     from deepres.recipes.recipe import Recipe
 
     made = [make() for make in RECIPES.values()]
-    table = Table("setting", *(recipe.name for recipe in made))
+    table = new_table("setting", *(recipe.name for recipe in made))
     for field in fields(Recipe):
         if field.name != "name":
             values = [getattr(recipe, field.name) for recipe in made]
@@ -104,10 +121,16 @@ def _cell(value: object) -> str:
 
 @cli.command()
 @click.argument("name")
-@click.option("--recipe", "recipe_name", default="fast", show_default=True, help="See `deepres recipes`.")
+@click.option(
+    "--recipe", "recipe_name", default="fast", show_default=True, help="See `deepres recipes`; or FILE.toml."
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe; repeatable."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--option", default="A", show_default=True, help="Kind of shortcut: A, B or C.")
 @click.option("--split", help="50k: train on everything; 45k: hold out 5,000 images as val. Default: the recipe's.")
+@click.option("--fraction", type=float, default=1.0, help="Train on this share of the images, of each class the same.")
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/NAME-RECIPE-seedN.")
 @DATA_DIR
 @DEVICE
@@ -119,10 +142,8 @@ def _cell(value: object) -> str:
 @click.option(
     "--evaluate-every",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
     metavar="EPOCHS",
-    help="Fewer evaluations save time; the last step has one in any case.",
+    help="Fewer evaluations save time; the last step has one in any case. Default: as the run was begun, or 1.",
 )
 @click.option(
     "--progress",
@@ -134,9 +155,11 @@ def _cell(value: object) -> str:
 def train(
     name: str,
     recipe_name: str,
+    settings: tuple[str, ...],
     seed: int,
     option: str,
     split: str | None,
+    fraction: float,
     run_dir: Path | None,
     data_dir: Path | None,
     device: str,
@@ -145,21 +168,23 @@ def train(
     workers: int | None,
     max_steps: int | None,
     checkpoint_minutes: float,
-    evaluate_every: int,
+    evaluate_every: int | None,
     progress: str,
 ) -> None:
     """Train the net NAME, or go on with its interrupted run."""
     from deepres.models import build_model, count_parameters
-    from deepres.recipes.named import get_recipe
+    from deepres.recipes.read import read_recipe
 
-    recipe = get_recipe(recipe_name)
+    recipe = read_recipe(recipe_name, settings)
     if split is not None:
         recipe = replace(recipe, split=split)
     parameters = count_parameters(build_model(name, option=option))
     if run_dir is not None and run_dir.name == "":
         raise UserError(f"--run-dir {str(run_dir)!r} is no place for a run: name a folder of its own")
     if run_dir is None:
-        run_dir = Path("runs") / run_name(name, recipe.name, seed, option=option, split=recipe.split)
+        run_dir = Path("runs") / run_name(
+            name, recipe.name, seed, option=option, split=recipe.split, fraction=fraction
+        )
 
     from deepres.backends.build import check_backend
     from deepres.backends.device import check_precision, describe_device, resolve_device
@@ -173,7 +198,14 @@ def train(
     check_precision(precision, chosen)  # a wrong one ends here, and so does a wrong backend
     check_backend(backend)
     config = RunConfig(
-        name, recipe, seed=seed, option=option, precision=precision, backend=backend, evaluate_every=evaluate_every
+        name,
+        recipe,
+        seed=seed,
+        option=option,
+        precision=precision,
+        backend=backend,
+        evaluate_every=evaluate_every,
+        fraction=fraction,
     )
     if (size := world_size() or workers or 1) > recipe.batch_size:
         raise UserError(f"{size} workers are too many: a mini-batch has {recipe.batch_size} images")
@@ -245,7 +277,7 @@ def bench(names: tuple[str, ...], recipe_names: tuple[str, ...], seconds: float,
     # Unless asked for, the deepest nets are not measured: their blocks are those of 56 layers, only more of them.
     estimated = {} if names else {name: f"{name.rstrip('0123456789')}56" for name in MODELS if name.endswith(DEEPEST)}
     names = names or tuple(MODELS)
-    table = Table(title=describe_device(chosen), title_justify="left")
+    table = new_table(title=describe_device(chosen), title_justify="left")
     for heading in ("net", "backend", "precision", "images/s", *(f"{recipe.name}, hours:min:s" for recipe in made)):
         table.add_column(heading, justify="left" if heading in ("net", "backend", "precision") else "right")
     speeds: dict[str, Speed] = {}
@@ -289,6 +321,7 @@ def run() -> None:
     # Read when torch is imported, which comes later.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     keep_freed_memory()
+    protect_streams()
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -298,6 +331,8 @@ def run() -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
+    except click.NoSuchOption as error:
+        _fail(f"{error.format_message()}{recipe_hint(error.option_name)}", 2)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except UserError as error:

@@ -11,3 +11,29 @@ DATA_DIR = click.option(
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 NET = click.argument("net", metavar="NAME|RUN_DIR|FILE")
+
+# What other programs call the settings of a recipe.
+RECIPE_OPTIONS = {
+    "lr": "learning_rate",
+    "learning-rate": "learning_rate",
+    "epochs": "epochs",
+    "num-epochs": "epochs",
+    "steps": "steps",
+    "batch-size": "batch_size",
+    "bs": "batch_size",
+    "b": "batch_size",
+    "momentum": "momentum",
+    "weight-decay": "weight_decay",
+    "wd": "weight_decay",
+    "nesterov": "nesterov",
+    "optimizer": "muon",
+    "schedule": "schedule",
+    "scheduler": "schedule",
+    "warmup": "schedule.warmup",
+}
+
+
+def recipe_hint(option: str) -> str:
+    """Return where the setting is that an unknown option asks for, to be added to the error; "" if it is none."""
+    setting = RECIPE_OPTIONS.get(option.lstrip("-").replace("_", "-"))
+    return f" It is a setting of the recipe: give --set {setting}=VALUE, see `deepres recipes`." if setting else ""

@@ -9,11 +9,11 @@ from typing import BinaryIO
 
 import click
 from rich.markup import escape
-from rich.table import Table
 
-from deepres.cli.console import out, pixel_picture, say
+from deepres.cli.console import new_table, pixel_picture
 from deepres.cli.options import DEVICE
 from deepres.errors import UserError
+from deepres.streams import out, say
 
 
 @click.command()
@@ -55,7 +55,7 @@ def predict(sources: tuple[str, ...], net: str, top: int, show: bool, as_json: b
         broken = [{"image": name, "error": fault} for name, fault in faults.items()]
         click.echo(json.dumps({"model": classifier.name, "images": found + broken}))
     elif images:
-        table = Table("image", "class", title=classifier.name, title_justify="left")
+        table = new_table("image", "class", title=classifier.name, title_justify="left")
         table.add_column("probability", justify="right")
         for name, row in zip(names, ranked, strict=True):
             for i, (label, probability) in enumerate(row):
@@ -79,7 +79,10 @@ def _find(sources: tuple[str, ...]) -> Iterator[tuple[str, Path | BinaryIO]]:
         if source == "-":
             yield "-", io.BytesIO(sys.stdin.buffer.read())
         elif Path(source).is_dir():
-            for path in find_images(Path(source)):
+            found = find_images(Path(source))
+            if found.left_out:
+                say(f"deepres: {found.left_out}")
+            for path in found.paths:
                 yield str(path), path
         else:
             yield source, Path(source)

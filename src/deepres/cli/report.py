@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.console import err, out, say
 from deepres.cli.options import DATA_DIR
 from deepres.errors import UserError
+from deepres.streams import err, out, say
 
 
 @click.command()

@@ -2,9 +2,9 @@
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from deepres.cli.console import err, say
 from deepres.formatting import duration
 from deepres.runs.directory import Row
+from deepres.streams import err, say
 from deepres.training.progress import Reporter, StepState
 
 

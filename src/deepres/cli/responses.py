@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.console import err, out
 from deepres.cli.options import DATA_DIR, DEVICE
+from deepres.streams import err, out
 
 
 @click.command()

@@ -9,12 +9,13 @@ import click
 from rich import box
 from rich.table import Table
 
-from deepres.cli.console import out, say
+from deepres.cli.console import new_table
 from deepres.errors import UserError
 from deepres.report.tables import markdown_table
 from deepres.runs.collect import collect_runs, csv_text, run_row
 from deepres.runs.finished import load_runs
 from deepres.runs.groups import group_runs, labels_in_order
+from deepres.streams import out, say
 
 if TYPE_CHECKING:
     from deepres.runs.statistics import ClaimTest, Interval, Summary
@@ -137,7 +138,7 @@ def _print_text(summaries: Sequence["Summary"], claims: Sequence["ClaimTest"]) -
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Lay out a table as narrow as it can be."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
+    table = new_table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("net", "claim") else "right", no_wrap=True)
     for row in rows:

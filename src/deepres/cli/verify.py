@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import click
-from rich.table import Table
 
-from deepres.cli.console import err, out
+from deepres.cli.console import new_table
 from deepres.cli.options import DATA_DIR
 from deepres.errors import UserError
+from deepres.streams import err, out
 
 
 @click.command()
@@ -33,7 +33,7 @@ def verify(names: tuple[str, ...], data_dir: Path | None) -> None:
     may_download = bool(names or os.environ.get("DEEPRES_ZOO_URL"))
     paths = [find_weights(card) or (get_weights(card) if may_download else None) for card in cards]
     test = load_cifar10(data_dir).test
-    table = Table(title=f"zoo: {len(test.labels):,} test images", title_justify="left")
+    table = new_table(title=f"zoo: {len(test.labels):,} test images", title_justify="left")
     for heading in ("weights", "parameters", "card %", "test error %", "verdict"):
         table.add_column(heading, justify="left" if heading in ("weights", "verdict") else "right")
     failed = checked = 0

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import click
-from rich.table import Table
 
-from deepres.cli.console import out, say
+from deepres.cli.console import new_table
 from deepres.cli.options import DATA_DIR
 from deepres.errors import UserError
+from deepres.streams import out, say
 
 
 @click.group()
@@ -23,7 +23,7 @@ def list_weights() -> None:
     cards = list_cards()
     if not cards:
         raise UserError(f"the zoo in {zoo_folder()} is empty")
-    table = Table()
+    table = new_table()
     for heading in ("weights", "parameters", "test error %", "mean ± std", "n", "installed"):
         table.add_column(heading, justify="left" if heading in ("weights", "installed") else "right")
     for card in cards:

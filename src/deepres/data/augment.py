@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from deepres.errors import unknown_name
-
-NORMALIZATIONS = ("pixel_mean", "channel")
+from deepres.recipes.recipe import NORMALIZATIONS as NORMALIZATIONS
 
 
 @dataclass(frozen=True)

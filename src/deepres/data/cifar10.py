@@ -52,6 +52,11 @@ FILES: dict[str, str] = {  # name -> published md5
     TEST_FILE: "803d5f7f4d78ea53de84dbe85f74fb6d",
 }
 
+ARCHIVES: dict[str, tuple[str, str]] = {  # name -> published md5, folder within
+    "cifar-10-binary.tar.gz": ("c32a1d4ab5d03f1284b67883e8d87530", BIN_FOLDER),
+    "cifar-10-python.tar.gz": ("c58f30108f718f92721af3b95e74349a", PY_FOLDER),
+}
+
 Records = NDArray[np.uint8]  # (N, 3073)
 
 
@@ -136,7 +141,13 @@ def _find(data_dir: str | Path | None) -> tuple[Callable[[Path, str], Records], 
             return read_py, py_folder(root)
     except OSError as exc:
         raise _unreadable(root, exc) from exc
-    raise UserError(f"there is no CIFAR-10 in {root}: run `{fetch_command(root)}`")
+    raise UserError(f"there is no CIFAR-10 in {root}: run `{fetch_command(root)}`{_archive_hint(root)}")
+
+
+def _archive_hint(root: Path) -> str:
+    """Say that an archive lies there, which fetching takes the files from."""
+    found = next((name for name in ARCHIVES if (root / name).is_file()), None)
+    return f", which takes them from {found}, without a network" if found else ""
 
 
 def decode(records: Records) -> Split:
@@ -175,11 +186,15 @@ def holds_py(root: Path) -> bool:
 
 
 def _folder(root: Path, name: str, files: list[str]) -> Path:
-    inside = root / name
-    if inside.exists():
-        return inside
-    root_is_it = root.name == name or any((root / file).exists() for file in files)
-    return root if root_is_it else inside
+    """The folder that holds some of the files: in ``root``, in a folder of a folder there, or ``root`` itself.
+
+    Unpacking programs nest a folder twice, and Keras lays it in ``cifar-10-batches-py-target``.
+    """
+    target = root / f"{name}-target"
+    for folder in (root / name, root / name / name, target / name, target, root):
+        if any((folder / file).exists() for file in files):
+            return folder
+    return root if root.name == name else root / name
 
 
 def file_bytes() -> int:
@@ -237,6 +252,18 @@ def read_py(folder: Path, name: str) -> Records:
     if not is_published(name, records.tobytes()):
         raise BadFileError(path, "is altered (its images or labels are not the published ones)", mend)
     return records
+
+
+def records_of_pickle(content: bytes) -> Records:
+    """The records of a pickled batch, uint8 (N, 3073).
+
+    Raises:
+        UserError: it is no batch.
+    """
+    try:
+        return pickles.decode_batch(content, IMAGES_PER_FILE)
+    except pickle.UnpicklingError as exc:
+        raise UserError(f"a batch of {PY_FOLDER} {exc}") from exc
 
 
 def fetch_command(folder: Path) -> str:

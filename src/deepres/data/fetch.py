@@ -41,7 +41,7 @@ from deepres.errors import UserError
 
 ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE_NAME = "cifar-10-binary.tar.gz"
-ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+ARCHIVE_MD5 = cifar10.ARCHIVES[ARCHIVE_NAME][0]
 ARCHIVE_TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds between two pieces
 
 # The same pixels as six lossless PNG files, one image a row. Rewritten, they have the published md5 sums.
@@ -148,7 +148,10 @@ def _fetch(root: Path, source: str, console: Console) -> Path:
                 failures.append(str(exc))
                 if name != names[-1]:
                     _say(console, f"{exc}; trying the next source")
-    raise SourceError(f"{'; '.join(failures)}; try again later, or put {', '.join(faults)} into {folder} by hand")
+    raise SourceError(
+        f"{'; '.join(failures)}; try again later, or put {', '.join(faults)} into {folder} by hand, or into {root} "
+        f"{' or '.join(cifar10.ARCHIVES)} or the folder {cifar10.PY_FOLDER}"
+    )
 
 
 def _install(path: Path, content: bytes, workdir: Path) -> None:
@@ -168,19 +171,30 @@ def _install(path: Path, content: bytes, workdir: Path) -> None:
 
 def _official(names: list[str], root: Path, workdir: Path, console: Console) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of each wanted file, from the archive on disk or from the official home."""
-    archive = root / ARCHIVE_NAME
-    if archive.is_file() and pooch.file_hash(archive, alg="md5") == ARCHIVE_MD5:
-        _say(console, f"taking the files from {archive}")
-    else:
-        if archive.is_file():
-            _say(console, f"{archive} does not have the published md5 and is left aside")
-        archive = _download_archive(workdir, console)
+    archive, inside = _archive_on_disk(root, console) or (_download_archive(workdir, console), cifar10.BIN_FOLDER)
     with _open_archive(archive) as tar:
         for name in names:
-            content = _read_member(tar, f"{cifar10.BIN_FOLDER}/{name}", max_bytes=cifar10.file_bytes())
+            if inside == cifar10.PY_FOLDER:  # a pickled batch is 1% larger than the binary file
+                batch = _read_member(tar, f"{inside}/{Path(name).stem}", max_bytes=2 * cifar10.file_bytes())
+                yield name, cifar10.records_of_pickle(batch).tobytes()
+                continue
+            content = _read_member(tar, f"{inside}/{name}", max_bytes=cifar10.file_bytes())
             if len(content) != cifar10.file_bytes():
                 raise SourceError(f"archive member {name} has {len(content):,} bytes and is refused")
             yield name, content
+
+
+def _archive_on_disk(root: Path, console: Console) -> tuple[Path, str] | None:
+    """Return an official archive that lies in the data directory, and the folder within it."""
+    for name, (md5, inside) in cifar10.ARCHIVES.items():
+        archive = root / name
+        if not archive.is_file():
+            continue
+        if pooch.file_hash(archive, alg="md5") == md5:
+            _say(console, f"taking the files from {archive}")
+            return archive, inside
+        _say(console, f"{archive} does not have the published md5 and is left aside")
+    return None
 
 
 def _download_archive(workdir: Path, console: Console) -> Path:

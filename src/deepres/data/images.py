@@ -6,8 +6,10 @@ pixels that fall into one (antialiased; without that, fine detail turns into pat
 Which filter CIFAR-10's makers used could not be looked up, so that this part is an assumption.
 """
 
+import os
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +20,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from deepres.errors import UserError
 
 SIZE = (32, 32)
+SYSTEM_NAMES = ("__MACOSX", "Thumbs.db", "desktop.ini")
+SHOWN_KINDS = 5
 
 
 class ImageError(UserError):
@@ -74,17 +78,77 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def find_images(folder: Path) -> list[Path]:
-    """List the image files in a folder and in the folders within it, by name of suffix, sorted.
+@dataclass(frozen=True)
+class FoundImages:
+    """The image files in a folder, and what else it holds."""
+
+    paths: tuple[Path, ...]
+    """Files, sorted by their names, the folders within the folder and links among them."""
+    left_out: str
+    """What was left out and why, in one line; empty where nothing was."""
+
+
+def find_images(folder: Path) -> FoundImages:
+    """Find the image files in a folder and in the folders within it.
+
+    A file is an image if its name ends as images' names do, or if its first bytes are an image's. Links are followed,
+    each folder is entered once. Hidden entries, whose names begin with a dot, are left out: editors and operating
+    systems leave copies and notes there.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no image, or the folder cannot be read.
     """
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    found: list[Path] = []
+    hidden: list[str] = []
+    others: list[str] = []
+    entered: set[Path] = set()
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"cannot read folder {error.filename} ({error.strerror})") from None
+
+    for name, folders, files in os.walk(folder, followlinks=True, onerror=fail):
+        real = Path(name).resolve()
+        if real in entered:  # a link that leads back
+            folders.clear()
+            continue
+        entered.add(real)
+        hidden += [entry for entry in (*folders, *files) if is_hidden(entry)]
+        folders[:] = sorted(entry for entry in folders if not is_hidden(entry))
+        for entry in files:
+            path = Path(name) / entry
+            if is_hidden(entry):
+                continue
+            if path.suffix.lower() in suffixes or _is_image(path):
+                found.append(path)
+            else:
+                others.append(path.suffix or entry)
+    parts = []
+    if others:
+        kinds = ", ".join(sorted(set(others))[:SHOWN_KINDS]) + (", ..." if len(set(others)) > SHOWN_KINDS else "")
+        parts.append(f"{len(others):,} that Pillow cannot read as images ({kinds})")
+    if hidden:
+        parts.append(f"{len(hidden):,} hidden")
+    left_out = f"left out in {folder}: {' and '.join(parts)}" if parts else ""
     if not found:
-        raise UserError(f"{folder} holds no image files")
-    return found
+        raise UserError(f"{folder} holds no image files{f' ({left_out})' if left_out else ''}")
+    return FoundImages(tuple(sorted(found)), left_out)
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether an entry of a folder is none of the user's own: hidden, or left by an operating system."""
+    return name.startswith(".") or name in SYSTEM_NAMES
+
+
+def _is_image(path: Path) -> bool:
+    """Tell whether a file begins as an image that Pillow knows."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path):
+                return True
+    except Exception:  # whatever a decoder raises at a file of another kind
+        return False
 
 
 def read_images(

@@ -27,8 +27,9 @@ def default_parallel(num_runs: int, num_gpus: int) -> int:
 
 
 def place_environment(place: int, num_parallel: int, num_gpus: int) -> dict[str, str]:
-    """Return the variables of the run at a place: its share of the threads, and its GPU."""
-    environment = {"OMP_NUM_THREADS": str(max(1, num_cores() // num_parallel))}
+    """Return the variables of the run at a place: its share of the threads, unless the user set it, and its GPU."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, num_cores() // num_parallel))
+    environment = {"OMP_NUM_THREADS": threads}
     if num_gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = visible.split(",") if visible else [str(gpu) for gpu in range(num_gpus)]

@@ -1,7 +1,7 @@
 """Which runs a grid consists of, in which order, and how far each of them is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from deepres.errors import UserError
@@ -10,8 +10,10 @@ from deepres.models import build_model
 from deepres.models.cost import flop_per_image
 from deepres.recipes.recipe import SPLITS, Recipe
 from deepres.runs.directory import RunDir, run_name
+from deepres.runs.finished import read_record
 from deepres.runs.published import FIGURE6_DEPTHS
-from deepres.training.train import RunConfig
+from deepres.runs.schema import Result
+from deepres.training.config import RunConfig
 
 PAPER_MODELS = tuple(f"{family}{depth}" for depth in FIGURE6_DEPTHS for family in ("plain", "resnet"))
 
@@ -35,14 +37,15 @@ class Job:
     def num_images(self) -> float:
         """Images trained on in the whole run, all epochs; small ones count in proportion to their pixels."""
         recipe = self.config.recipe
-        return recipe.compute(SPLITS[recipe.split])
+        return recipe.compute(round(self.config.fraction * SPLITS[recipe.split]))
 
     def arguments(self) -> list[str]:
         """Return what `deepres train` is to be given, but for the run directory and the machine's own settings."""
         config, recipe = self.config, self.config.recipe
         return [
-            *(config.model, "--recipe", recipe.name, "--seed", str(config.seed), "--split", recipe.split),
+            *(config.name, "--recipe", recipe.name, "--seed", str(config.seed), "--split", recipe.split),
             *("--option", config.option, "--precision", config.precision, "--backend", config.backend),
+            *(("--fraction", f"{config.fraction:g}") if config.fraction != 1 else ()),
         ]
 
     def is_finished(self) -> bool:
@@ -51,15 +54,15 @@ class Job:
         if not run_dir.result.exists():
             return False
         try:
-            begun = read_json(run_dir.recipe, required=("precision",))
-            result = read_json(run_dir.result, required=("steps", "total_steps"))
+            begun = read_record(run_dir)
+            result = Result.from_json(read_json(run_dir.result), run_dir.result)
         except UserError:
             return False  # training there will say what is wrong
-        config = self.config
-        if config.precision == "auto":
-            config = replace(config, precision=begun["precision"])
-        steps, total = result["steps"], result["total_steps"]
-        return begun == config.to_json() and isinstance(steps, int) and isinstance(total, int) and steps >= total
+        config = self.config.settled_by(begun)
+        same = (
+            config.to_json(begun.data) == begun.to_json() and config.fraction == begun.data.fraction
+        )  # CIFAR-10 is one
+        return same and result.steps >= result.total_steps
 
 
 def plan_grid(

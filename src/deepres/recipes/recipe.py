@@ -7,10 +7,17 @@ from types import MappingProxyType
 from typing import Any
 
 from deepres.errors import UserError, unknown_name
+from deepres.recipes.checks import a_number, a_truth_value, a_whole_number, must_be
 
 SPLITS: Mapping[str, int] = MappingProxyType({"50k": 50_000, "45k": 45_000})  # training images of CIFAR-10 in each
+NORMALIZATIONS = ("pixel_mean", "channel")
 PADDINGS = ("zeros", "reflection")
 FLIPS = ("random", "alternating")
+
+
+def held_out_name(split: str) -> str:
+    """Return the set that is evaluated at each epoch: "test", or "val" with the 45k/5k split."""
+    return "test" if split == "50k" else "val"
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,12 @@ class StepDecay:
     milestones: tuple[int, ...]
     """Steps after which the rate drops: at 32,000, step 32,000 (counted from 0) is the first of the lower rate."""
     factor: float
+
+    def __post_init__(self) -> None:
+        for milestone in self.milestones:
+            a_whole_number("schedule.milestones", milestone, at_least=1)
+        must_be(list(self.milestones) == sorted(self.milestones), "schedule.milestones", self.milestones, "in order")
+        a_number("schedule.factor", self.factor, above=0)
 
     def __str__(self) -> str:
         return f"x {self.factor:g} at {', '.join(f'{m:,}' for m in self.milestones)} steps"
@@ -31,6 +44,9 @@ class OneCycle:
 
     warmup: float
     """The share of all steps spent going up."""
+
+    def __post_init__(self) -> None:
+        a_number("schedule.warmup", self.warmup, at_least=0, at_most=1)
 
     def __str__(self) -> str:
         up = f"linear up for {self.warmup:.0%} of the steps, then " if self.warmup else ""
@@ -45,6 +61,10 @@ class Muon:
     """The highest of the schedule: the size of a step relative to the weights."""
     momentum: float
 
+    def __post_init__(self) -> None:
+        a_number("muon.learning_rate", self.learning_rate, above=0)
+        a_number("muon.momentum", self.momentum, at_least=0, below=1)
+
     def __str__(self) -> str:
         return f"{self.learning_rate:g}, momentum {self.momentum:g}"
 
@@ -57,6 +77,10 @@ class LowResolution:
     """Rows and columns of an image."""
     until: float
     """The share of all steps after which the next part begins."""
+
+    def __post_init__(self) -> None:
+        a_whole_number("low_resolutions.size", self.size, at_least=1)
+        a_number("low_resolutions.until", self.until, at_least=0)
 
     def __str__(self) -> str:
         return f"{self.size} x {self.size} until {self.until:.0%} of the steps"
@@ -73,6 +97,12 @@ class SlowStart:
     """Mini-batches; at least so many steps are taken at the low rate."""
     min_depth: int
     """Nets with fewer weighted layers start at the full rate."""
+
+    def __post_init__(self) -> None:
+        a_number("slow_start.learning_rate", self.learning_rate, above=0)
+        a_number("slow_start.until_error", self.until_error, at_least=0)
+        a_whole_number("slow_start.window", self.window, at_least=1)
+        a_whole_number("slow_start.min_depth", self.min_depth, at_least=0)
 
     def __str__(self) -> str:
         return (
@@ -122,18 +152,47 @@ class Recipe:
     """Fixes which 5,000 images are val."""
 
     def __post_init__(self) -> None:
+        must_be(isinstance(self.name, str) and bool(self.name), "name", self.name, "the recipe's name")
+        a_whole_number("batch_size", self.batch_size, at_least=1)
+        a_whole_number("pad", self.pad, at_least=0)
+        a_number("learning_rate", self.learning_rate, above=0)
+        schedules = isinstance(self.schedule, StepDecay | OneCycle)
+        must_be(schedules, "schedule", self.schedule, "a StepDecay or a OneCycle")
+        a_number("momentum", self.momentum, at_least=0, below=1)
+        a_truth_value("nesterov", self.nesterov)
+        must_be(not self.nesterov or self.momentum > 0, "momentum", self.momentum, "above 0 with nesterov")
+        a_number("weight_decay", self.weight_decay, at_least=0)
+        a_truth_value("decay_norm_and_bias", self.decay_norm_and_bias)
         if (self.steps is None) == (self.epochs is None):
             raise UserError(f"recipe {self.name}: give its length either in steps or in epochs")
+        if self.steps is not None:
+            a_whole_number("steps", self.steps, at_least=1)
+        if self.epochs is not None:
+            a_number("epochs", self.epochs, above=0)
+        a_whole_number("split_seed", self.split_seed, at_least=0)
         for kind, name, known in (
             ("split", self.split, SPLITS),
+            ("normalization", self.normalization, NORMALIZATIONS),
             ("padding", self.padding, PADDINGS),
             ("kind of flips", self.flips, FLIPS),
         ):
             if name not in known:
                 raise unknown_name(kind, name, known)
+        for field, value, kind_of_value in (
+            ("muon", self.muon, Muon),
+            ("slow_start", self.slow_start, SlowStart),
+        ):
+            must_be(value is None or isinstance(value, kind_of_value), field, value, f"a {kind_of_value.__name__}")
+        parts = all(isinstance(part, LowResolution) for part in self.low_resolutions)
+        must_be(parts, "low_resolutions", self.low_resolutions, "a tuple of LowResolution")
         ends = [0.0, *(part.until for part in self.low_resolutions), 1.0]
         if ends != sorted(ends):
             raise UserError(f"recipe {self.name}: low resolutions must end one after another, before the last step")
+
+    @property
+    def held_out(self) -> str:
+        """The set that is evaluated at each epoch: "test" or "val"."""
+        return held_out_name(self.split)
 
     def total_steps(self, num_train: int) -> int:
         """Return the length in mini-batches for a training set of `num_train` images."""

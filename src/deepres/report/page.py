@@ -182,7 +182,7 @@ def runs_table(runs: Sequence[FinishedRun]) -> PageTable:
             run.versions,
             run.commit[:10] + ("-dirty" if run.commit.endswith("-dirty") else ""),
             str(run.seed),
-            str(1 + len(run.environment.get("earlier_starts", []))),
+            str(1 + len(run.environment.earlier_starts)),
             f"{run.images_per_second:,.0f}",
             f"{run.seconds / 60:,.1f}",
             f"{run.test_error_last:.2f}",

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from deepres.errors import UserError
-from deepres.files import read_json, write_atomically
+from deepres.files import write_atomically
+from deepres.runs.content import content_digest
 from deepres.runs.directory import RunDir, run_name
-from deepres.runs.finished import FinishedRun, digest, load_runs
+from deepres.runs.finished import FinishedRun, load_runs, read_record
 
 RUNS_FOLDER = "runs"
 ROWS_FILE = "runs.csv"
@@ -40,10 +41,12 @@ def collect_runs(runs: Sequence[FinishedRun], out: Path) -> list[FinishedRun]:
 
 def _place(run: FinishedRun, folder: Path) -> Path:
     """Return where a run belongs: the place of its earlier copy, or a free one."""
-    name = run_name(run.model, run.recipe, run.seed, option=run.option, split=run.split)
-    for candidate in (name, f"{name}-{digest(run.config)}"):
-        recipe = RunDir(folder / candidate).recipe
-        if not recipe.exists() or read_json(recipe) == run.config:
+    name = run_name(
+        run.model, run.recipe, run.seed, option=run.option, split=run.split, fraction=run.record.data.fraction
+    )
+    for candidate in (name, f"{name}-{content_digest(run.config)}"):
+        there = RunDir(folder / candidate)
+        if not there.recipe.exists() or read_record(there).settings() == run.config:
             return folder / candidate
     raise UserError(f"{folder / candidate} holds a run that is not of its name: remove it")
 
@@ -75,9 +78,9 @@ def run_row(run: FinishedRun) -> dict[str, Any]:
         "precision": run.precision,
         "device": run.device,
         "device_name": run.device_name,
-        "deepres": run.environment["deepres"],
-        "torch": run.environment["torch"],
-        "python": run.environment["python"],
+        "deepres": run.environment.deepres,
+        "torch": run.environment.torch,
+        "python": run.environment.python,
         "commit": run.commit,
         "parameters": run.num_parameters,
         "steps": run.steps,

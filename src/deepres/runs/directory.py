@@ -19,9 +19,12 @@ CHECKPOINTS_KEPT = 2  # the latest, and the one before it should the latest be d
 Row = dict[str, Any]
 
 
-def run_name(model: str, recipe: str, seed: int, *, option: str = "A", split: str = "50k") -> str:
+def run_name(
+    model: str, recipe: str, seed: int, *, option: str = "A", split: str = "50k", fraction: float = 1.0
+) -> str:
     """Return a run directory's usual name: MODEL-RECIPE-seedN, with what departs from the usual in between."""
     variants = [f"option{option}"] * (option != "A") + [f"split{split}"] * (split != "50k")
+    variants += [f"fraction{fraction:g}"] * (fraction != 1)
     return "-".join([model, recipe, *variants, f"seed{seed}"])
 
 
@@ -30,15 +33,15 @@ class RunDir:
 
     | name | what it holds |
     |---|---|
-    | recipe.json | what determines the run: model, recipe, seed, precision |
+    | recipe.json | what determines the run: model, recipe, seed, precision, data and how it is evaluated |
     | environment.json | versions, device, commit and command of each start |
     | metrics.jsonl | a line per epoch |
-    | tensorboard/ | the same as TensorBoard events |
+    | tensorboard/ | the same as TensorBoard events, where TensorBoard is installed |
     | checkpoints/ | the last two states, from which the run resumes |
     | model.safetensors | the trained weights with their normalisation |
     | predictions.npz | for each test image its label, the predicted class and that class's probability |
-    | curve.png | errors against steps |
-    | result.json | the outcome; written last, so that its presence means finished |
+    | result.json | the outcome; its presence means finished |
+    | curve.png | errors against steps; drawn last, and may be missing |
     | log.txt | what a run that a grid started said on standard error |
     """
 

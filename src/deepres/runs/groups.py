@@ -74,7 +74,7 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:
         first = members[0]
         mine, reference = _settings(first), usual[first.recipe]
         differences = tuple(
-            f"{key.removeprefix('recipe.')} {_show(mine.get(key))}"
+            f"{key.removeprefix('recipe.').removeprefix('data.')} {_show(mine.get(key))}"
             for key in dict.fromkeys([*mine, *reference])
             if mine.get(key) != reference.get(key)
         )
@@ -91,6 +91,8 @@ def _usual_settings(name: str, found: Sequence[Mapping[str, str]]) -> dict[str, 
     """Return the settings that go without saying for a recipe name."""
     usual: dict[str, str] = {}
     for key in dict.fromkeys(key for settings in found for key in settings):
+        if key.startswith(("data.", "evaluation.")):
+            continue  # what goes without saying of these is not there
         ((value, _),) = Counter(settings.get(key) for settings in found).most_common(1)
         if value is not None:
             usual[key] = value

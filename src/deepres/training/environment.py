@@ -6,32 +6,32 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from deepres._version import __version__
 from deepres.backends.device import describe_device
+from deepres.runs.schema import Environment
 
 
-def describe_environment(device: torch.device, precision: str, backend: str, workers: int) -> dict[str, Any]:
-    """Return versions, device, commit and command, as plain data."""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["deepres", *sys.argv[1:]],
-        "deepres": __version__,
-        "commit": find_commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": version("numpy"),
-        "platform": platform.platform(),
-        "device": device.type,
-        "device_name": describe_device(device),
-        "num_threads": torch.get_num_threads(),
-        "precision": precision,
-        "backend": backend,
-        "workers": workers,
-    }
+def describe_environment(device: torch.device, precision: str, backend: str, workers: int) -> Environment:
+    """Return versions, device, commit and command of this process."""
+    return Environment(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=["deepres", *sys.argv[1:]],
+        deepres=__version__,
+        commit=find_commit(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        numpy=version("numpy"),
+        platform=platform.platform(),
+        device=device.type,
+        device_name=describe_device(device),
+        num_threads=torch.get_num_threads(),
+        precision=precision,
+        backend=backend,
+        workers=workers,
+    )
 
 
 def find_commit() -> str | None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,12 +12,13 @@ from deepres.backends.build import build_backend
 from deepres.backends.fused.agreement import NUM_IMAGES
 from deepres.data.loader import TrainStream
 from deepres.errors import UserError
-from deepres.models import build_model
+from deepres.models import ResNet
 from deepres.recipes.recipe import Recipe
-from deepres.seeding import Stream, derive_generator
 from deepres.training.group import Group
+from deepres.training.nets import Net, build_net
 from deepres.training.optimizers import build_optimizers
 from deepres.training.schedule import SlowStartGate, learning_rate
+from deepres.training.sets import NUM_CLASSES
 from deepres.training.stopping import StopRequest
 from deepres.weights.evaluate import percent, predict_logits
 
@@ -54,7 +55,7 @@ class Trainer:
     """A net in training. `advance` takes one step; `state` and `load_state` are what a checkpoint holds.
 
     Args:
-        name: the model, a key of `deepres.models.MODELS`.
+        name: the net, by name or as one's own, see `deepres.training.nets`.
         option: its kind of shortcut.
         recipe: how it is trained.
         seed: gives the initial weights; the stream has its own copy.
@@ -66,12 +67,13 @@ class Trainer:
         notice: is given lines for the user.
         fall_back: whether plain torch takes the place of fused kernels that do not compute this net.
         group: the processes among which each mini-batch is divided; all of them hold the same state.
+        num_classes: of the labels.
     """
 
     def __init__(
         self,
         *,
-        name: str,
+        name: Net,
         option: str,
         recipe: Recipe,
         seed: int,
@@ -83,8 +85,10 @@ class Trainer:
         notice: Callable[[str], None],
         fall_back: bool = False,
         group: Group | None = None,
+        num_classes: int = NUM_CLASSES,
     ) -> None:
-        model = build_model(name, option=option, generator=derive_generator(seed, Stream.WEIGHTS)).to(device)
+        # Every backend but the fused one takes any module, and that one looks for itself.
+        model = cast(ResNet, build_net(name, option=option, seed=seed, num_classes=num_classes).to(device))
         self.backend = build_backend(
             backend,
             model,
@@ -102,7 +106,7 @@ class Trainer:
         self.total_steps = total_steps
         self.device = device
         self.group = group or Group()
-        self.slow_start = SlowStartGate(recipe.slow_start, model.depth)
+        self.slow_start = SlowStartGate(recipe.slow_start, getattr(model, "depth", 0))
         self.totals = RunningTotals()
         self.step = 0  # steps taken
         self.learning_rate = 0.0  # of the last step taken

@@ -107,7 +107,7 @@ def make_card(name: str, runs: Sequence[FinishedRun], classifier: PixelClassifie
     run = median_run(runs)
     source = RunDir(run.path).weights
     errors = [r.test_error_last for r in runs]
-    starts = [*run.environment.get("earlier_starts", []), run.environment]
+    starts = [*run.environment.earlier_starts, run.environment.to_json()]
     return Card(
         name=name,
         model=run.model,
@@ -122,7 +122,7 @@ def make_card(name: str, runs: Sequence[FinishedRun], classifier: PixelClassifie
         num_seeds=len(runs),
         runs=[{"seed": r.seed, "test_error_last": r.test_error_last} for r in in_order(runs)],
         normalization={
-            "kind": run.config["recipe"]["normalization"],
+            "kind": run.record.recipe["normalization"],
             "mean": [round(value, 6) for value in classifier.mean.mean(dim=(1, 2)).tolist()],
             "std": [round(value, 6) for value in classifier.std.mean(dim=(1, 2)).tolist()],
         },
@@ -133,10 +133,10 @@ def make_card(name: str, runs: Sequence[FinishedRun], classifier: PixelClassifie
         commits=list(dict.fromkeys(start["commit"] for start in starts if start.get("commit"))),
         environment={
             "precision": run.precision,
-            "workers": run.config.get("workers", 1),
+            "workers": run.record.workers,
             "device": run.device_name,
-            "torch": run.environment["torch"],
-            "python": run.environment["python"],
+            "torch": run.environment.torch,
+            "python": run.environment.python,
         },
         sha256=file_sha256(source),
         num_bytes=source.stat().st_size,
@@ -148,7 +148,9 @@ def train_command(run: FinishedRun) -> str:
     words = ["deepres", "train", run.model, "--recipe", run.recipe, "--seed", str(run.seed)]
     words += ["--option", run.option] if run.option != "A" else []
     words += ["--split", run.split] if run.split != "50k" else []
+    fraction = run.record.data.fraction
+    words += ["--fraction", f"{fraction:g}"] if fraction != 1 else []
     words += ["--precision", run.precision]
-    workers = run.config.get("workers", 1)
+    workers = run.record.workers
     words += ["--workers", str(workers)] if workers != 1 else []
     return shlex.join(words)

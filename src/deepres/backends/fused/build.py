@@ -1,4 +1,4 @@
-"""Compiles the kernels of kernels.cpp and its headers on first use, keeps them in the user's cache, and loads them.
+"""Compiles kernels.cpp and the headers beside it on first use, keeps the kernels in the user's cache, and loads them.
 
 The kernels run on the OpenMP threads of the process. Torch's libgomp is loaded before and has the name that the
 compiled kernels ask for, so both share one pool of threads; where torch brings a runtime of another name there are
@@ -22,7 +22,6 @@ from deepres.backends.device import find_compiler
 from deepres.errors import UserError
 
 SOURCE = Path(__file__).parent / "kernels" / "kernels.cpp"
-HEADERS = tuple(SOURCE.with_name(name) for name in ("tiles.h", "tiled_conv.h"))
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 SIZES = (16, 24, 32)  # rows and columns of images
 PRECISION_FLAGS = {"float32": ("-DDEEPRES_FLOAT32",), "bfloat16": ()}
@@ -45,7 +44,7 @@ def kernels_error(reason: str) -> UserError:
 
 
 class Input(ctypes.Structure):
-    """`Input` of kernels.cpp, where the fields are explained."""
+    """`Input` of layer.h, where the fields are explained."""
 
     _fields_ = (
         ("previous", c_void_p),
@@ -56,7 +55,7 @@ class Input(ctypes.Structure):
 
 
 class Layer(ctypes.Structure):
-    """`Layer` of kernels.cpp, where the fields are explained."""
+    """`Layer` of layer.h, where the fields are explained."""
 
     _fields_ = (
         ("in_channels", c_int64),
@@ -88,7 +87,7 @@ class Layer(ctypes.Structure):
     )
 
 
-# Functions of kernels.cpp: argument types, in its order, and the type of the result.
+# Functions of kernels.cpp and head.h: argument types, in its order, and the type of the result.
 FUNCTIONS = {
     "chunk_grads_size": ((), c_int64),
     "packed_size": ((c_int, c_int), c_int64),
@@ -114,6 +113,12 @@ def why_no_tiles() -> str | None:
     if sys.platform != "linux":
         return f"there is no way to ask {sys.platform} for the state of AMX's tiles"
     return _request_tiles()
+
+
+def why_tiles_are_denied() -> str | None:
+    """Return why tiles that the processor has are not used, or None where it has none or they are used."""
+    capabilities = torch.cpu.get_capabilities()
+    return why_no_tiles() if all(capabilities.get(name) for name in AMX) else None
 
 
 @functools.cache
@@ -154,9 +159,8 @@ def load_kernels(precision: str, size: int = 32, tiles: str | None = None) -> ct
     flags = (*FLAGS, *PRECISION_FLAGS[precision], *TILES_FLAGS[tiles])
     command = [compiler, *flags, f"-DDEEPRES_SIZE={size}"]
     version = _run([compiler, "--version"])
-    identity = repr(
-        ([path.read_bytes() for path in (SOURCE, *HEADERS)], command, version, sorted(capabilities.items()))
-    )
+    sources = [(path.name, path.read_bytes()) for path in sorted(SOURCE.parent.glob("*.[ch]*"))]
+    identity = repr((sources, command, version, sorted(capabilities.items())))
     name = f"{precision}-{size}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     library = _find_or_build(command, name)
     try:

@@ -15,6 +15,7 @@
 #include <type_traits>
 #include <utility>
 
+namespace {
 namespace tiles {
 
 constexpr int kRows = 16, kRowBytes = 64;
@@ -132,3 +133,4 @@ inline void multiply() {
 #endif
 
 }  // namespace tiles
+}  // namespace

@@ -1,0 +1,20 @@
+"""Fixtures of the tests of training: few images, and a run on them from beginning to end."""
+
+import pytest
+from tiny_run import first_images
+from tiny_training import CPU, config
+
+from deepres.data.cifar10 import load_cifar10
+from deepres.training.train import train
+
+
+@pytest.fixture(scope="session")
+def tiny_data(cifar10_dir):
+    return first_images(load_cifar10(cifar10_dir))
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory, tiny_data):
+    path = tmp_path_factory.mktemp("uninterrupted")
+    train(config(), tiny_data, path, device=CPU)
+    return path

@@ -1,0 +1,166 @@
+"""Several processes that train one net."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import BATCH, run_tiny, tiny_command, tiny_recipe
+from tiny_training import (
+    CPU,
+    STEPS,
+    assert_same_outcome,
+    config,
+    kill_when,
+    newest_step,
+)
+
+from deepres.errors import UserError
+from deepres.models import build_model
+from deepres.runs.directory import RunDir
+from deepres.seeding import Stream, derive_generator
+from deepres.training.train import load_sets, train
+
+WORKERS = ("train", "resnet20", "--recipe", "tiny", "--precision", "float32", "--device", "cpu", "--workers", "2")
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory, cifar10_dir):
+    path = tmp_path_factory.mktemp("two_workers")
+    done = run_tiny(*WORKERS, "--run-dir", path, data_dir=cifar10_dir)
+    return path, done
+
+
+def test_two_workers_finish_one_run(two_workers, uninterrupted):
+    path, done = two_workers
+    result = json.loads(RunDir(path).result.read_text())
+    assert result["workers"] == 2
+    assert result["steps"] == STEPS
+    assert done.stdout.count("run directory") == 1
+    assert done.stderr.count("epoch ") == 4
+    # Not the same as one process: batch statistics are those of 8 images, not of 16; but close at first.
+    first, alone = (RunDir(p).read_metrics()[0]["train_loss"] for p in (path, uninterrupted))
+    assert first != alone
+    assert first == pytest.approx(alone, rel=0.3)
+
+
+@pytest.mark.parametrize("shares", [[8, 8], [5, 5, 6]])
+def test_workers_take_the_step_that_their_shares_add_up_to(tmp_path, tiny_data, cifar10_dir, shares):
+    """The first step by hand: the whole mini-batch's mean gradient, and the mean of the running statistics."""
+    from deepres.training.group import Group
+    from deepres.training.schedule import learning_rate
+    from deepres.training.train import build_trainer
+
+    trainer = build_trainer(
+        config(backend="eager"), load_sets(tiny_data, tiny_recipe(), CPU), CPU, Group(), notice=print
+    )
+    models = [build_model("resnet20", generator=derive_generator(0, Stream.WEIGHTS)) for _ in shares]
+    losses = []
+    for rank, model in enumerate(models):
+        images, labels = trainer.stream.batch(0, Group(rank, len(shares)).share(BATCH))
+        assert len(labels) == shares[rank]
+        images = images.contiguous(memory_format=torch.channels_last)  # as the eager backend has them: same rounding
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        losses.append(loss.item())
+    weights_of_shares = [share / BATCH for share in shares]
+    for p, *parts in zip(trainer.model.parameters(), *(model.parameters() for model in models), strict=True):
+        gradient = sum(part.grad * weight for part, weight in zip(parts, weights_of_shares, strict=True))
+        p.grad = torch.empty_like(p).copy_(gradient)  # in the memory format of p
+    (optimizer,) = trainer.optimizers
+    for group in optimizer.groups:
+        group.lr = learning_rate(tiny_recipe(), 0, STEPS)
+    optimizer.step()
+
+    workers = (*WORKERS[:-1], len(shares), "--backend", "eager", "--run-dir", tmp_path)
+    run_tiny(*workers, "--max-steps", 1, data_dir=cifar10_dir)
+    weights = load_file(RunDir(tmp_path).weights)
+    for name, p in trainer.model.named_parameters():
+        torch.testing.assert_close(weights[name], p.detach(), rtol=1e-4, atol=1e-5)
+    for name, buffer in models[0].named_buffers():
+        if buffer.is_floating_point():
+            mean = sum(model.get_buffer(name) for model in models) / len(models)
+            torch.testing.assert_close(weights[name], mean, rtol=1e-4, atol=1e-5)
+    expected = sum(loss * weight for loss, weight in zip(losses, weights_of_shares, strict=True))
+    assert RunDir(tmp_path).read_metrics()[0]["train_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_worker_ends_the_run_and_it_goes_on_exactly(tmp_path, cifar10_dir, two_workers, victim):
+    arguments = (*WORKERS, "--run-dir", tmp_path, "--checkpoint-minutes", "0")
+    environment = {**os.environ, "DEEPRES_DATA": str(cifar10_dir)}
+    with subprocess.Popen(tiny_command(*arguments), stderr=subprocess.PIPE, text=True, env=environment) as launcher:
+        deadline = time.monotonic() + 120
+        while newest_step(tmp_path) < 8:
+            assert launcher.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(worker_pid(launcher.pid, victim), signal.SIGKILL)
+        _, stderr = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert "Traceback" not in stderr
+    assert f"deepres: error: worker {victim} was killed by SIGKILL: run the same command to go on" in stderr
+    run_tiny(*arguments, data_dir=cifar10_dir)
+    assert_same_outcome(tmp_path, two_workers[0])
+
+
+def worker_pid(launcher, rank):
+    """Return the process that the launcher gave this rank."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "stat").read_text()
+                environment = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if int(status.rsplit(")", 1)[1].split()[1]) == launcher and b"RANK=%d" % rank in environment:
+                return int(entry.name)
+    raise AssertionError(f"no worker {rank}")
+
+
+def test_sigterm_stops_all_workers_at_the_same_step(tmp_path, cifar10_dir, two_workers):
+    arguments = (*WORKERS, "--run-dir", tmp_path)
+    code, stderr = kill_when(arguments, cifar10_dir, lambda: newest_step(tmp_path) >= 7, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert stderr.count("stopped by SIGTERM") == 1
+    assert "train resnet20 --recipe tiny" in stderr.split("resume with: ")[1]
+    run_tiny(*arguments, data_dir=cifar10_dir)
+    assert_same_outcome(tmp_path, two_workers[0])
+
+
+def test_torchrun_launches_the_same_run(tmp_path, cifar10_dir, two_workers):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    without_workers = tiny_command(*WORKERS[:-2], "--run-dir", tmp_path)[1:]
+    environment = {**os.environ, "DEEPRES_DATA": str(cifar10_dir)}
+    done = subprocess.run([*torchrun, *without_workers], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same_outcome(tmp_path, two_workers[0])
+
+
+def test_workers_that_cannot_be_are_refused(two_workers, tiny_data, cifar10_dir, tmp_path):
+    with pytest.raises(UserError, match="workers was 2, is 1"):
+        train(config(), tiny_data, two_workers[0], device=CPU)
+
+    def refused(message, *arguments, **environment):
+        done = subprocess.run(
+            tiny_command(*WORKERS[:-2], "--run-dir", tmp_path / "no", *arguments),
+            capture_output=True,
+            text=True,
+            env={**os.environ, "DEEPRES_DATA": str(cifar10_dir), **environment},
+            check=False,
+        )
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "no").exists()
+
+    refused("--workers 2 contradicts WORLD_SIZE 3", "--workers", "2", WORLD_SIZE="3", RANK="0")
+    refused("17 workers are too many: a mini-batch has 16 images", "--workers", "17")
+    refused("WORLD_SIZE is 'abc'", WORLD_SIZE="abc")
+    refused("the workers do not find one another", WORLD_SIZE="2")
