@@ -51,7 +51,7 @@ format: $(READY)  ## put the code into its format
 	$(BIN)/ruff format .
 
 readme: $(READY)  ## write the generated tables of README.md and docs/
-	$(BIN)/python tools/readme.py
+	$(BIN)/python tools/readme.py && $(BIN)/python tools/architecture.py
 
 figures: $(READY)  ## draw the figures of the committed results anew
 	rm -rf runs/report

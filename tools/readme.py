@@ -148,7 +148,7 @@ def claim() -> str:
 
 
 def claimed_time(recipe: str) -> str:
-    """Return how long ResNet-20 takes by a recipe where nothing else runs, if benchmarks/time_to_accuracy.py told."""
+    """Return how long ResNet-20 takes by a recipe where nothing else runs, if that was measured."""
     path = ROOT / "benchmarks" / "results" / "time_to_accuracy.json"
     report = json.loads(path.read_text()) if path.exists() else {"rows": []}
     runs = [run for row in report["rows"] if row["recipe"]["name"] == recipe for run in row["runs"]]

@@ -10,7 +10,7 @@ from deepres.report.figures import (
     paper_errors,
     split_families,
 )
-from deepres.report.style import depth_look
+from deepres.report.style import DEPTHS
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import load_runs, read_run
 from deepres.runs.groups import group_runs
@@ -67,7 +67,7 @@ def test_figure6_has_the_papers_axes_and_both_errors(groups):
     assert test.get_ydata().tolist() == [25, 11.5, 9.5]
     assert train.get_ydata().tolist() == pytest.approx([20, 10, 20 / 3])
     assert test.get_linewidth() > train.get_linewidth()
-    assert [to_hex(line.get_color()) for line in lines(plain, "-")] == [depth_look(20).color, depth_look(56).color]
+    assert [to_hex(line.get_color()) for line in lines(plain, "-")] == [DEPTHS[20].color, DEPTHS[56].color]
     labels = [text.get_text() for text in plain.get_legend().get_texts()]
     assert labels == ["plain-20: 9.50% (2 seeds)", "plain-56: 13.00% (1 seed)"]
     assert lines(plain, ":") == []
@@ -127,6 +127,26 @@ def test_one_net_by_two_recipes_is_told_apart_by_its_markers_alone(tmp_path):
     ours = [line for line in axes.get_lines() if line.get_label() in ("ResNet, paper", "ResNet, faster")]
     assert len(ours) == 2
     assert len({line.get_fillstyle() for line in ours}) == 2
+
+
+def test_wider_nets_are_not_drawn_as_the_papers(tmp_path):
+    write_run(tmp_path / "a", "resnet20", test_errors=(30.0, 8.0))
+    write_run(tmp_path / "b", "resnet56", test_errors=(30.0, 7.0), flop=752_029_440)
+    write_run(tmp_path / "c", "resnet20x2", test_errors=(30.0, 6.0), flop=960_000_000)
+    groups = group_runs(load_runs([tmp_path])[0])
+    summaries = [summarise(group) for group in groups]
+    _, residual = draw_figure6(groups).get_axes()
+    labels = [text.get_text() for text in residual.get_legend().get_texts()]
+    assert labels == [f"ResNet-{net}% (1 seed)" for net in ("20: 8.00", "20x2: 6.00", "56: 7.00")]
+    assert len({line.get_color() for line in lines(residual, "-")}) == 3
+    (axes,) = draw_error_against_depth(summaries).get_axes()
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+    assert drawn["ResNet, mean of the seeds"] == [[20, 8], [56, 7]]
+    assert drawn["ResNet x2, mean of the seeds"] == [[20, 6]]
+    (axes,) = draw_error_against_compute(summaries).get_axes()
+    drawn = {line.get_label(): line.get_ydata().tolist() for line in axes.get_lines()}
+    assert (drawn["ResNet, paper"], drawn["ResNet x2, paper"]) == ([8, 7], [6])
+    assert {"20", "56", "20x2"} <= {text.get_text() for text in axes.texts}
 
 
 def test_compute_leaves_out_runs_that_did_not_record_it(tmp_path):

@@ -15,16 +15,16 @@ from deepres.report.style import (
     OUTLINE,
     PAPER_GREY,
     add_grid,
-    depth_look,
     family_look,
     house_style,
+    net_look,
     net_name,
     new_figure,
     own_points,
     published_points,
     stroke_of,
 )
-from deepres.runs.finished import FAMILIES, depth_of, family_of
+from deepres.runs.finished import FAMILIES, depth_of, family_of, model_key
 from deepres.runs.groups import RunGroup
 from deepres.runs.published import PUBLISHED
 from deepres.runs.statistics import Summary
@@ -37,6 +37,11 @@ def split_families(models: Sequence[str]) -> list[str]:
     """Return the families to show side by side: the paper's two, plain first, then whatever else there is."""
     others = {family_of(model) for model in models} - set(FAMILIES)
     return [*FAMILIES, *sorted(others)]
+
+
+def width_of(model: str) -> str:
+    """Return what follows the depth in a net's name: "x2" with twice the filters, and nothing in the paper's."""
+    return model_key(model)[3]
 
 
 def draw_figure6(groups: Sequence[RunGroup]) -> Figure:
@@ -86,8 +91,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
         return
     handles = []
     for i, curve in enumerate(curves):
-        family, depth = family_of(curve.group.model), depth_of(curve.group.model)
-        look = depth_look(depth)
+        look = net_look(curve.group.model)
         for band, weight in ((curve.train, 1.1), (curve.held_out, 2.2)):
             axes.fill_between(curve.steps, band.low, band.high, color=look.color, alpha=0.18, lw=0)
             dashed = band is curve.train
@@ -96,7 +100,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
         first = (i * every // max(1, len(curves))) % every  # the markers of two curves stand apart
         marked = slice(first, None, every)
         axes.plot(curve.steps[marked], curve.held_out.mean[marked], **own_points(look) | {"ls": "", "zorder": 5})
-        label = f"{net_name(family, depth)}: {curve.held_out.mean[-1]:.2f}% ({seeds(curve.group.runs)})"
+        label = f"{net_name(curve.group.model)}: {curve.held_out.mean[-1]:.2f}% ({seeds(curve.group.runs)})"
         handles.append(Line2D([], [], label=label, **own_points(look)))
     axes.legend(handles=handles, loc="lower left", framealpha=0.85, frameon=True, edgecolor="none")
 
@@ -122,13 +126,14 @@ def draw_error_against_depth(summaries: Sequence[Summary]) -> Figure:
             ticks |= {depth for depth, _ in published}
             if published:
                 axes.plot(*zip(*published, strict=True), label=f"{name}, the paper", **published_points(look))
-            if not members:
-                continue
-            means = [(depth_of(s.group.model), s.mean) for s in members]
-            runs = [(depth_of(s.group.model), run.test_error_last) for s in members for run in s.group.runs if s.n > 1]
-            if runs:
-                axes.plot(*zip(*runs, strict=True), ls="", marker=".", ms=4, color=look.color, alpha=0.5, zorder=3)
-            axes.plot(*zip(*means, strict=True), label=f"{name}, mean of the seeds", **own_points(look))
+            for i, width in enumerate(sorted({width_of(s.group.model) for s in members})):
+                own = [s for s in members if width_of(s.group.model) == width]
+                means = [(depth_of(s.group.model), s.mean) for s in own]
+                runs = [(depth_of(s.group.model), run.test_error_last) for s in own for run in s.group.runs if s.n > 1]
+                if runs:
+                    axes.plot(*zip(*runs, strict=True), ls="", marker=".", ms=4, color=look.color, alpha=0.5, zorder=3)
+                label = " ".join(filter(None, (name, width))) + ", mean of the seeds"
+                axes.plot(*zip(*means, strict=True), label=label, **own_points(look, stroke_of(i)))
         if depths[-1] > 200:
             axes.set_xscale("log")
         axes.set_xticks(sorted(ticks), [str(depth) for depth in sorted(ticks)])
@@ -148,22 +153,28 @@ def draw_error_against_compute(summaries: Sequence[Summary]) -> Figure:
         summaries: of any recipes; those whose runs did not record their operations are left out.
     """
     known = [(summary, flop) for summary in summaries if (flop := summary.group.training_flop) is not None]
-    labels = list(dict.fromkeys(summary.group.label for summary, _ in known))
+    series = list(dict.fromkeys((summary.group.label, width_of(summary.group.model)) for summary, _ in known))
     with house_style():
         figure = new_figure(7.4, 4.8)
         axes = figure.add_subplot()
         for family in split_families([summary.group.model for summary, _ in known]):
             look, name = family_look(family), FAMILY_NAMES.get(family, family)
-            for i, label in enumerate(labels):
-                members = [(s, x) for s, x in known if family_of(s.group.model) == family and s.group.label == label]
+            for i, (label, width) in enumerate(series):
+                members = [
+                    (s, x)
+                    for s, x in known
+                    if family_of(s.group.model) == family
+                    and (s.group.label, width_of(s.group.model)) == (label, width)
+                ]
                 if not members:
                     continue
+                kind = " ".join(filter(None, (name, width)))
                 points = [(flop, summary.mean) for summary, flop in members]
                 above = family == "plain"  # and below residual nets, so that neither hides the other
-                axes.plot(*zip(*points, strict=True), label=f"{name}, {label}", **own_points(look, stroke_of(i)))
+                axes.plot(*zip(*points, strict=True), label=f"{kind}, {label}", **own_points(look, stroke_of(i)))
                 for summary, flop in members:
                     axes.annotate(
-                        str(depth_of(summary.group.model)),
+                        f"{depth_of(summary.group.model)}{width}",
                         (flop, summary.mean),
                         xytext=(0, 8 if above else -8),
                         textcoords="offset points",

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from deepres.report.curves import average
 from deepres.report.figures import split_families
 from deepres.report.style import net_name
-from deepres.runs.finished import depth_of, family_of
+from deepres.runs.finished import family_of
 from deepres.runs.groups import RunGroup
 
 DIGITS = 2  # of an error in percent
@@ -92,7 +92,7 @@ def figure6_values(figure: Figure, groups: Sequence[RunGroup]) -> list[PanelValu
         members = [curve for curve in curves if family_of(curve.group.model) == family]
         values = [
             CurveValues(
-                net_name(family, depth_of(curve.group.model)),
+                net_name(curve.group.model),
                 curve.steps.tolist(),
                 curve.held_out.mean.round(DIGITS).tolist(),
                 curve.train.mean.round(DIGITS).tolist(),

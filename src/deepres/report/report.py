@@ -38,7 +38,7 @@ def write_report(
         dirs: run directories, or folders that hold some; layer responses are looked for in `out`, then in them.
         out: the folder; made if missing. Files of the same names are replaced.
         data_dir: where CIFAR-10 lies, for the pictures of wrong test images.
-        doing: is told what is being drawn.
+        doing: receives what is being drawn.
 
     Returns:
         The files written, the page last; and remarks on what could not be shown.

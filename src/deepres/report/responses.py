@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from deepres.errors import UserError
 from deepres.files import read_json, write_atomically, write_json
-from deepres.report.style import add_grid, depth_look, house_style, net_name, new_figure
+from deepres.report.style import add_grid, house_style, net_look, net_name, new_figure
 from deepres.runs.collect import csv_text
-from deepres.runs.finished import depth_of, family_of, model_key
+from deepres.runs.finished import family_of, model_key
 
 JSON_FILE = "responses.json"
 CSV_FILE = "responses.csv"
@@ -37,14 +37,9 @@ class Responses:
         return family_of(self.model)
 
     @property
-    def depth(self) -> int:
-        """The number of layers in the net's name."""
-        return depth_of(self.model)
-
-    @property
     def label(self) -> str:
         """The net as the paper writes it, and whose weights they are."""
-        return f"{net_name(self.family, self.depth)} ({self.source.removesuffix('.safetensors')})"
+        return f"{net_name(self.model)} ({self.source.removesuffix('.safetensors')})"
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ PLAIN_LINES = (NetLine("--", True, True), NetLine("--", False, True), NetLine("-
 def write_responses(folder: Path, nets: Sequence[Responses], num_images: int) -> list[Path]:
     """Write responses.json and responses.csv, the latter with a line per layer; return the paths."""
     definition = (
-        "standard deviation of the output of each 3x3 layer, after batch normalisation and before the nonlinearity or "
+        "standard deviation of the output of each 3x3 layer, after batch normalization and before the nonlinearity or "
         "addition, over all positions and channels of the training images, not augmented"
     )
     content = {"definition": definition, "num_images": num_images, "nets": [asdict(net) for net in nets]}
@@ -131,7 +126,7 @@ def net_lines(nets: Sequence[Responses]) -> list[NetLine]:
 
 
 def _draw_net(axes: Axes, net: Responses, std: Sequence[float], line: NetLine) -> None:
-    look = depth_look(net.depth)
+    look = net_look(net.model)
     axes.plot(
         np.arange(1, len(std) + 1),
         std,

@@ -1,7 +1,7 @@
 """How every picture looks: one palette, one set of markers, one type size; and how pictures are written.
 
-The paper's figure 6 gives each depth a colour: yellow, cyan, green, red and black from 20 to 110 layers. The hues are
-kept here, but get darker with depth, so that they can be told apart in grey and by the colour-blind too; each has a
+The paper's figure 6 gives each depth a color: yellow, cyan, green, red and black from 20 to 110 layers. The hues are
+kept here, but get darker with depth, so that they differ in grey and for the color-blind too; each has a
 marker of its own besides.
 """
 
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from deepres.files import write_atomically
+from deepres.runs.finished import model_key
 
 FORMATS = ("png", "svg", "pdf")
 PNG_DPI = 160
@@ -90,9 +91,10 @@ TYPE: Mapping[str, Any] = MappingProxyType(
 )
 
 
-def depth_look(depth: int) -> Look:
-    """Return the look of nets of a depth."""
-    return DEPTHS.get(depth, OTHER_DEPTH)
+def net_look(model: str) -> Look:
+    """Return the look of a net: that of its depth, or grey for a width or depth that the paper does not have."""
+    _, _, depth, rest = model_key(model)
+    return OTHER_DEPTH if rest else DEPTHS.get(depth, OTHER_DEPTH)
 
 
 def family_look(family: str) -> Look:
@@ -100,9 +102,10 @@ def family_look(family: str) -> Look:
     return FAMILIES.get(family, OTHER_FAMILY)
 
 
-def net_name(family: str, depth: int) -> str:
-    """Return a net's name as the paper writes it: plain-20, ResNet-56."""
-    return f"{FAMILY_NAMES.get(family, family)}-{depth}"
+def net_name(model: str) -> str:
+    """Return a net's name as the paper writes it: plain-20, ResNet-56; and so ResNet-20x2."""
+    _, family, depth, rest = model_key(model)
+    return f"{FAMILY_NAMES.get(family, family)}-{depth}{rest}" if depth else model
 
 
 def stroke_of(position: int) -> Stroke:
