@@ -5,7 +5,7 @@ import ctypes
 import pytest
 import torch
 import torch.nn.functional as F
-from test_net import ROUNDING, SUMMING, VARIANTS, batch, error, make_model, needs_float32, parameter
+from fused_variants import ROUNDING, SUMMING, VARIANTS, batch, error, make_model, needs_float32, parameter
 
 from deepres.backends.fused.build import Input, Layer, load_kernels
 from deepres.backends.fused.net import FusedNet
