@@ -1,0 +1,106 @@
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+from fused_variants import needs_float32
+
+from deepres.backends.device import find_compiler
+from deepres.backends.fused import build as kernels
+from deepres.backends.fused.build import KernelsUnavailable, load_kernels
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kernels, "user_cache_path", lambda name: tmp_path / name)
+    return tmp_path / "deepres" / "kernels"
+
+
+def make_compiler(path, monkeypatch, body):
+    """A compiler that tells its version and then does what the shell commands of `body` say."""
+    path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo 1.0 && exit 0\n{body}\n')
+    path.chmod(0o755)
+    monkeypatch.setattr(kernels, "find_compiler", lambda: str(path))
+
+
+@needs_float32
+def test_why_there_are_no_kernels(tmp_path, monkeypatch, empty_cache):
+    with pytest.raises(KernelsUnavailable, match="no kernels of precision 'float16'"):
+        load_kernels("float16")
+
+    include = "In file included from kernels.cpp:3:"
+    make_compiler(tmp_path / "cc", monkeypatch, f"echo '{include}' >&2; echo 'x.h:1: error: no' >&2; exit 1")
+    with pytest.raises(KernelsUnavailable, match=r"cc failed: x\.h:1: error: no$"):
+        load_kernels("float32")
+    make_compiler(tmp_path / "cc", monkeypatch, "exit 3")
+    with pytest.raises(KernelsUnavailable, match=r"cc failed: exit code 3$"):
+        load_kernels("float32")
+    assert list(empty_cache.iterdir()) == []  # nothing half-built
+    make_compiler(tmp_path / "cc", monkeypatch, 'for last; do :; done; echo nonsense > "$last"')
+    with pytest.raises(KernelsUnavailable, match="the compiled kernels do not load: "):
+        load_kernels("float32")
+
+    monkeypatch.setattr(kernels, "find_compiler", lambda: str(tmp_path / "absent"))
+    with pytest.raises(KernelsUnavailable, match="absent does not run: No such file"):
+        load_kernels("float32")
+    monkeypatch.setattr(kernels, "find_compiler", lambda: None)
+    with pytest.raises(KernelsUnavailable, match=r"there is no C\+\+ compiler"):
+        load_kernels("float32")
+    avx512 = dict.fromkeys(("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq"), True)
+    for capabilities, precision, lacking in (
+        ({"avx2": True, "avx512_f": True}, "float32", "fma3"),
+        ({}, "float32", "avx2, fma3"),
+        ({"avx2": True, "fma3": True}, "bfloat16", "avx512_f, avx512_bw, avx512_vl, avx512_dq, avx512_bf16"),
+        (avx512, "bfloat16", "avx512_bf16"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        with pytest.raises(KernelsUnavailable, match=f"the processor lacks {lacking}$"):
+            load_kernels(precision)
+    for enough in ({"avx2": True, "fma3": True}, avx512):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=enough: found)
+        with pytest.raises(KernelsUnavailable, match=r"there is no C\+\+ compiler"):
+            load_kernels("float32")
+
+
+@pytest.mark.skipif(find_compiler() is None or platform.machine() != "x86_64", reason="no C++ compiler for x86-64")
+@pytest.mark.parametrize(
+    ("processor", "precision", "size"),
+    [("haswell", "float32", 32), ("skylake-avx512", "float32", 24), ("cooperlake", "bfloat16", 24)],
+)
+def test_the_kernels_compile_for_every_processor(processor, precision, size, tmp_path):
+    flags = [flag for flag in kernels.FLAGS if flag not in ("-O3", "-march=native")]
+    command = [
+        find_compiler(),
+        *flags,
+        f"-march={processor}",
+        *kernels.PRECISION_FLAGS[precision],
+        f"-DDEEPRES_SIZE={size}",
+    ]
+    subprocess.run([*command, str(kernels.SOURCE), "-o", str(tmp_path / "kernels.so")], check=True)
+
+
+@needs_float32
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(kernels, "user_cache_path", lambda name: tmp_path / "file" / name)
+    with pytest.raises(KernelsUnavailable, match=r"cannot write to .*file.*: Not a directory"):
+        load_kernels("float32")
+
+
+@needs_float32
+def test_two_processes_may_build_at_once(tmp_path):
+    program = (
+        "from deepres.backends.fused.build import load_kernels; print(load_kernels('float32').chunk_grads_size())"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    sizes = [int(process.communicate()[0]) for process in processes]
+    assert sizes[0] == sizes[1] > 0
+    if sys.platform == "linux":
+        assert len(list((tmp_path / "deepres" / "kernels").iterdir())) == 1
