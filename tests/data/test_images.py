@@ -1,6 +1,7 @@
 """Pictures of every kind, made with Pillow, to 32x32 pixels."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -170,6 +171,15 @@ def test_links_are_followed_once_and_dangling_ones_are_named(tmp_path):
     names, _, faults = read_images((path.name, path) for path in found.paths)
     assert names == ["file.png", "far.png", "near.png"]
     assert faults == {"gone.png": "it cannot be read (No such file or directory)"}
+
+
+def test_pipes_are_not_opened(tmp_path):
+    halves(RED, BLUE).save(tmp_path / "a.png", "PNG")
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe")
+    found = find_images(tmp_path)
+    assert found.paths == (tmp_path / "a.png",)
+    assert found.left_out.endswith(": 2 that Pillow cannot read as images (no regular file)")
 
 
 def test_the_content_tells_an_image_where_the_name_does_not(tmp_path):

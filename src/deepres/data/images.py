@@ -119,7 +119,9 @@ def find_images(folder: Path) -> FoundImages:
             path = Path(name) / entry
             if is_hidden(entry):
                 continue
-            if path.suffix.lower() in suffixes or _is_image(path):
+            if path.exists() and not path.is_file():  # a pipe would be waited for, a device may have no end
+                others.append("no regular file")
+            elif path.suffix.lower() in suffixes or _is_image(path):
                 found.append(path)
             else:
                 others.append(path.suffix or entry)
