@@ -42,7 +42,7 @@ def read_json(path: Path, required: Sequence[str] = ()) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (no JSON object)")

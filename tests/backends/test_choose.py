@@ -205,13 +205,13 @@ def test_without_kernels_torch_is_measured_and_compiled_for_a_long_run(machine, 
     machine.reasons = dict.fromkeys(("float32", "bfloat16"), "the processor lacks avx512_f")
     machine.images_per_second = AMX_TODAY
     lacking = "no fused kernels (the processor lacks avx512_f): going on without them, slower"
-    monkeypatch.setattr("deepres.backends.torch_backend.find_compiler", lambda: "g++")
+    monkeypatch.setattr("deepres.backends.build.find_compiler", lambda: "g++")
     choice, notices = machine.choose()
     assert (choice.precision, choice.backend) == ("bfloat16", "eager")
     assert notices[0] == lacking
     choice, _ = machine.choose(num_steps=COMPILE_STEPS)
     assert (choice.precision, choice.backend) == ("bfloat16", "compiled")
-    monkeypatch.setattr("deepres.backends.torch_backend.find_compiler", lambda: None)
+    monkeypatch.setattr("deepres.backends.build.find_compiler", lambda: None)
     choice, notices = machine.choose(num_steps=COMPILE_STEPS)
     assert choice.backend == "eager"
     assert "no C++ compiler found, which torch.compile needs: going on without it, slower" in notices
@@ -276,7 +276,7 @@ def test_the_model_and_the_random_numbers_are_left_alone():
 PROGRAM = """
 import sys, torch
 from deepres.models import build_model
-from deepres.training import choose
+from deepres.backends import choose
 from pathlib import Path
 torch.set_num_threads(1)
 choose.user_cache_path = lambda name: Path(sys.argv[1]) / name

@@ -44,7 +44,7 @@ def test_kernels_must_be_there_for_every_size_of_image(monkeypatch):
         if size != 32:
             raise KernelsUnavailable("no space left")
 
-    monkeypatch.setattr("deepres.backends.torch_backend.load_kernels", for_whole_images_only)
+    monkeypatch.setattr("deepres.backends.build.load_kernels", for_whole_images_only)
     model = build_model("resnet20")
     assert why_not_fused(model, CPU, "float32", [32]) is None
     assert why_not_fused(model, CPU, "float32", [32, *fast().small_sizes]) == "no space left"
@@ -100,7 +100,7 @@ def test_compilation_that_fails_at_another_size_of_image_goes_on_plainly(monkeyp
 
 
 def test_asking_for_kernels_that_are_not_there_says_why(monkeypatch):
-    monkeypatch.setattr("deepres.backends.torch_backend.load_kernels", no_kernels)
+    monkeypatch.setattr("deepres.backends.build.load_kernels", no_kernels)
     monkeypatch.setattr("deepres.backends.fused.net.load_kernels", no_kernels)
     with pytest.raises(
         UserError, match=r"fused kernels do not work here \(the processor lacks avx512_f\): give --back"
@@ -123,7 +123,7 @@ def test_unknown_backend():
 
 FAULTS = """
 import resource, torch
-from deepres.memory import keep_freed_memory
+from deepres.backends.memory import keep_freed_memory
 if {keep}: keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

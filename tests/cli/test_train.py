@@ -67,4 +67,4 @@ def test_an_empty_result_says_the_way_out(run, tmp_path):
     code, _, stderr = run(*arguments, "--max-steps", "1", "--backend", "eager", "--set", "batch_size=16")
     assert code == 2
     assert "result.json is damaged" in stderr
-    assert stderr.endswith(": delete it, and the run resumes from its last checkpoint\n")
+    assert stderr.endswith(": delete it, and the same command resumes from the last checkpoint\n")

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from deepres.cli import console
+from deepres import streams
 from deepres.grid import display
 from deepres.grid.plan import plan_grid
 from deepres.grid.train_process import Outcome
@@ -16,7 +16,7 @@ def terminal(monkeypatch):
     stream = io.StringIO()
     made = Console(file=stream, force_terminal=True, width=80, highlight=False, color_system=None)
     monkeypatch.setattr(display, "err", made)
-    monkeypatch.setattr(console, "err", made)
+    monkeypatch.setattr(streams, "err", made)
     return stream
 
 

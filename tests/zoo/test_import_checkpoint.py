@@ -260,8 +260,8 @@ def without(key):
             r"'linear.weight' has shape \(100, 64\), not \(10, 64\)",
         ),
         (
-            lambda s: s | {"conv1.weight": torch.zeros(64, 3, 3, 3)},
-            r"'conv1.weight' has shape \(64, 3, 3, 3\), not",
+            lambda s: s | {"conv1.weight": torch.zeros(60, 3, 3, 3)},
+            r"'conv1.weight' has shape \(60, 3, 3, 3\), not",
         ),
         (lambda s: {"layer4.0.conv1.weight": torch.zeros(1), **s}, "its key 'layer4.0.conv1.weight' has no place"),
         (lambda s: {"features.0.weight": torch.zeros(1)}, "its key 'features.0.weight' has no place"),

@@ -108,7 +108,7 @@ class RunDir:
             return [json.loads(line) for line in self.metrics.read_text().splitlines()]
         except OSError as error:
             raise UserError(f"cannot read {self.metrics} ({error.strerror})") from None
-        except ValueError as error:  # no JSON, or no text
+        except (ValueError, RecursionError) as error:  # no JSON, or no text
             raise UserError(f"{self.metrics} is damaged ({error}): train again into another --run-dir") from None
 
     def write_metrics(self, rows: Sequence[Row]) -> None:

@@ -128,8 +128,10 @@ class RunRecord:
         if missing := [key for key in ("model", "option", "seed", "precision", "recipe") if key not in content]:
             raise UserError(f"{path} is damaged (no {missing[0]!r})")
         recipe = _checked_recipe(content["recipe"], path)
-        if not isinstance(content["seed"], int) or not isinstance(content["model"], str):
-            raise UserError(f"{path} is damaged (model or seed)")
+        kinds = {"model": str, "option": str, "seed": int, "precision": str}
+        for key, kind in kinds.items():
+            if type(content[key]) is not kind:
+                raise UserError(f"{path} is damaged ({key} is {content[key]!r})")
         if "data" in content:
             data = DataRecord.from_json(object_in(content, "data", path), path)
         else:
@@ -141,12 +143,12 @@ class RunRecord:
         else:
             every = _epochs_between(rows, recipe, data.train.images)
             every = every or (1 if default is None else default.evaluation.every)
-            evaluation = Evaluation(held_out_name(recipe["split"]), every, str(content["precision"]))
+            evaluation = Evaluation(held_out_name(recipe["split"]), every, content["precision"])
         return cls(
             model=content["model"],
-            option=str(content["option"]),
+            option=content["option"],
             seed=content["seed"],
-            precision=str(content["precision"]),
+            precision=content["precision"],
             workers=content.get("workers", 1),
             recipe=recipe,
             data=data,

@@ -54,7 +54,10 @@ def begun_record(run_dir: RunDir, now: RunRecord) -> RunRecord | None:
     `now` stands in for what a run begun by an older version has not recorded and cannot have had otherwise.
     """
     if run_dir.recipe.exists():
-        return read_record(run_dir, default=now)
+        try:
+            return read_record(run_dir, default=now)
+        except UserError as fault:
+            raise UserError(f"{fault}: put it back, or delete it, for checkpoints hold the same") from None
     if (found := run_dir.latest_checkpoint()) is None:
         return None
     path, content, _ = found
@@ -137,5 +140,5 @@ def finished_result(run_dir: RunDir, target: int) -> Result | None:
     try:
         result = Result.from_json(read_json(run_dir.result), run_dir.result)
     except UserError as fault:
-        raise UserError(f"{fault}: delete it, and the run resumes from its last checkpoint") from None
+        raise UserError(f"{fault}: delete it, and the same command resumes from the last checkpoint") from None
     return result if result.steps >= target else None
