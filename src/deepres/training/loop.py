@@ -18,6 +18,7 @@ from deepres.training.evaluate import percent, predict_logits
 from deepres.training.group import Group
 from deepres.training.optimizers import build_optimizers
 from deepres.training.schedule import SlowStartGate, learning_rate
+from deepres.training.start import start_chain
 from deepres.training.stopping import StopRequest
 
 GPU_SYNC_STEPS = 20  # a GPU is asked for its losses only so often; asking makes it wait
@@ -82,6 +83,7 @@ class Trainer:
         group: Group | None = None,
     ) -> None:
         model = build_model(name, option=option, generator=derive_generator(seed, Stream.WEIGHTS)).to(device)
+        start_chain(recipe, model)
         self.backend = build_backend(backend, model, device, precision, stream.batch_size, notice)
         self.model = model
         self.optimizers = build_optimizers(recipe, model)
