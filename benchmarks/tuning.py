@@ -6,15 +6,16 @@
 
 Errors and losses are those of the 5,000 validation images of the 45k/5k split at the last step; the test set is not
 read. Runs are kept under --runs, so that an interrupted one goes on, and each adds a row to --out as it ends, failures
-too. A factor's effect is the mean over the runs with it minus that over the runs without it.
+too.
 """
 
 import argparse
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
-from itertools import combinations
+from math import prod, sqrt
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -105,49 +106,68 @@ def run(config: RunConfig, variant: str, fraction: float, data: Cifar10, run_dir
     }
 
 
-def effects(rows: Iterable[Mapping[str, Any]], factors: Sequence[str], key: str = "val_error") -> dict[str, float]:
-    """Return the effects of factors, and of pairs of them, on what rows of a design say under a key.
+def effects(cells: Mapping[str, float]) -> dict[str, float]:
+    """Return the effects of the screened factors, and of pairs of them, on a value of each variant of the design.
 
-    In the half design each pair has the effect of the other pair in it too: three sums of two interactions each.
+    A factor's effect is the mean over the variants with it minus that over those without. A pair's is half of what one
+    of its factors changes in the effect of the other; in this half of the factorial it is added to that of the two
+    other factors, so that three such sums are all that can be said of interactions.
     """
-    signed = [({f: 1 if f in row["variant"].split("+") else -1 for f in factors}, row[key]) for row in rows]
-    columns = [(factor,) for factor in factors] + [pair for pair in combinations(factors, 2) if factors[0] in pair]
+    columns = [(factor,) for factor in SCREENED] + [(SCREENED[0], other) for other in SCREENED[1:]]
     found = {}
     for column in columns:
         sides: dict[int, list[float]] = {1: [], -1: []}
-        for signs, value in signed:
-            sides[reduce(lambda product, factor: product * signs[factor], column, 1)].append(value)
+        for variant, value in cells.items():
+            present = variant.split("+")
+            sides[prod(1 if factor in present else -1 for factor in column)].append(value)
         found[" x ".join(column)] = mean(sides[1]) - mean(sides[-1])
     return found
 
 
-def show(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the means of each variant, and the effects where all runs of the design are there."""
-    groups: dict[tuple[str, float, str], list[Mapping[str, Any]]] = {}
+def analyse(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the effects for each net and length of which all variants of the design have ended.
+
+    The standard error takes the sums of interactions for noise, so that it is too large where there are interactions:
+    with one seed a variant there is nothing else to estimate it from.
+    """
+    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        groups.setdefault((row["model"], row["fraction"], row["variant"]), []).append(row)
-    print(f"{'':48} val error  std  val loss  train error  n")
+        if row["variant"] in DESIGN and not row["failure"]:
+            groups[row["model"], row["fraction"]].append(row)
+    found = []
+    for (model, fraction), members in groups.items():
+        if {row["variant"] for row in members} == set(DESIGN):
+            entry: dict[str, Any] = {"model": model, "fraction": fraction, "runs": len(members)}
+            for key in ("val_error", "val_loss"):
+                cells = {v: mean(row[key] for row in members if row["variant"] == v) for v in DESIGN}
+                entry[key] = effects(cells)
+                pairs = [value for name, value in entry[key].items() if " x " in name]
+                entry[f"{key}_standard_error"] = sqrt(mean(value**2 for value in pairs))
+            found.append(entry)
+    return found
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the means of each variant, and the effects."""
+    groups: dict[tuple[str, float, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["model"], row["fraction"], row["variant"]].append(row)
+    print(f"{'':48} val error   std  val loss  train error  n")
     for (model, fraction, variant), members in groups.items():
         done = [row for row in members if not row["failure"]]
         line = f"{model:9} {fraction:<6g} {variant:30}"
         if done:
             errors = [row["val_error"] for row in done]
             means = [mean(row[key] for row in done) for key in ("val_loss", "train_error")]
-            line += f"{mean(errors):>10.2f} {spread(errors):>6.2f} {means[0]:>7.4f} {means[1]:>10.2f} {len(done):>5}"
+            line += f"{mean(errors):>12.2f} {spread(errors):>5.2f} {means[0]:>9.4f} {means[1]:>12.2f} {len(done):>2}"
         print(line + "".join(f"  seed {row['seed']}: {row['failure']}" for row in members if row["failure"]))
-    for model, fraction in dict.fromkeys(key[:2] for key in groups):
-        design = [groups.get((model, fraction, variant), []) for variant in DESIGN]
-        first = [row for members in design for row in members[:1] if not row["failure"]]
-        if len(first) == len(DESIGN):
-            print(
-                f"\n{model}, {fraction:g} of the paper's compute: effects on val error and val loss, n = {len(first)}"
-            )
-            by_error, by_loss = effects(first, SCREENED), effects(first, SCREENED, "val_loss")
-            for name in by_error:
-                print(f"{name:20}{by_error[name]:>+8.2f}{by_loss[name]:>+9.3f}")
-            pairs = [value for name, value in by_error.items() if " x " in name]
-            error = (sum(value**2 for value in pairs) / len(pairs)) ** 0.5
-            print(f"{'standard error':20}{error:>8.2f}  if there were no interactions: their root mean square, 3 d.f.")
+    for entry in analyse(rows):
+        print(f"\n{entry['model']}, {entry['fraction']:g} of the paper's compute: effects on val error and val loss")
+        for name in entry["val_error"]:
+            print(f"{name:20}{entry['val_error'][name]:>+8.2f}{entry['val_loss'][name]:>+9.3f}")
+        print(
+            f"{'standard error':20}{entry['val_error_standard_error']:>8.2f}{entry['val_loss_standard_error']:>9.3f}"
+        )
 
 
 def main() -> None:
@@ -175,7 +195,7 @@ def main() -> None:
             keys = ("model", "variant", "fraction", "seed", "precision")
             others = [other for other in rows if any(other[key] != row[key] for key in keys)]
             rows = [*others, row]
-            write_json(arguments.out, {"rows": rows})
+            write_json(arguments.out, {"rows": rows, "effects": analyse(rows)})
             print(path.name, row.get("val_error", row["failure"]), flush=True)
     if arguments.show:
         show(rows)
