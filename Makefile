@@ -33,7 +33,7 @@ test: lint types unit  ## lint, types and the tests
 
 extras: $(READY)  ## install TensorFlow and timm (1.5 GB) and test with them
 	@PIP_CONSTRAINT='$(CURDIR)/constraints.txt' $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[tensorflow,timm]'
-	$(BIN)/pytest tests/export tests/test_hub.py -k 'tensorflow or timm'
+	$(BIN)/pytest tests/export tests/integrations -k 'tensorflow or timm'
 
 lint: $(READY)  ## check style and formatting
 	$(BIN)/ruff check .

@@ -25,11 +25,11 @@ from reports import spread, write_report
 
 from deepres.data.cifar10 import Cifar10, Split, load_cifar10
 from deepres.data.splits import stratified_split
+from deepres.files import read_json
 from deepres.models import MODELS
-from deepres.recipes import OneCycle, Recipe, fast, paper
-from deepres.rundir import read_json
-from deepres.training.device import resolve_precision
-from deepres.training.run import VAL_FRACTION, RunConfig, train
+from deepres.recipes.named import fast, paper
+from deepres.recipes.recipe import OneCycle, Recipe
+from deepres.training.train import VAL_FRACTION, RunConfig, train
 
 
 def scale_rate(recipe: Recipe, factor: float) -> Recipe:
@@ -64,13 +64,13 @@ def tuning_data() -> Cifar10:
     return Cifar10(*(Split(train.images[index], train.labels[index]) for index in parts))
 
 
-def run(model: str, variant: str, fraction: float, seed: int, runs: Path) -> float:
-    """Train one net on one thread; return its val error in percent."""
+def run(model: str, variant: str, fraction: float, seed: int, runs: Path) -> tuple[float, str]:
+    """Train one net on one thread; return its val error in percent, and the precision."""
     torch.set_num_threads(1)
     recipe = VARIANTS[variant](fast()).with_compute(fraction * paper().compute(50_000))
     run_dir = runs / f"{model}-{variant.replace(' ', '-')}-{fraction:g}-seed{seed}"
     result = train(RunConfig(model, recipe, seed=seed), tuning_data(), run_dir, device=torch.device("cpu"))
-    return float(result["test_error_last"])  # of what lies in the test set's place
+    return float(result["test_error_last"]), result["precision"]  # the error of what lies in the test set's place
 
 
 def with_earlier(path: Path, study: dict[str, Any], errors: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     errors: dict[str, list[float]] = {}
+    precisions: set[str] = set()
     with ProcessPoolExecutor(arguments.jobs) as pool:
         futures = {
             variant: [
@@ -105,7 +106,9 @@ def main() -> None:
         print(f"{arguments.model}, val error in percent, {arguments.fraction:g} of the paper's compute")
         print(f"{'':25}   mean    std  n")
         for variant, waiting in futures.items():
-            errors[variant] = [future.result() for future in waiting]
+            results = [future.result() for future in waiting]
+            errors[variant] = [error for error, _ in results]
+            precisions |= {precision for _, precision in results}
             values = errors[variant]
             print(f"{variant:25}{mean(values):>7.2f}{spread(values):>7.2f}{len(values):>3}", flush=True)
     if arguments.out:
@@ -113,7 +116,7 @@ def main() -> None:
             "model": arguments.model,
             "recipe": fast().to_json(),
             "fraction": arguments.fraction,
-            "precision": resolve_precision("auto", torch.device("cpu")),
+            "precision": " and ".join(sorted(precisions)),
         }
         write_report(arguments.out, {**study, "val_errors": with_earlier(arguments.out, study, errors)})
 

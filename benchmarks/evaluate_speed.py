@@ -17,12 +17,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
 import torch
 
+from deepres.backends.device import limit_threads
+from deepres.backends.memory import keep_freed_memory
 from deepres.data.augment import Normalization
 from deepres.data.cifar10 import load_cifar10
-from deepres.memory import keep_freed_memory
 from deepres.models import build_model
-from deepres.training.device import limit_threads
-from deepres.training.evaluate import predict_logits
+from deepres.weights.evaluate import predict_logits
 
 SIDES = ("given back", "kept")
 

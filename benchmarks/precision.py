@@ -19,10 +19,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
 from reports import spread, write_report
 
+from deepres.backends.device import resolve_device
 from deepres.data.cifar10 import load_cifar10
-from deepres.recipes import one_cycle
-from deepres.training.device import resolve_device
-from deepres.training.run import RunConfig, train
+from deepres.recipes.named import one_cycle
+from deepres.training.train import RunConfig, train
 
 WAYS = ("eager float32", "eager bfloat16", "fused float32", "fused bfloat16")
 

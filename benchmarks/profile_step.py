@@ -17,15 +17,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from deepres.backends.device import limit_threads, native_precisions
+from deepres.backends.memory import keep_freed_memory
 from deepres.data.augment import Normalization
 from deepres.data.loader import TrainStream
-from deepres.memory import keep_freed_memory
-from deepres.recipes import one_cycle
-from deepres.training.device import limit_threads, resolve_precision
-from deepres.training.loop import Trainer
+from deepres.recipes.named import one_cycle
+from deepres.training.trainer import Trainer
 
 STEPS = 20
-PRECISION = resolve_precision("auto", torch.device("cpu"))
+PRECISION = native_precisions(torch.device("cpu"))[-1]
 
 Parts = defaultdict[str, float]  # milliseconds per step
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from deepres.rundir import write_json
+from deepres.files import write_json
 from deepres.training.environment import find_commit
 
 

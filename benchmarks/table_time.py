@@ -27,14 +27,15 @@ import torch
 from reports import write_report
 from train_speed import wait_for_turn
 
-from deepres.console import duration
+from deepres.backends.device import describe_device, resolve_device
+from deepres.backends.machine import num_cores
+from deepres.formatting import duration
 from deepres.grid.local import default_parallel, place_environment
 from deepres.grid.plan import PAPER_MODELS, plan_grid
 from deepres.grid.timing import seconds_together
-from deepres.machine import num_cores
-from deepres.recipes import SPLITS, Recipe, get_recipe
+from deepres.recipes.named import get_recipe
+from deepres.recipes.recipe import SPLITS, Recipe
 from deepres.training.bench import Speed, measure_speed
-from deepres.training.device import describe_device, resolve_device, resolve_precision
 
 RESULT = Path(__file__).parent / "results" / "table_time.json"
 RECIPES = ("fast", "paper")  # what RECIPE of `make reproduce-table` may be
@@ -43,11 +44,10 @@ HOW = "extrapolated from measured speed"
 
 def take_turns(recipes: Sequence[str], names: Sequence[str], device: torch.device, seconds: float) -> None:
     """Measure each net by each recipe in this process, at its turn, and answer with the speed."""
-    precision = resolve_precision("auto", device)
     for recipe in recipes:
         for name in names:
             wait_for_turn()
-            print(json.dumps(vars(measure_speed(name, [get_recipe(recipe)], device, precision, seconds))), flush=True)
+            print(json.dumps(vars(measure_speed(name, [get_recipe(recipe)], device, "auto", seconds))), flush=True)
 
 
 def measure_together(
@@ -87,7 +87,7 @@ def mean_speed(speeds: Sequence[Speed]) -> Speed:
     """Return the mean speed of processes that measured the same net."""
     train, evaluate = (statistics.mean(getattr(of, field) for of in speeds) for field in ("train", "evaluate"))
     small = [(size, statistics.mean(dict(of.small)[size] for of in speeds)) for size, _ in speeds[0].small]
-    return Speed(train, evaluate, speeds[0].backend, small)
+    return Speed(train, evaluate, speeds[0].precision, speeds[0].backend, small)
 
 
 def table_seconds(speeds: dict[str, Speed], recipe: Recipe, jobs: int) -> float:
@@ -128,21 +128,22 @@ def main() -> None:
         "cores": num_cores(),
         "jobs": jobs,
         "threads": int(place_environment(0, jobs, num_gpus)["OMP_NUM_THREADS"]),
-        "precision": resolve_precision("auto", device),
         "recipes": {},
     }
-    print(f"{report['device']}, {report['precision']}; {HOW}", flush=True)
+    print(f"{report['device']}; {HOW}", flush=True)
     settings = (arguments.recipes, arguments.models, device, arguments.seconds, jobs, num_gpus)
+    precisions: set[str] = set()
     with closing(measure_together(*settings)) as measured:
         for recipe in map(get_recipe, arguments.recipes):
             speeds = {name: next(measured) for name in arguments.models}
             print_table(speeds, recipe, jobs)
+            precisions |= {speed.precision for speed in speeds.values()}
             report["recipes"][recipe.name] = {
                 "epochs": recipe.total_epochs(SPLITS[recipe.split]),
                 "seconds": round(table_seconds(speeds, recipe, jobs)),
                 "models": {name: describe(speed, recipe) for name, speed in speeds.items()},
             }
-    write_report(arguments.out, report)
+    write_report(arguments.out, {**report, "precision": " and ".join(sorted(precisions))})
 
 
 def describe(speed: Speed, recipe: Recipe) -> dict[str, Any]:
@@ -151,6 +152,7 @@ def describe(speed: Speed, recipe: Recipe) -> dict[str, Any]:
         "images_per_second": round(speed.train, 1),
         "on_small_images": {str(size): round(small, 1) for size, small in speed.small},
         "seconds": round(speed.seconds(recipe)),
+        "precision": speed.precision,
         "backend": speed.backend,
     }
 

@@ -25,10 +25,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from reports import write_report
 
+from deepres.backends.device import describe_device, resolve_device
 from deepres.data.cifar10 import load_cifar10
-from deepres.recipes import Recipe, get_recipe, paper
-from deepres.report.published import PUBLISHED
-from deepres.report.runs import family_of
+from deepres.files import read_json, write_atomically
+from deepres.recipes.named import get_recipe, paper
+from deepres.recipes.recipe import Recipe
 from deepres.report.style import (
     PAPER_GREY,
     add_grid,
@@ -39,9 +40,10 @@ from deepres.report.style import (
     own_points,
     published_points,
 )
-from deepres.rundir import RunDir, read_json, run_name, write_atomically
-from deepres.training.device import describe_device, resolve_device
-from deepres.training.run import RunConfig, train
+from deepres.runs.directory import RunDir, run_name
+from deepres.runs.finished import family_of
+from deepres.runs.published import PUBLISHED
+from deepres.training.train import RunConfig, train
 
 NUM_TRAIN = 50_000
 PAPER_COMPUTE = paper().compute(NUM_TRAIN)

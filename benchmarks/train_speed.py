@@ -7,10 +7,11 @@ Each contender runs in a process of its own. They take turns, round after round,
 falls on all of them; the tables give medians with the lowest and highest round.
 
 - `conventional`: see conventional.py.
-- `loop`, with precision, number of workers and epochs from one evaluation to the next: the whole of `deepres train` on
+- `loop`, with precision and epochs from one evaluation to the next: the whole of `deepres train` on
   real images: augmentation, steps, losses read at each step, evaluation, checkpoints, metrics. A round is an epoch, or
   as many as there are to an evaluation, of a subset; the test set is a fifth of its size, as CIFAR-10's is.
 - `bare`: forward, backward and optimizer on one mini-batch that is never changed.
+- `compiled`: the same through torch.compile instead of the fused kernels.
 - `ceiling`: the images/s at which the floating-point operations of a training step would run at the rate of a large
   matrix product, measured in the same rounds.
 """
@@ -25,7 +26,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,17 +35,17 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 import torch
 from reports import write_report
 
+from deepres.backends.device import has_native_bfloat16, limit_threads
+from deepres.backends.machine import num_cores
+from deepres.backends.memory import keep_freed_memory
 from deepres.data.cifar10 import Cifar10, Split, load_cifar10
-from deepres.machine import num_cores
-from deepres.memory import keep_freed_memory
 from deepres.models import build_model
 from deepres.models.cost import flop_per_image
-from deepres.progress import Reporter
-from deepres.recipes import one_cycle
-from deepres.rundir import Row
-from deepres.training.device import has_native_bfloat16, limit_threads
-from deepres.training.group import Group, LostWorkerError, launch, world_size
-from deepres.training.run import RunConfig, build_trainer, load_sets, train
+from deepres.recipes.named import one_cycle
+from deepres.runs.directory import Row
+from deepres.training.group import Group
+from deepres.training.progress import Reporter
+from deepres.training.train import RunConfig, build_trainer, load_sets, train
 
 CPU = torch.device("cpu")
 BATCH = 128
@@ -118,24 +118,21 @@ def conventional(name: str, steps: int) -> None:
     take_turns(rounds())
 
 
-def loop(name: str, steps: int, precision: str, workers: int, evaluate_every: int) -> None:
+def loop(name: str, steps: int, precision: str, evaluate_every: int) -> None:
     """The whole loop of deepres."""
-    if workers > 1 and world_size() is None:
-        sys.exit(launch(workers, CPU))
-    group = Group.join(None, CPU)
     recipe = replace(one_cycle(), epochs=1000)
     config = RunConfig(name, recipe, precision=precision, evaluate_every=evaluate_every)
     epoch = steps // evaluate_every
     turns = Turns(epoch * evaluate_every * BATCH)
-    with tempfile.TemporaryDirectory() as run_dir, suppress(LostWorkerError):  # the first ends when it likes
-        train(config, subset(epoch), run_dir, device=CPU, reporter=turns, group=group)
+    with tempfile.TemporaryDirectory() as run_dir:
+        train(config, subset(epoch), run_dir, device=CPU, reporter=turns)
 
 
-def bare(name: str, steps: int, precision: str) -> None:
+def bare(name: str, steps: int, precision: str, backend: str) -> None:
     """Forward, backward and optimizer alone."""
     keep_freed_memory()
     recipe = one_cycle()
-    config = RunConfig(name, recipe, precision=precision, backend="fused")
+    config = RunConfig(name, recipe, precision=precision, backend=backend)
     trainer = build_trainer(config, load_sets(subset(100), recipe, CPU), 1000, CPU, Group(), notice=print)
     images, labels = trainer.stream.batch(0)
 
@@ -172,8 +169,8 @@ def contenders() -> list[str]:
     precisions = [p for p in PRECISIONS if p == "float32" or has_native_bfloat16(CPU)]
     names = ["conventional"]
     for precision in precisions:
-        loops = [f"loop {precision} 1 1", f"loop {precision} 1 2", f"loop {precision} 2 1"]
-        names += [*loops, f"bare {precision}", f"ceiling {precision}"]
+        loops = [f"loop {precision} 1", f"loop {precision} 4"]
+        names += [*loops, f"bare {precision}", f"compiled {precision}", f"ceiling {precision}"]
     return names
 
 
@@ -184,9 +181,9 @@ def compete(contender: str, name: str, steps: int) -> None:
     if kind == "conventional":
         conventional(name, max(10, steps // 3))
     elif kind == "loop":
-        loop(name, steps, rest[0], int(rest[1]), int(rest[2]))
-    elif kind == "bare":
-        bare(name, steps, rest[0])
+        loop(name, steps, rest[0], int(rest[1]))
+    elif kind in ("bare", "compiled"):
+        bare(name, steps, rest[0], "fused" if kind == "bare" else "compiled")
     else:
         ceiling(name, rest[0])
 
@@ -228,7 +225,7 @@ def startup(cold: bool) -> float:
         if cold:
             environment["XDG_CACHE_HOME"] = folder
         code = (
-            "import sys, time; from deepres import cli, console\n"
+            "import sys, time; from deepres.cli import main as cli, reporter as console\n"
             "def step(*_): print(time.time(), flush=True); sys.stdout.close(); import os; os._exit(0)\n"
             "console.ConsoleReporter.step = step\n"
             f"sys.argv = ['deepres', 'train', 'resnet20', '--device', 'cpu', '--run-dir', {folder + '/run'!r}]\n"

@@ -29,12 +29,14 @@ from reports import spread
 
 from deepres.data.cifar10 import Cifar10
 from deepres.errors import UserError
+from deepres.files import read_json, write_json
 from deepres.models import MODELS
-from deepres.recipes import Adam, LowResolution, Muon, OneCycle, Recipe, fast, paper
-from deepres.rundir import RunDir, read_json, write_json
-from deepres.training.checkpoint import load_weights
-from deepres.training.evaluate import predict_logits
-from deepres.training.run import RunConfig, train
+from deepres.recipes.named import fast, paper
+from deepres.recipes.recipe import Adam, LowResolution, Muon, OneCycle, Recipe
+from deepres.runs.directory import RunDir
+from deepres.training.train import RunConfig, train
+from deepres.weights.evaluate import predict_logits
+from deepres.weights.file import load_weights
 
 # The recipe that the factors change, as `fast` was when the tuning began.
 BASE = replace(

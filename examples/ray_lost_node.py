@@ -21,7 +21,7 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-from deepres.rundir import RunDir
+from deepres.runs.directory import RunDir
 
 EPOCHS = "DEEPRES_EXAMPLE_EPOCHS"
 SETTINGS = ["--precision", "float32", "--backend", "eager"]
@@ -32,8 +32,8 @@ TIMES = ("seconds", "images_per_second")
 
 def command_line() -> None:
     """Be `deepres` with a recipe of few steps, on 100 training and 100 test images."""
-    import deepres.recipes
-    from deepres.cli import main
+    import deepres.recipes.recipe
+    from deepres.cli.main import main
     from deepres.data import cifar10
     from deepres.data.cifar10 import Cifar10, Split
 
@@ -45,8 +45,10 @@ def command_line() -> None:
         return Cifar10(train, test)
 
     cifar10.load_cifar10 = load_few
-    short = replace(deepres.recipes.fast(), name="short", batch_size=20, steps=None, epochs=int(os.environ[EPOCHS]))
-    deepres.recipes.RECIPES = {"short": lambda: short}
+    short = replace(
+        deepres.recipes.named.fast(), name="short", batch_size=20, steps=None, epochs=int(os.environ[EPOCHS])
+    )
+    deepres.recipes.named.RECIPES = {"short": lambda: short}
     main()
 
 

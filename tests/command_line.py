@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from deepres import cli
+from deepres.cli import main as cli
 
 
 def run_cli(

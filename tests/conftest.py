@@ -71,10 +71,10 @@ def stand_in_zoo(few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     import torch
     from fitted import fitted
 
-    from deepres.rundir import write_json
+    from deepres.files import write_json
     from deepres.training.checkpoint import save_weights
-    from deepres.weights.card import Card
-    from deepres.weights.zoo import file_sha256
+    from deepres.zoo.card import Card
+    from deepres.zoo.catalogue import file_sha256
 
     folder = tmp_path / "stand-in-zoo"
     folder.mkdir()

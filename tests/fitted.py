@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from deepres.data.augment import Normalization
 from deepres.models import ResNet, build_model
-from deepres.weights import PixelClassifier
+from deepres.weights.classifier import PixelClassifier
 
 NUM_IMAGES = 32  # fewer than the 64 features, so that the last layer can fit any labels
 

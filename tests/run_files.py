@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deepres.predictions import Predictions
-from deepres.recipes import SPLITS, Recipe, get_recipe
-from deepres.rundir import RunDir, write_json
+from deepres.files import write_json
+from deepres.recipes.named import get_recipe
+from deepres.recipes.recipe import SPLITS, Recipe
+from deepres.runs.directory import RunDir
+from deepres.runs.predictions import Predictions
 
 
 def write_run(

@@ -10,9 +10,10 @@ import pytest
 from nbclient import NotebookClient
 from run_files import write_run
 
-from deepres.report.runs import group_runs, load_runs
-from deepres.report.statistics import check_claims, summarise
 from deepres.report.tables import claims_markdown, table_markdown, table_rows
+from deepres.runs.finished import load_runs
+from deepres.runs.groups import group_runs
+from deepres.runs.statistics import check_claims, summarise
 
 ROOT = Path(__file__).parent.parent
 FEWER = """

@@ -22,7 +22,7 @@ def built(tmp_path_factory):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
     for name in STAND_INS:
-        (folder / "src/deepres/zoo" / name).write_bytes(b"stand-in")
+        (folder / "src/deepres/zoo/weights" / name).write_bytes(b"stand-in")
     (folder / "data/cifar-10-batches-bin").mkdir(parents=True)
     (folder / "data/cifar-10-batches-bin/test_batch.bin").write_bytes(b"data")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", folder]
@@ -35,10 +35,10 @@ def test_the_wheel_holds_the_package_and_the_weights_of_20_layers(built):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src/deepres").rglob("*.py")}
     assert modules <= names
-    assert {"deepres/py.typed", "deepres/training/kernels.cpp", "deepres/zoo/README.md"} <= names
-    assert {"deepres/zoo/resnet20-fast.safetensors", "deepres/zoo/resnet20-fast.json"} <= names
-    assert "deepres/zoo/resnet110-paper.json" in names
-    assert "deepres/zoo/resnet110-paper.safetensors" not in names
+    assert {"deepres/py.typed", "deepres/backends/fused/kernels/kernels.cpp", "deepres/zoo/weights/README.md"} <= names
+    assert {"deepres/zoo/weights/resnet20-fast.safetensors", "deepres/zoo/weights/resnet20-fast.json"} <= names
+    assert "deepres/zoo/weights/resnet110-paper.json" in names
+    assert "deepres/zoo/weights/resnet110-paper.safetensors" not in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"deepres"}
 
 
@@ -46,9 +46,9 @@ def test_the_sdist_builds_that_wheel_and_holds_no_data_set(built):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as tar:
         names = {name.split("/", 1)[-1] for name in tar.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "src/deepres/zoo/resnet20-fast.safetensors"} <= names
+    assert {"pyproject.toml", "README.md", "LICENSE", "src/deepres/zoo/weights/resnet20-fast.safetensors"} <= names
     assert not [name for name in names if name.startswith(("data", "runs")) or name.endswith((".bin", ".png"))]
-    assert "src/deepres/zoo/resnet110-paper.safetensors" not in names
+    assert "src/deepres/zoo/weights/resnet110-paper.safetensors" not in names
 
 
 def test_git_keeps_the_committed_runs_and_ignores_those_being_made():

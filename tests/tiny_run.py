@@ -12,7 +12,8 @@ from pathlib import Path
 
 from deepres.data import cifar10
 from deepres.data.cifar10 import Cifar10, Split
-from deepres.recipes import RECIPES, Recipe, one_cycle
+from deepres.recipes.named import RECIPES, one_cycle
+from deepres.recipes.recipe import Recipe
 
 NUM_TRAIN, NUM_TEST, BATCH = 100, 80, 16  # an epoch is 6.25 steps: mini-batches straddle epochs
 
@@ -56,14 +57,14 @@ if __name__ == "__main__":
     if "WORLD_SIZE" not in os.environ:  # torch.distributed needs it
         sys.modules["torch._dynamo"] = None  # type: ignore[assignment]  # an error where it is imported for nothing
 
-    from deepres.cli import main
+    from deepres.cli.main import main
 
     if name := os.environ.get("KILL_BEFORE"):
         kill_before_writing(name)
 
     load = cifar10.load_cifar10
     cifar10.load_cifar10 = lambda data_dir=None: first_images(load(data_dir))  # type: ignore[assignment]
-    import deepres.recipes
+    import deepres.recipes.recipe
 
-    deepres.recipes.RECIPES = {**RECIPES, "tiny": tiny_recipe}
+    deepres.recipes.named.RECIPES = {**RECIPES, "tiny": tiny_recipe}
     main()

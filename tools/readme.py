@@ -13,13 +13,15 @@ from statistics import mean, median, stdev
 from textwrap import fill
 from typing import Any
 
-from deepres.recipes import SPLITS, paper
+from deepres.recipes.named import paper
+from deepres.recipes.recipe import SPLITS
 from deepres.report.markdown import markdown_table
-from deepres.report.published import PUBLISHED
-from deepres.report.runs import depth_of, group_runs, load_runs
-from deepres.report.statistics import Summary, summarise
 from deepres.report.tables import noted_table, table_rows
-from deepres.weights.zoo import PACKAGED, list_cards
+from deepres.runs.finished import depth_of, load_runs
+from deepres.runs.groups import group_runs
+from deepres.runs.published import PUBLISHED
+from deepres.runs.statistics import Summary, summarise
+from deepres.zoo.catalogue import PACKAGED, list_cards
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/fast-recipe.md")
@@ -170,7 +172,7 @@ def zoo() -> str:
         return "None are published yet.\n"
     rows = [
         [
-            f"[{card.name}](src/deepres/zoo/{card.name}.md)",
+            f"[{card.name}](src/deepres/zoo/weights/{card.name}.md)",
             f"{card.num_parameters:,}",
             f"{card.test_error_last:.2f}",
             card.mean_and_std,

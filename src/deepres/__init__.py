@@ -2,17 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from deepres.weights import load_pretrained
+from deepres._version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from deepres.zoo.catalogue import load_pretrained
+
 __all__ = ["load_pretrained"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for, so that the command line starts quickly."""
     if name in __all__:
-        import deepres.weights
+        import deepres.zoo.catalogue
 
-        return getattr(deepres.weights, name)
+        return getattr(deepres.zoo.catalogue, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

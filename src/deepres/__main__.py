@@ -1,5 +1,5 @@
 """`python -m deepres`."""
 
-from deepres.cli import main
+from deepres.cli.main import main
 
 main()

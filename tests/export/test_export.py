@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fitted import fitted
+from torch.nn.utils import prune
 
 from deepres.errors import UserError
 from deepres.export import FORMATS, export_classifier, formats
@@ -46,8 +47,19 @@ def test_exported_files_give_the_same_logits(few, fitting, tmp_path, name, net, 
         assert logits.shape == (size, 10)
         assert logits.dtype == np.float32
         np.testing.assert_allclose(logits, classifier.predict_logits(few.images[:size]), atol=1e-4)
+    check_floats(run, few.images[:7], classifier.predict_logits(few.images[:7]))
     if name == "onnx":
         check_onnx(path)
+
+
+def check_floats(run, images, expected):
+    """Floats in [0, 1] give the same logits or are refused; those in [0, 255] are never taken for ones in [0, 1]."""
+    for floats in ((images / 255).astype(np.float32), images.astype(np.float32)):
+        try:
+            logits = run(floats)
+        except Exception:  # each runtime has its own
+            continue
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def check_onnx(path):
@@ -141,3 +153,64 @@ def test_the_command(run, few_cifar10, fitting, tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "find_spec", lambda package: None)
     message = "format onnx needs onnx, onnxscript, onnxruntime, not installed here: pip install 'deepres[onnx]'"
     assert message in run("export", weights, "--format", "onnx")[2]
+
+
+def test_floats_that_are_taken_for_something_else_are_found(few, fitting, tmp_path):
+    classifier = fitting("plain20")
+
+    def run(images):  # as a traced module does
+        return classifier.predict_logits(images.astype(np.uint8)).numpy()
+
+    with pytest.raises(UserError, match=r"the onnx file takes floats in \[0, 1\] for something else"):
+        formats.compare(classifier, run, few.images, "onnx")
+
+
+def test_torchscript_takes_floats_and_refuses_other_ranges(few, fitting, tmp_path):
+    classifier = fitting("resnet20")
+    export_classifier(classifier, "torchscript", tmp_path / "net.pt", few.images)
+    run = importlib.import_module("deepres.export.torchscript").load(tmp_path / "net.pt")
+    expected = classifier.predict_logits(few.images)
+    np.testing.assert_allclose(run((few.images / 255).astype(np.float32)), expected, atol=1e-4)
+    for wrong in (few.images.astype(np.float32), few.images.astype(np.int64), few.images[:, :1], few.images[0]):
+        with pytest.raises(Exception, match="expected pixels"):
+            run(wrong)
+
+
+def test_the_callers_model_stays_as_it_is(few, fitting, tmp_path):
+    classifier = fitting("plain20").double().train()
+    classifier.net.layer1.eval()
+    modes = [module.training for module in classifier.modules()]
+    pointers = [tensor.data_ptr() for tensor in [*classifier.parameters(), *classifier.buffers()]]
+    before = {name: tensor.clone() for name, tensor in classifier.named_parameters()}
+    export_classifier(classifier, "torch-export", tmp_path / "net.pt2", few.images)
+    assert [module.training for module in classifier.modules()] == modes
+    assert {tensor.dtype for tensor in classifier.parameters()} == {torch.float64}
+    assert [tensor.data_ptr() for tensor in [*classifier.parameters(), *classifier.buffers()]] == pointers
+    assert all(torch.equal(before[name], tensor) for name, tensor in classifier.named_parameters())
+
+
+def test_a_head_of_ones_own_and_a_pruned_weight(few, fitting, tmp_path):
+    classifier = fitting("resnet20")
+    prune.l1_unstructured(classifier.net.layer1[0].conv1, "weight", 0.3)
+    classifier.net.fc = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(64, 3))
+    assert export_classifier(classifier, "torch-export", tmp_path / "net.pt2", few.images) < 1e-4
+    if find_spec("tensorflow") is not None:
+        with pytest.raises(UserError, match="linear last layer"):
+            export_classifier(classifier, "tensorflow", tmp_path / "net.keras", few.images)
+
+
+def test_no_file_is_overwritten_unasked(run, few_cifar10, fitting, tmp_path, monkeypatch):
+    classifier = fitting("plain20")
+    save_weights(tmp_path / "net.safetensors", "plain20", classifier.net, classifier.normalization)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain20.pt2").write_text("of someone")
+    code, _, stderr = run("export", "net.safetensors", "--format", "torch-export")
+    assert (code, "plain20.pt2 exists: name another file with --out, or replace it with --force" in stderr) == (
+        2,
+        True,
+    )
+    with pytest.raises(UserError, match="exists"):
+        export_classifier(classifier, "torch-export", tmp_path / "plain20.pt2", few_cifar10.test.images)
+    assert (tmp_path / "plain20.pt2").read_text() == "of someone"
+    assert run("export", "net.safetensors", "--format", "torch-export", "--force")[0] == 0
+    assert (tmp_path / "plain20.pt2").stat().st_size > 100_000

@@ -3,11 +3,11 @@ import io
 import pytest
 from rich.console import Console
 
-from deepres import console
+from deepres.cli import console
 from deepres.grid import display
 from deepres.grid.plan import plan_grid
-from deepres.grid.process import Outcome
-from deepres.recipes import paper
+from deepres.grid.train_process import Outcome
+from deepres.recipes.named import paper
 
 
 @pytest.fixture

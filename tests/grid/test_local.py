@@ -18,9 +18,9 @@ from deepres.grid import local
 from deepres.grid.display import GridDisplay
 from deepres.grid.local import default_parallel, place_environment, run_local
 from deepres.grid.plan import plan_grid
-from deepres.grid.process import Outcome, TrainProcess, this_program
-from deepres.recipes import fast
-from deepres.rundir import RunDir
+from deepres.grid.train_process import Outcome, TrainProcess, this_program
+from deepres.recipes.named import fast
+from deepres.runs.directory import RunDir
 from deepres.training.stopping import StopRequest
 
 FAKE = str(Path(__file__).with_name("fake_train.py"))

@@ -5,8 +5,8 @@ from run_files import change_json, write_run
 
 from deepres.errors import UserError
 from deepres.grid.plan import PAPER_MODELS, parse_seeds, plan_grid
-from deepres.recipes import fast, paper
-from deepres.rundir import RunDir
+from deepres.recipes.named import fast, paper
+from deepres.runs.directory import RunDir
 
 
 def test_useful_runs_come_early(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command_line import assert_one_line_error, run_cli
 
-from deepres.rundir import RunDir
+from deepres.runs.directory import RunDir
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_lost_node.py"
 
@@ -30,7 +30,7 @@ def test_a_lost_node_costs_nothing_but_the_steps_since_the_checkpoint(tmp_path, 
 
 
 def test_whether_a_node_could_take_a_run():
-    on_ray = pytest.importorskip("deepres.grid.on_ray")
+    on_ray = pytest.importorskip("deepres.grid.ray")
     node = {"CPU": 16.0, "GPU": 1.0, "memory": 1e10}
     assert on_ray.fits(on_ray.Resources(16, 1), node)
     assert not on_ray.fits(on_ray.Resources(17, 0), node)
@@ -38,7 +38,7 @@ def test_whether_a_node_could_take_a_run():
 
 
 def test_what_comes_home_replaces_older_events(tmp_path):
-    on_ray = pytest.importorskip("deepres.grid.on_ray")
+    on_ray = pytest.importorskip("deepres.grid.ray")
     home = RunDir(tmp_path / "run")
     assert on_ray.newest_step(home) == 0
     on_ray.write_files(home, {"tensorboard/events.1": b"old", "metrics.jsonl": b"{}"})
@@ -54,5 +54,5 @@ def test_without_ray_or_without_a_cluster_is_one_line(monkeypatch, capsys, tmp_p
     arguments = ("grid", "--engine", "ray", "--out", tmp_path / "runs")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "ray", None)
-        patch.delitem(sys.modules, "deepres.grid.on_ray", raising=False)
+        patch.delitem(sys.modules, "deepres.grid.ray", raising=False)
         assert_one_line_error(run_cli(patch, capsys, *arguments), "needs ray: pip install 'deepres[ray]'")

@@ -4,7 +4,8 @@ import pytest
 
 from deepres.grid.plan import plan_grid
 from deepres.grid.timing import JobProgress, grid_seconds_left, seconds_left
-from deepres.recipes import LowResolution, paper
+from deepres.recipes.named import paper
+from deepres.recipes.recipe import LowResolution
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@ import pytest
 from run_files import write_run
 
 from deepres.errors import UserError
-from deepres.predictions import Predictions
 from deepres.report.answers import WrongImage, draw_confusion, draw_surest_errors, read_answers, surest_errors
-from deepres.report.runs import group_runs, load_runs
+from deepres.runs.finished import load_runs
+from deepres.runs.groups import group_runs
+from deepres.runs.predictions import Predictions
 
 LABELS = np.array([3, 3, 5, 8, 0], np.uint8)
 

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from deepres.report.figures import draw_error_against_compute, draw_error_against_depth, draw_figure6
+from deepres.report.report import slug
 from deepres.report.responses import draw_figure7, read_responses
-from deepres.report.runs import group_runs, load_runs
-from deepres.report.statistics import summarise
 from deepres.report.style import encode_figure
-from deepres.report.write import slug
+from deepres.runs.finished import load_runs
+from deepres.runs.groups import group_runs
+from deepres.runs.statistics import summarise
 
 RESULTS = Path(__file__).parent.parent.parent / "results"
 FIGURES = sorted((RESULTS / "figures").glob("*.png"))

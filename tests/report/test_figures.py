@@ -11,10 +11,11 @@ from deepres.report.figures import (
     paper_errors,
     split_families,
 )
-from deepres.report.runs import group_runs, load_runs, read_run
-from deepres.report.statistics import summarise
 from deepres.report.style import depth_look
-from deepres.rundir import RunDir
+from deepres.runs.directory import RunDir
+from deepres.runs.finished import load_runs, read_run
+from deepres.runs.groups import group_runs
+from deepres.runs.statistics import summarise
 
 
 @pytest.fixture

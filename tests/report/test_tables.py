@@ -5,9 +5,7 @@ from dataclasses import replace
 import pytest
 from run_files import write_run
 
-from deepres.recipes import fast
-from deepres.report.runs import group_runs, labels_in_order, load_runs
-from deepres.report.statistics import summarise
+from deepres.recipes.named import fast
 from deepres.report.tables import (
     EIGHT,
     HEADINGS,
@@ -18,6 +16,9 @@ from deepres.report.tables import (
     table_markdown,
     table_rows,
 )
+from deepres.runs.finished import load_runs
+from deepres.runs.groups import group_runs, labels_in_order
+from deepres.runs.statistics import summarise
 
 
 @pytest.fixture

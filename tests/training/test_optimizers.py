@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from deepres.models import build_model
-from deepres.recipes import Adam as AdamRule
-from deepres.recipes import Muon as MuonRule
-from deepres.recipes import one_cycle, paper
+from deepres.recipes.named import one_cycle, paper
+from deepres.recipes.recipe import Adam as AdamRule
+from deepres.recipes.recipe import Muon as MuonRule
 from deepres.seeding import Stream, derive_generator
 from deepres.training.optimizers import SGD, Adam, Muon, ParamGroup, build_optimizers, orthogonalize
 

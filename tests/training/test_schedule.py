@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepres.recipes import OneCycle, one_cycle, paper
+from deepres.recipes.named import one_cycle, paper
+from deepres.recipes.recipe import OneCycle
 from deepres.training.schedule import SlowStartGate, learning_rate
 
 

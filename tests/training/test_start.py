@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepres.models import build_model
-from deepres.recipes import one_cycle
+from deepres.recipes.named import one_cycle
 from deepres.training.start import (
     chain_length,
     initial_shift,

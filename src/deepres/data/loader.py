@@ -1,6 +1,6 @@
 """The stream of training mini-batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deepres.data.augment import Augmentation, Normalization, crop_and_flip, shrink
-from deepres.recipes import Recipe
+from deepres.recipes.recipe import Recipe
 from deepres.seeding import Stream, derive_generator
 
 
@@ -27,7 +27,7 @@ class TrainStream:
         batch_size: images per mini-batch.
         pad: pixels of padding on each side before the random crop.
         padding: "zeros" or "reflection".
-        flips: "random" or "alternating", see `deepres.recipes.Recipe`.
+        flips: "random" or "alternating", see `deepres.recipes.recipe.Recipe`.
         seed: the run's.
         image_size: gives the rows and columns of the images of a step, or None: as they are.
     """
@@ -67,6 +67,11 @@ class TrainStream:
         if (size := self.image_size(step)) is not None:
             images = shrink(images, size)
         return images, self.labels[indices]
+
+    def examples(self, num_images: int, sizes: Sequence[int | None]) -> list[tuple[Tensor, Tensor]]:
+        """Return the first images as they are trained on but for crops and flips, with labels, once for each size."""
+        images, labels = self.normalization(self.images[:num_images]), self.labels[:num_images]
+        return [(images if size is None else shrink(images, size), labels) for size in sizes]
 
     def _choose(self, step: int) -> tuple[Tensor, Augmentation]:
         """Cut the step's piece out of the concatenated epochs: indices (B,) and the choices for them."""

@@ -1,5 +1,6 @@
 """The formats, and the check that every exported file must pass in its own runtime."""
 
+import copy
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,13 +8,15 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepres.errors import UserError, unknown_name
-from deepres.rundir import check_parent
+from deepres.errors import UserError, first_line, unknown_name
+from deepres.files import check_parent
+from deepres.inputs import as_images
 from deepres.weights.classifier import PixelClassifier
 
 MAX_DIFFERENCE = 1e-4  # of any logit
@@ -65,52 +68,87 @@ def get_format(name: str) -> Format:
     return kind
 
 
-def export_classifier(classifier: PixelClassifier, name: str, path: Path, images: Images) -> float:
+def export_classifier(
+    classifier: PixelClassifier, name: str, path: Path, images: Images, *, overwrite: bool = False
+) -> float:
     """Write a classifier in another format, with its normalisation inside and any number of images at a time.
 
-    The file takes uint8 pixels and gives logits. It is run in its own runtime before it appears under its name.
+    The file takes uint8 pixels and gives logits, in float32. It is run in its own runtime before it appears under its
+    name: on uint8 pixels, and on floats in [0, 1], which it must take as the classifier does or refuse. The classifier
+    stays as it is, on its device and in its mode.
 
     Args:
         classifier: what to export.
         name: a key of `FORMATS`.
         path: the file; its suffix must be the format's.
-        images: on which the file must agree with the classifier.
+        images: on which the file must agree with the classifier, uint8 (N, 3, 32, 32).
+        overwrite: whether a file that is there already may be replaced.
 
     Returns:
         The largest difference of a logit.
 
     Raises:
-        UserError: an unknown format, a wrong suffix, a missing package, an unwritable folder, or a file whose logits
-            differ by more than 1e-4 or whose predictions differ.
+        UserError: an unknown format, a wrong suffix, a missing package, an unwritable folder, a file that is there
+            already, a net that the format cannot express, or a file whose logits differ by more than 1e-4 or whose
+            predictions differ.
     """
     kind = get_format(name)
-    if path.suffix != kind.suffix:
-        raise UserError(f"{path} must end in {kind.suffix}, as files of format {name} do")
-    check_parent(path)
+    check_target(path, kind, name, overwrite=overwrite)
+    pixels = as_images(images).numpy()
     module = import_module(kind.module)
-    classifier = classifier.eval().cpu()
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        module.write(classifier, temporary)
-        difference = compare(classifier, module.load(temporary), images, name)
-        temporary.replace(path)
+    with torch.no_grad():  # a pruned weight is computed before each forward pass, here without a graph
+        classifier.predict_logits(pixels[:1])
+        copied = copy.deepcopy(classifier).eval().cpu().float()
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            module.write(copied, temporary)
+            difference = compare(copied, module.load(temporary), pixels, name)
+            temporary.replace(path)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror or error})") from None
+    except Exception as error:  # whatever an exporter raises at a layer that it does not know
+        raise UserError(
+            f"format {name} cannot express this net ({type(error).__name__}: {first_line(error)})"
+        ) from error
     return difference
 
 
-def compare(classifier: PixelClassifier, run: Callable[[Images], Logits], images: Images, name: str) -> float:
+def check_target(path: Path, kind: Format, name: str, *, overwrite: bool) -> None:
+    """Raise the error for a file that must not be written, before the work that fills it."""
+    if path.suffix != kind.suffix:
+        raise UserError(f"{path} must end in {kind.suffix}, as files of format {name} do")
+    check_parent(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists: name another file with --out, or replace it with --force")
+
+
+def compare(classifier: PixelClassifier, run: Callable[[Any], Logits], images: Images, name: str) -> float:
     """Return the largest difference between the logits of an exported file and of the classifier.
 
     Raises:
-        UserError: it is more than 1e-4, or the predictions differ, or the file does not take batches of any size.
+        UserError: it is more than 1e-4, or the predictions differ, or the file does not take batches of any size, or
+            takes floats in [0, 1] for something else.
     """
-    expected = classifier.predict_logits(torch.from_numpy(images)).numpy()  # (N, num_classes)
+    expected = classifier.predict_logits(images).numpy()  # (N, num_classes)
     actual = run(images)
-    small = max(float(np.abs(run(images[:size]) - expected[:size]).max()) for size in BATCHES)
-    difference = max(small, float(np.abs(actual - expected).max()))
+    differences = [float(np.abs(run(images[:size]) - expected[:size]).max()) for size in BATCHES]
+    difference = max(*differences, float(np.abs(actual - expected).max()))
     if not difference <= MAX_DIFFERENCE:  # nor if it is not a number
         raise UserError(f"the {name} file differs from the net by {difference:.1e} in a logit, and is not kept")
     if (changed := int((actual.argmax(axis=1) != expected.argmax(axis=1)).sum())) > 0:
         raise UserError(f"the {name} file predicts {changed} of {len(images):,} images otherwise, and is not kept")
+    few = images[: max(BATCHES)]
+    try:
+        logits = run((few / 255).astype(np.float32))
+    except Exception:  # each runtime has its own
+        return difference  # floats are refused
+    if not np.abs(logits - expected[: len(few)]).max() <= MAX_DIFFERENCE:
+        raise UserError(f"the {name} file takes floats in [0, 1] for something else, and is not kept")
     return difference
 
 

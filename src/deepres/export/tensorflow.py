@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deepres.errors import UserError
 from deepres.export.formats import Images, Logits
+from deepres.models import ResNet
 from deepres.models.blocks import Block, PadShortcut, ProjectionShortcut
 from deepres.weights.classifier import PixelClassifier
 
@@ -23,7 +24,7 @@ LAST = "channels_last"  # TensorFlow's layout, and the only one in which its con
 
 
 def write(classifier: PixelClassifier, path: Path) -> None:
-    """Write a .keras file: pixels, uint8 (batch, 32, 32, 3), channels last, to logits, float32 (batch, classes)."""
+    """Write a .keras file: pixels, uint8 or float in [0, 1], (batch, 32, 32, 3), channels last, to logits."""
     if keras.backend.backend() != "tensorflow":
         raise UserError(f"Keras runs on {keras.backend.backend()} here: set KERAS_BACKEND=tensorflow")
     build_keras(classifier).save(path)
@@ -43,10 +44,12 @@ def load(path: Path) -> Callable[[Images], Logits]:
 def build_keras(classifier: PixelClassifier) -> Any:
     """Build the same net from Keras layers, named as torch's modules are, and give each its weights."""
     net = classifier.net
-    pixels = keras.Input((32, 32, 3), dtype="uint8", name="pixels")
+    if not isinstance(net, ResNet) or not isinstance(net.fc, nn.Linear):
+        raise UserError("format tensorflow takes the nets of deepres with a linear last layer, and no others")
+    pixels = keras.Input((32, 32, 3), dtype="float32", name="pixels")
     std = classifier.std.double()
     offset = -classifier.mean.double() / std
-    x = keras.layers.Rescaling(_last(1 / (255 * std)), _last(offset), name="normalize")(pixels)
+    x = keras.layers.Rescaling(_last(1 / (255 * std)), _last(offset), name="normalize")(_bytes(pixels))
     x = keras.layers.ReLU(name="relu1")(_conv_bn(x, net.conv1, net.bn1, "conv1", "bn1"))
     for name, module in net.named_modules():
         if isinstance(module, Block):
@@ -56,6 +59,16 @@ def build_keras(classifier: PixelClassifier) -> Any:
     logits = head(x)
     head.set_weights([_numpy(net.fc.weight).T, _numpy(net.fc.bias)])
     return keras.Model(pixels, logits, name="".join(c if c.isalnum() else "_" for c in classifier.name) or "net")
+
+
+def _bytes(pixels: Any) -> Any:
+    """Bring images in [0, 1], which are those with fractions and nothing above 1, to between 0 and 255.
+
+    Keras converts what it is given to one type, so that the values have to tell which of the two it was.
+    """
+    fractions = keras.ops.any(keras.ops.not_equal(pixels, keras.ops.floor(pixels)), axis=(1, 2, 3), keepdims=True)
+    small = keras.ops.all(keras.ops.less_equal(pixels, 1.0), axis=(1, 2, 3), keepdims=True)
+    return keras.ops.where(keras.ops.logical_and(fractions, small), pixels * 255.0, pixels)
 
 
 def _block(x: Any, block: Block, name: str) -> Any:

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import torch
 
-from deepres.export.formats import Images, Logits, example
+from deepres.export.formats import Images, Logits
 from deepres.weights.classifier import PixelClassifier
 
 
 def write(classifier: PixelClassifier, path: Path) -> None:
-    """Write a traced module: pixels, uint8 (batch, 3, 32, 32), to logits, float32 (batch, classes)."""
+    """Write a scripted module: pixels, uint8 or float in [0, 1], (batch, 3, 32, 32), to logits (batch, classes).
+
+    Scripted and not traced, so that it looks at the type and range of its pixels as the classifier does.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch prefers torch.export; whoever asks for this knows
-        traced = torch.jit.trace(classifier, (example(classifier),), check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, str(path))
+        scripted = torch.jit.script(classifier)
+        torch.jit.save(scripted, str(path))
 
 
 def load(path: Path) -> Callable[[Images], Logits]:

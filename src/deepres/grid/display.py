@@ -5,10 +5,11 @@ from typing import Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from deepres.console import duration, err, say
+from deepres.cli.console import err, say
+from deepres.formatting import duration
 from deepres.grid.plan import Job
-from deepres.grid.process import Event, Outcome
 from deepres.grid.timing import JobProgress, grid_seconds_left, seconds_left
+from deepres.grid.train_process import Event, Outcome
 
 
 class GridDisplay:

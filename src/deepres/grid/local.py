@@ -5,12 +5,12 @@ from collections import deque
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 
+from deepres.backends.machine import memory_bytes, num_cores
 from deepres.errors import UserError
 from deepres.grid.display import GridDisplay
 from deepres.grid.plan import Job
-from deepres.grid.process import Event, Outcome, TrainProcess, this_program
-from deepres.machine import memory_bytes, num_cores
-from deepres.rundir import RunDir
+from deepres.grid.train_process import Event, Outcome, TrainProcess, this_program
+from deepres.runs.directory import RunDir
 from deepres.training.stopping import StopRequest
 
 RUN_MEMORY = 2 << 30  # bytes that a run takes at most, but for nets of 110 layers and more

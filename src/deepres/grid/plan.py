@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepres.errors import UserError
+from deepres.files import read_json
 from deepres.models import build_model
 from deepres.models.cost import flop_per_image
-from deepres.recipes import SPLITS, Recipe
-from deepres.report.published import FIGURE6_DEPTHS
-from deepres.rundir import RunDir, read_json, run_name
-from deepres.training.run import RunConfig
+from deepres.recipes.recipe import SPLITS, Recipe
+from deepres.runs.directory import RunDir, run_name
+from deepres.runs.published import FIGURE6_DEPTHS
+from deepres.training.train import RunConfig
 
 PAPER_MODELS = tuple(f"{family}{depth}" for depth in FIGURE6_DEPTHS for family in ("plain", "resnet"))
 

@@ -45,14 +45,14 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         depths = RESIDUAL_DEPTHS if residual else PLAIN_DEPTHS
-        if depth not in depths:
+        if isinstance(depth, bool) or not isinstance(depth, int) or depth not in depths:
             raise unknown_name("depth of a residual net" if residual else "depth of a plain net", depth, depths)
         if option not in OPTIONS:
             raise unknown_name("shortcut option", option, OPTIONS)
         if not residual and option != "A":
             raise UserError(f"a plain net has no shortcuts: option {option!r} applies to residual nets only")
-        if num_classes < 1:
-            raise UserError(f"num_classes is {num_classes}: it must be at least 1")
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise UserError(f"num_classes is {num_classes!r}: it must be a whole number of at least 1")
         self.depth = depth
         self.residual = residual
         self.option = option
@@ -119,9 +119,14 @@ def build_model(name: str, *, option: str = "A", num_classes: int = 10, generato
         >>> build_model("resnet20")(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise unknown_name("model", name, MODELS)
     return MODELS[name](option=option, num_classes=num_classes, generator=generator)
+
+
+def net_name(model: ResNet) -> str:
+    """Return the key of `MODELS` of a net, such as "resnet20"."""
+    return f"{'resnet' if model.residual else 'plain'}{model.depth}"
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from deepres.data.cifar10 import CLASSES
 from deepres.errors import UserError
-from deepres.predictions import Predictions
 from deepres.report.curves import seeds
-from deepres.report.runs import RunGroup
 from deepres.report.style import house_style, new_figure
+from deepres.runs.groups import RunGroup
+from deepres.runs.predictions import Predictions
 
 WRONG_COLUMNS, WRONG_ROWS = 8, 3
 SHADES = LinearSegmentedColormap.from_list("errors", ["#ffffff", "#f3c9a5", "#c4622d", "#5f1e12"])

@@ -21,9 +21,10 @@ from deepres.report.figures import (
     split_families,
 )
 from deepres.report.responses import Responses, net_lines
-from deepres.report.runs import RunGroup, depth_of, family_of
-from deepres.report.statistics import Summary
 from deepres.report.style import FAMILY_NAMES, Look, depth_look, family_look, net_name, stroke_of
+from deepres.runs.finished import depth_of, family_of
+from deepres.runs.groups import RunGroup
+from deepres.runs.statistics import Summary
 
 PAPER_LOOK = Look("#666666", "#a0a0a0", "o", "circle-open")
 DIGITS = 4  # of a number in the page

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepres.report.runs import FinishedRun, RunGroup
+from deepres.runs.finished import FinishedRun
+from deepres.runs.groups import RunGroup
 
 Values = NDArray[np.float64]  # (E,), one per epoch
 

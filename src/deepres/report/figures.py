@@ -7,11 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
 
-from deepres.recipes import SPLITS, paper
+from deepres.recipes.named import paper
+from deepres.recipes.recipe import SPLITS
 from deepres.report.curves import Curve, average, error_limit, seeds, training_remark
-from deepres.report.published import PUBLISHED
-from deepres.report.runs import FAMILIES, RunGroup, depth_of, family_of
-from deepres.report.statistics import Summary
 from deepres.report.style import (
     FAMILY_NAMES,
     OUTLINE,
@@ -26,6 +24,10 @@ from deepres.report.style import (
     published_points,
     stroke_of,
 )
+from deepres.runs.finished import FAMILIES, depth_of, family_of
+from deepres.runs.groups import RunGroup
+from deepres.runs.published import PUBLISHED
+from deepres.runs.statistics import Summary
 
 FAMILY_TITLES = {"plain": "plain nets", "resnet": "residual nets"}
 NUM_MARKERS = 8  # on a curve

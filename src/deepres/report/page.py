@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-import deepres
-from deepres.console import duration
+from deepres._version import __version__
 from deepres.data.cifar10 import CLASSES
+from deepres.formatting import duration
 from deepres.report.answers import WrongImage
 from deepres.report.charts import Chart
-from deepres.report.runs import FinishedRun, SkippedRun
-from deepres.report.statistics import ClaimTest
 from deepres.report.tables import (
     CLAIM_HEADINGS,
     CLAIM_TEXT_COLUMNS,
@@ -36,6 +34,8 @@ from deepres.report.tables import (
     find_missing,
     row_cells,
 )
+from deepres.runs.finished import FinishedRun, SkippedRun
+from deepres.runs.statistics import ClaimTest
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Page:
         return (
             f"{len(self.runs)} finished run{'s' if len(self.runs) > 1 else ''} of {len(models)} "
             f"net{'s' if len(models) > 1 else ''}, recipe{'s' if len(recipes) > 1 else ''} {', '.join(recipes)}; "
-            f"written by deepres {deepres.__version__} from the files of the runs alone"
+            f"written by deepres {__version__} from the files of the runs alone"
         )
 
     @property

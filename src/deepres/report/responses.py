@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deepres.errors import UserError
-from deepres.report.collect import csv_text
-from deepres.report.runs import depth_of, family_of, model_key
+from deepres.files import read_json, write_atomically, write_json
 from deepres.report.style import add_grid, depth_look, house_style, net_name, new_figure
-from deepres.rundir import read_json, write_atomically, write_json
+from deepres.runs.collect import csv_text
+from deepres.runs.finished import depth_of, family_of, model_key
 
 JSON_FILE = "responses.json"
 CSV_FILE = "responses.csv"

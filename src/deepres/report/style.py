@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from deepres.rundir import write_atomically
+from deepres.files import write_atomically
 
 FORMATS = ("png", "svg", "pdf")
 PNG_DPI = 160

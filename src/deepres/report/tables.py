@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from deepres.report.collect import csv_text
 from deepres.report.markdown import markdown_table
-from deepres.report.published import FIGURE6_DEPTHS, PUBLISHED, Published
-from deepres.report.runs import model_key, recipe_key
-from deepres.report.statistics import ClaimTest, Summary, summary_row
+from deepres.runs.collect import csv_text
+from deepres.runs.finished import model_key
+from deepres.runs.groups import recipe_key
+from deepres.runs.published import FIGURE6_DEPTHS, PUBLISHED, Published
+from deepres.runs.statistics import ClaimTest, Summary, summary_row
 
 EIGHT = tuple(f"{family}{depth}" for family in ("plain", "resnet") for depth in FIGURE6_DEPTHS)
 EXPECTED = MappingProxyType({"paper": (*EIGHT, "resnet110"), "fast": EIGHT})  # recipe -> the nets of its table

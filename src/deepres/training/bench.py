@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from deepres.backends.choose import choose
+from deepres.backends.memory import keep_freed_memory
 from deepres.data.loader import TrainStream, build_stream
-from deepres.memory import keep_freed_memory
 from deepres.models import build_model
-from deepres.recipes import LowResolution, Recipe
-from deepres.training.backends import choose_backend
-from deepres.training.loop import Trainer
+from deepres.recipes.recipe import LowResolution, Recipe
+from deepres.training.trainer import Trainer
 
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
 LONG = 10**9  # steps: more than are ever measured
@@ -25,6 +25,7 @@ class Speed:
     train: float
     """Of full size."""
     evaluate: float
+    precision: str
     backend: str
     small: Sequence[tuple[int, float]] = ()
     """Training on smaller images: their rows, and how many of them per second."""
@@ -32,7 +33,7 @@ class Speed:
     def scaled(self, factor: float) -> "Speed":
         """Return the speed of a net that needs `factor` times the operations."""
         small = [(size, speed / factor) for size, speed in self.small]
-        return Speed(self.train / factor, self.evaluate / factor, self.backend, small)
+        return Speed(self.train / factor, self.evaluate / factor, self.precision, self.backend, small)
 
     def seconds(self, recipe: Recipe) -> float:
         """Estimate the time of a run of the recipe on CIFAR-10, with an evaluation of the test set at each epoch.
@@ -56,7 +57,8 @@ def measure_speed(
 ) -> Speed:
     """Train a net on random images for about `seconds`, after two steps to warm up, and evaluate it once.
 
-    It is trained by the first of the recipes, on images of each size that any of them has, each for about `seconds`.
+    It is computed as a run would be. It is trained by the first of the recipes, on images of each size that any of
+    them has, each for about `seconds`.
     """
     recipe = recipes[0]
     keep_freed_memory()
@@ -70,8 +72,16 @@ def measure_speed(
 
     total_steps = recipe.total_steps(NUM_TRAIN)
     sizes = sorted({size for recipe in recipes for size in recipe.small_sizes})
-    backend = choose_backend(build_model(name), device, precision, total_steps, notice, sizes)
-    if backend == "compiled":
+    choice = choose(
+        build_model(name, generator=torch.Generator()).to(device),
+        device,
+        precision=precision,
+        backend="auto",
+        num_steps=total_steps,
+        sizes=[images.shape[-1], *sizes],
+        notice=notice,
+    )
+    if choice.backend == "compiled":
         torch.compiler.reset()  # or the nets measured before use up the number of times that a function is compiled
     trainer = Trainer(
         name=name,
@@ -81,9 +91,10 @@ def measure_speed(
         stream=stream_of(None),
         total_steps=total_steps,
         device=device,
-        precision=precision,
-        backend=backend,
+        precision=choice.precision,
+        backend=choice.backend,
         notice=notice,
+        fall_back=True,
     )
 
     def steps(size: int | None, at_least: float) -> float:
@@ -107,6 +118,7 @@ def measure_speed(
     return Speed(
         train=steps(None, seconds),
         evaluate=evaluation(),
-        backend=backend,
+        precision=choice.precision,
+        backend=trainer.backend.name,
         small=[(size, steps(size, seconds)) for size in sizes],
     )

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-import deepres
-from deepres.training.device import describe_device
+from deepres._version import __version__
+from deepres.backends.device import describe_device
 
 
 def describe_environment(device: torch.device, precision: str, backend: str, workers: int) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def describe_environment(device: torch.device, precision: str, backend: str, wor
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": ["deepres", *sys.argv[1:]],
-        "deepres": deepres.__version__,
+        "deepres": __version__,
         "commit": find_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepres.recipes import Recipe
+from deepres.recipes.recipe import Recipe
 from deepres.training.start import chain_length, norm_parameters
 
 # Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024: a quintic whose iteration drives all

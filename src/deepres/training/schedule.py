@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from deepres.recipes import OneCycle, Recipe, SlowStart, StepDecay
+from deepres.recipes.recipe import OneCycle, Recipe, SlowStart, StepDecay
 
 
 def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:

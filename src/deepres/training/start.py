@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deepres.models import ResNet
 from deepres.models.blocks import Block
-from deepres.recipes import Recipe
+from deepres.recipes.recipe import Recipe
 
 LARGEST_SHIFT = 8.0  # where a layer is linear to the last digits
 

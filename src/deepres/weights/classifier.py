@@ -1,7 +1,9 @@
-"""A trained net with its normalisation inside: pixels in, logits out."""
+"""A trained net with its normalisation and its class names inside: pixels in, logits out."""
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,38 +13,52 @@ from torch import Tensor, nn
 from deepres.data.augment import Normalization
 from deepres.data.cifar10 import CLASSES
 from deepres.errors import UserError
-from deepres.models import ResNet
-from deepres.training.evaluate import EVAL_BATCH
-
-IMAGE_SIZE = 32  # pixels; the nets are trained on images of this size and no other
-
-Pixels: TypeAlias = Tensor | NDArray[Any]
+from deepres.inputs import IMAGE_SIZE, ROUNDING, Labels, Pixels, as_images, check_labels, check_pixels
+from deepres.models import ResNet, net_name
+from deepres.weights.evaluate import EVAL_BATCH
 
 
 class PixelClassifier(nn.Module):
-    """A net and the normalisation that it was trained with.
+    """A net, the normalisation that it was trained with, and the names of its classes.
 
     `forward` takes pixels, uint8 or float in [0, 1], of shape (N, 3, 32, 32) with channels red, green, blue, and gives
-    logits, float (N, num_classes). Anything else is refused, since a net computes nonsense from pixels in another
-    range or order without a sign of it.
+    logits, float (N, num_classes). Anything else raises a `UserError`, since a net computes nonsense from pixels in
+    another range or order without a sign of it.
+
+    Its `state_dict` describes itself: an entry `_extra_state` holds the kind of net and the class names, so that
+    `load_pretrained` reads it from any file.
+
+    Args:
+        net: takes normalised images, float (N, 3, 32, 32), and gives logits.
+        normalization: what the net was trained with.
+        name: what the weights are called, such as "resnet20-paper".
+        classes: the name of each logit; None is CIFAR-10's, or numbers where there are not ten logits.
+
+    Raises:
+        UserError: the class names are not one for each logit.
 
     Attributes:
-        net: the bare net, which takes normalised images.
+        net: the bare net.
         mean: what is subtracted from pixels / 255, (3, 1, 1) or (3, 32, 32).
         std: what then divides them, (3, 1, 1) or (3, 32, 32).
-        name: what the weights are called, such as "resnet20-paper".
-        classes: the name of each logit.
+        name: see above.
     """
 
     mean: Tensor
     std: Tensor
+    __jit_unused_properties__ = ("normalization", "classes")
 
-    def __init__(self, net: ResNet, normalization: Normalization, name: str = "") -> None:
+    def __init__(
+        self, net: ResNet, normalization: Normalization, name: str = "", classes: Sequence[str] | None = None
+    ) -> None:
         super().__init__()
         self.net = net
         self.register_buffer("mean", normalization.mean)
         self.register_buffer("std", normalization.std)
         self.name = name
+        self._classes: tuple[str, ...] | None = None
+        if classes is not None:
+            self.classes = classes
 
     @property
     def normalization(self) -> Normalization:
@@ -51,9 +67,24 @@ class PixelClassifier(nn.Module):
 
     @property
     def classes(self) -> Sequence[str]:
-        """The name of each logit: CIFAR-10's classes, or numbers where there are not ten."""
-        num_classes = self.net.fc.out_features
+        """The name of each logit: those that were set, else CIFAR-10's, or numbers where there are not ten."""
+        num_classes = self.count_logits()
+        if self._classes is not None and len(self._classes) == num_classes:
+            return self._classes
         return CLASSES if num_classes == len(CLASSES) else [str(i) for i in range(num_classes)]
+
+    @classes.setter
+    def classes(self, names: Sequence[str]) -> None:
+        self._classes = check_classes(names, self.count_logits())
+
+    def count_logits(self) -> int:
+        """Return the number of logits: of the last layer or, with a head of another kind, of one image's answer."""
+        head: nn.Module = self.net.fc
+        if isinstance(head, nn.Linear):
+            return head.out_features
+        with evaluating(self), torch.no_grad():
+            black = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8, device=self.mean.device)
+            return int(self(black).shape[1])
 
     def forward(self, pixels: Tensor) -> Tensor:  # noqa: D102
         logits: Tensor = self.net(self.normalize(pixels))  # (N, num_classes)
@@ -64,30 +95,32 @@ class PixelClassifier(nn.Module):
         return self.net.forward_features(self.normalize(pixels))
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Turn pixels into what the bare net takes, float of the same shape.
+        """Turn pixels into what the bare net takes, float of the same shape and of the net's type.
 
         Raises:
             UserError: the pixels are not what `forward` takes; the message says what they are.
         """
-        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # it has shapes, not values
-            check_pixels(pixels)
-        scaled = pixels.to(self.mean.dtype)
-        if pixels.dtype == torch.uint8:
-            scaled = scaled / 255
-        return (scaled - self.mean) / self.std
+        weight = self.mean
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            weight = next(self.net.parameters(), weight)
+        return normalize_pixels(pixels, self.mean, self.std, weight)
 
     def predict_logits(self, pixels: Pixels) -> Tensor:
-        """Return the logits of any number of images, computed batch by batch in evaluation mode, on the CPU."""
-        images = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
-        check_pixels(images)
-        training = self.training
-        self.eval()
-        try:
-            with torch.inference_mode():
-                batches = [self(batch.to(self.mean.device)).float().cpu() for batch in torch.split(images, EVAL_BATCH)]
-        finally:
-            self.train(training)
-        return torch.cat(batches)  # (N, num_classes)
+        """Return the logits of any number of images, computed batch by batch in evaluation mode, on the CPU.
+
+        Raises:
+            UserError: these are no pixels, or the net gives logits that are not finite.
+        """
+        images = as_images(pixels)
+        with evaluating(self), torch.inference_mode():
+            batches = [self(batch.to(self.mean.device)).float().cpu() for batch in torch.split(images, EVAL_BATCH)]
+        logits = torch.cat(batches)  # (N, num_classes)
+        if not logits.isfinite().all():
+            raise UserError(
+                f"{self.name or 'the net'} gives logits that are not finite: its weights are damaged, diverged in "
+                f"training, or overflow in {next(self.net.parameters(), self.mean).dtype}"
+            )
+        return logits
 
     def predict(self, pixels: Pixels) -> NDArray[np.int64]:
         """Return the class of each image, int64 (N,), as scikit-learn's classifiers do."""
@@ -99,42 +132,117 @@ class PixelClassifier(nn.Module):
         probabilities: NDArray[np.float32] = self.predict_logits(pixels).softmax(dim=1).numpy()
         return probabilities
 
-    def score(self, pixels: Pixels, labels: Sequence[int] | NDArray[np.int64] | Tensor) -> float:
-        """Return the share of images whose predicted class is the label's, between 0 and 1."""
-        return float((self.predict(pixels) == np.asarray(labels)).mean())
+    def score(self, pixels: Pixels, labels: Labels) -> float:
+        """Return the share of images whose predicted class is the label's, between 0 and 1.
+
+        Raises:
+            UserError: these are no pixels, there are none, or the labels do not fit them.
+        """
+        logits = self.predict_logits(pixels)
+        if not len(logits):
+            raise UserError("there are no images to score")
+        checked = check_labels(labels, *logits.shape)
+        return float((logits.argmax(dim=1).numpy() == checked).mean())
+
+    def get_extra_state(self) -> Tensor:
+        """Return what weights do not tell: a JSON object as a tensor of bytes, which every kind of file takes."""
+        described: dict[str, Any] = {"name": self.name, "classes": self._classes}
+        if isinstance(self.net, ResNet):
+            described |= {"model": net_name(self.net), "option": self.net.option}
+        return torch.frombuffer(bytearray(json.dumps(described).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: object) -> None:
+        """Take over the class names.
+
+        Raises:
+            UserError: the weights are of another kind of net, though their shapes may be the same.
+        """
+        described = read_extra_state(state)
+        if isinstance(self.net, ResNet) and described.get("model"):
+            theirs = f"{described['model']}, option {described.get('option')}"
+            if theirs != (ours := f"{net_name(self.net)}, option {self.net.option}"):
+                raise UserError(f"the weights are of {theirs}, but this net is {ours}")
+        if names := described.get("classes"):
+            self._classes = check_classes(names, len(names))  # shown only if they are as many as the logits
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if f"{prefix}_extra_state" in missing_keys:  # earlier versions wrote none
+            missing_keys.remove(f"{prefix}_extra_state")
 
 
-def check_pixels(pixels: object) -> None:
-    """Check what `PixelClassifier` is given.
+@torch.fx.wrap  # a leaf for tracers, which have no values to check
+def normalize_pixels(pixels: Tensor, mean: Tensor, std: Tensor, weight: Tensor) -> Tensor:
+    """Check pixels and normalise them, in the type of `mean`; the result has the type of `weight`."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        _check_scripted(pixels)
+    else:
+        check_pixels(pixels)
+    scaled = pixels.to(mean.dtype)
+    if pixels.dtype == torch.uint8:
+        scaled = scaled / 255
+    return ((scaled - mean) / std).to(weight.dtype)
+
+
+def _check_scripted(pixels: Tensor, rounding: float = ROUNDING) -> None:
+    """Do what `check_pixels` does, in the words that TorchScript knows."""
+    if pixels.dim() != 4 or pixels.shape[1] != 3 or pixels.shape[2] != 32 or pixels.shape[3] != 32:
+        raise ValueError("expected pixels of shape (N, 3, 32, 32)")
+    if pixels.dtype != torch.uint8:
+        if not pixels.is_floating_point():
+            raise ValueError("expected pixels that are uint8 or float in [0, 1]")
+        if pixels.numel() > 0 and not bool((pixels >= -rounding).all() and (pixels <= 1 + rounding).all()):
+            raise ValueError("expected pixels that are uint8 or float in [0, 1], but their values leave this range")
+
+
+def read_extra_state(state: object) -> dict[str, Any]:
+    """Read what `PixelClassifier.get_extra_state` gives; anything else describes nothing."""
+    if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.ndim != 1:
+        return {}
+    try:
+        described = json.loads(bytes(state.tolist()))
+    except ValueError:
+        return {}
+    return described if isinstance(described, dict) and isinstance(described.get("classes") or [], list) else {}
+
+
+def check_classes(names: object, num_classes: int) -> tuple[str, ...]:
+    """Return class names as a tuple.
 
     Raises:
-        UserError: it is no tensor of pixels of the right type, shape and range.
+        UserError: they are not `num_classes` different names.
     """
-    if fault := _fault(pixels):
-        expected = f"(N, 3, {IMAGE_SIZE}, {IMAGE_SIZE})"
-        raise UserError(f"expected pixels of shape {expected}, uint8 or float in [0, 1], but {fault}")
+    expected = f"expected {num_classes} different class names"
+    if isinstance(names, str) or not isinstance(names, Sequence | np.ndarray):
+        raise UserError(f"{expected}, but got {type(names).__name__}: give a list of names")
+    listed = [str(name) if isinstance(name, np.str_) else name for name in names]
+    if wrong := [name for name in listed if not isinstance(name, str) or not name.strip()]:
+        raise UserError(f"{expected}, but got {wrong[0]!r} among them")
+    if len(listed) != num_classes:
+        raise UserError(f"{expected}, but got {len(listed)}")
+    if len(set(listed)) != len(listed):
+        raise UserError(f"{expected}, but {next(n for n in listed if listed.count(n) > 1)!r} is there twice")
+    return tuple(listed)
 
 
-def _fault(pixels: object) -> str | None:
-    if not isinstance(pixels, Tensor):
-        return f"got {type(pixels).__name__}: give a torch.Tensor"
-    if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
-        return f"got {pixels.dtype}: convert with .to(torch.uint8) if they run from 0 to 255"
-    size = (IMAGE_SIZE, IMAGE_SIZE)
-    if tuple(pixels.shape[1:]) != (3, *size):
-        hint = "resize them, as deepres.images.read_image does"
-        if tuple(pixels.shape) == (3, *size):
-            hint = "add the batch dimension with .unsqueeze(0)"
-        elif tuple(pixels.shape[1:]) == (*size, 3):
-            hint = "channels come first: .permute(0, 3, 1, 2)"
-        elif tuple(pixels.shape[1:]) == (1, *size):
-            hint = "repeat the grey channel with .repeat(1, 3, 1, 1)"
-        return f"got shape {tuple(pixels.shape)}: {hint}"
-    # What follows looks at the values, which a compiler does not have.
-    if pixels.dtype == torch.uint8 or torch.compiler.is_compiling() or not pixels.numel():
-        return None
-    low, high = (float(bound) for bound in pixels.aminmax())
-    if low >= 0 and high <= 1:
-        return None
-    hint = "divide by 255, or give uint8" if low >= 0 and high <= 255 else "give pixels that are not normalised yet"
-    return f"got values from {low:g} to {high:g}: {hint}"
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and each of its parts back into the mode in which it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,91 @@
+"""Builds what computes a step, by name."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from deepres.backends.device import find_compiler
+from deepres.backends.fused.agreement import disagreement
+from deepres.backends.fused.build import KernelsUnavailable, kernels_error, load_kernels
+from deepres.backends.fused.net import FusedNet, why_unsupported
+from deepres.backends.torch_backend import Backend, TorchBackend
+from deepres.errors import unknown_name
+from deepres.models import ResNet
+
+BACKENDS = ("auto", "fused", "compiled", "eager")
+
+
+COMPILE_STEPS = 500  # shorter runs end before torch.compile has paid for itself
+
+
+def check_backend(name: str) -> None:
+    """Raise the error for an unknown backend."""
+    if name not in BACKENDS:
+        raise unknown_name("backend", name, BACKENDS)
+
+
+def plain_backend(num_steps: int, notice: Callable[[str], None]) -> str:
+    """Return the faster of torch's two for a run of `num_steps`; tell `notice` what would be faster."""
+    if num_steps < COMPILE_STEPS:
+        return "eager"
+    if find_compiler() is None:
+        notice("no C++ compiler found, which torch.compile needs: going on without it, slower")
+        return "eager"
+    return "compiled"
+
+
+def why_not_fused(model: nn.Module, device: torch.device, precision: str, sizes: Sequence[int]) -> str | None:
+    """Return why there are no fused kernels for a net and images of these rows here, or None: they are loaded."""
+    if reason := why_unsupported(model, device, precision):
+        return reason
+    try:
+        for size in sizes:
+            load_kernels(precision, size)
+    except KernelsUnavailable as error:
+        return str(error)
+    return None
+
+
+def build_backend(
+    name: str,
+    model: ResNet,
+    device: torch.device,
+    precision: str,
+    capacity: int,
+    notice: Callable[[str], None],
+    *,
+    examples: Sequence[tuple[Tensor, Tensor]] = (),
+    fall_back: bool = False,
+) -> Backend:
+    """Build a backend by name for mini-batches of up to `capacity` images.
+
+    Args:
+        name: "fused", "compiled" or "eager".
+        model: computes on `device`.
+        device: where.
+        precision: "float32" or "bfloat16".
+        capacity: the most images of a mini-batch.
+        notice: is given lines for the user.
+        examples: images as they are trained on and their labels, a pair for each size of image, on which the fused
+            kernels are compared with the net itself, see `deepres.backends.fused.agreement`.
+        fall_back: whether plain torch takes the place of fused kernels that do not compute this net.
+
+    Raises:
+        UserError: an unknown name, or the fused kernels do not work for this net or machine.
+    """
+    check_backend(name)
+    if name != "fused":
+        return TorchBackend(model, device, precision, name == "compiled", notice)
+    reason = why_not_fused(model, device, precision, [images.shape[-1] for images, _ in examples])
+    if reason is None:
+        try:
+            reason = disagreement(model, precision, examples) if examples else None
+            if reason is None:
+                return FusedNet(model, precision, capacity)
+        except KernelsUnavailable as error:
+            reason = str(error)
+    if not fall_back:
+        raise kernels_error(reason)
+    notice(f"no fused kernels ({reason}): going on without them, slower")
+    return TorchBackend(model, device, precision, False, notice)

@@ -1,0 +1,200 @@
+"""Compiles the kernels of kernels.cpp and its headers on first use, keeps them in the user's cache, and loads them.
+
+The kernels run on the OpenMP threads of the process. Torch's libgomp is loaded before and has the name that the
+compiled kernels ask for, so both share one pool of threads; where torch brings a runtime of another name there are
+two pools, of which one sleeps while the other works. Every kernel is told the number of threads.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from ctypes import c_double, c_int, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+
+from deepres.backends.device import find_compiler
+from deepres.errors import UserError
+
+SOURCE = Path(__file__).parent / "kernels" / "kernels.cpp"
+HEADERS = tuple(SOURCE.with_name(name) for name in ("tiles.h", "tiled_conv.h"))
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+SIZES = (16, 24, 32)  # rows and columns of images
+PRECISION_FLAGS = {"float32": ("-DDEEPRES_FLOAT32",), "bfloat16": ()}
+TILES_FLAGS = {"none": (), "amx": ("-DDEEPRES_TILES=1",), "scalar": ("-DDEEPRES_TILES=2",)}
+# What the processor must have, as torch.cpu.get_capabilities names it: all of one of these.
+AVX2 = ("avx2", "fma3")
+AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq")
+CAPABILITIES = {"float32": (AVX2, AVX512), "bfloat16": ((*AVX512, "avx512_bf16"),)}
+AMX = ("amx_tile", "amx_bf16")
+ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18  # Linux on x86-64, for the state of AMX's tiles
+
+
+class KernelsUnavailable(Exception):  # noqa: N818 (it is no error: training goes on without the kernels)
+    """The kernels cannot be had; the message is one line that says why."""
+
+
+def kernels_error(reason: str) -> UserError:
+    """Return the error for kernels that were asked for and cannot be had."""
+    return UserError(f"the fused kernels do not work here ({reason}): give --backend compiled or eager")
+
+
+class Input(ctypes.Structure):
+    """`Input` of kernels.cpp, where the fields are explained."""
+
+    _fields_ = (
+        ("previous", c_void_p),
+        ("shortcut", c_void_p),
+        ("shortcut_channels", c_int64),
+        ("values", c_void_p),
+    )
+
+
+class Layer(ctypes.Structure):
+    """`Layer` of kernels.cpp, where the fields are explained."""
+
+    _fields_ = (
+        ("in_channels", c_int64),
+        ("out_channels", c_int64),
+        ("descending", c_int64),
+        ("input", Input),
+        ("output", c_void_p),
+        ("forward_weight", c_void_p),
+        ("backward_weight", c_void_p),
+        ("sums", c_void_p),
+        ("weight", c_void_p),
+        ("norm_weight", c_void_p),
+        ("norm_bias", c_void_p),
+        ("weight_grad", c_void_p),
+        ("norm_weight_grad", c_void_p),
+        ("norm_bias_grad", c_void_p),
+        ("running_mean", c_void_p),
+        ("running_var", c_void_p),
+        ("num_batches_tracked", c_void_p),
+        ("scale", c_void_p),
+        ("shift", c_void_p),
+        ("mean", c_void_p),
+        ("inverse_std", c_void_p),
+        ("a", c_void_p),
+        ("b", c_void_p),
+        ("c", c_void_p),
+        ("eps", c_double),
+        ("momentum", c_double),
+    )
+
+
+# Functions of kernels.cpp: argument types, in its order, and the type of the result.
+FUNCTIONS = {
+    "chunk_grads_size": ((), c_int64),
+    "packed_size": ((c_int, c_int), c_int64),
+    "load_images": ((c_int, c_void_p, *[c_int64] * 4, c_void_p, c_int), None),
+    "pack_weights": ((c_void_p, c_int, c_int), None),
+    "layer_forward": ((c_void_p, c_int, c_int, c_int), None),
+    "layer_backward": ((c_void_p, c_int, *[c_void_p] * 4, c_int), None),
+    "pool_forward": ((c_void_p, c_int, c_void_p, c_int), None),
+    "pool_backward": ((c_void_p, c_int, c_void_p, c_void_p, c_int), None),
+    "linear_forward": ((c_int, c_int, *[c_void_p] * 4, c_int), None),
+    "cross_entropy": ((c_int, c_int, c_void_p, c_void_p, c_void_p), c_int64),
+    "linear_backward": ((c_int, c_int, *[c_void_p] * 6, c_int), None),
+}
+
+
+def why_no_tiles() -> str | None:
+    """Return why this process cannot use the matrix tiles of AMX, or None; ask the operating system for them.
+
+    Linux gives a process the tiles' state on request, and may refuse: old kernels, some containers and emulators.
+    """
+    if lacking := [name for name in AMX if not torch.cpu.get_capabilities().get(name)]:
+        return f"the processor lacks {', '.join(lacking)}"
+    if sys.platform != "linux":
+        return f"there is no way to ask {sys.platform} for the state of AMX's tiles"
+    return _request_tiles()
+
+
+@functools.cache
+def _request_tiles() -> str | None:
+    system = ctypes.CDLL(None, use_errno=True)
+    if system.syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) != 0:
+        return f"the operating system denies AMX's tiles ({os.strerror(ctypes.get_errno())})"
+    return None
+
+
+def load_kernels(precision: str, size: int = 32, tiles: str | None = None) -> ctypes.CDLL:
+    """Return the compiled kernels, compiling them where the cache has none for this machine (some seconds).
+
+    Args:
+        precision: of activations and packed weights, "float32" or "bfloat16".
+        size: rows and columns of the images, one of `SIZES`.
+        tiles: what computes bfloat16's matrix products: "amx"; "none", vectors; "scalar", a slow twin of AMX for
+            tests. None takes "amx" where it works (see `why_no_tiles`), else "none".
+
+    Raises:
+        KernelsUnavailable: no such precision or size, a processor without AVX2 (for bfloat16: without AVX-512 and its
+            bfloat16 instructions), no compiler or one that fails, or a cache that cannot be written.
+    """
+    if precision not in CAPABILITIES:
+        raise KernelsUnavailable(f"there are no kernels of precision {precision!r}")
+    if size not in SIZES:
+        raise KernelsUnavailable(f"there are no kernels for images of {size} x {size}")
+    capabilities = torch.cpu.get_capabilities()
+    missing = [[name for name in needed if not capabilities.get(name)] for needed in CAPABILITIES[precision]]
+    if all(missing):
+        raise KernelsUnavailable(f"the processor lacks {', '.join(missing[0])}")
+    compiler = find_compiler()
+    if compiler is None:
+        raise KernelsUnavailable("there is no C++ compiler")
+
+    if tiles is None:
+        tiles = "amx" if precision == "bfloat16" and why_no_tiles() is None else "none"
+    flags = (*FLAGS, *PRECISION_FLAGS[precision], *TILES_FLAGS[tiles])
+    command = [compiler, *flags, f"-DDEEPRES_SIZE={size}"]
+    version = _run([compiler, "--version"])
+    identity = repr(
+        ([path.read_bytes() for path in (SOURCE, *HEADERS)], command, version, sorted(capabilities.items()))
+    )
+    name = f"{precision}-{size}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    library = _find_or_build(command, name)
+    try:
+        kernels = ctypes.CDLL(str(library))
+    except OSError as error:
+        raise KernelsUnavailable(f"the compiled kernels do not load: {error}") from error
+    for function, (arguments, result) in FUNCTIONS.items():
+        getattr(kernels, function).argtypes = arguments
+        getattr(kernels, function).restype = result
+    return kernels
+
+
+def _find_or_build(command: list[str], name: str) -> Path:
+    """Return the library's path in the cache; two processes may build it at once."""
+    folder = user_cache_path("deepres") / "kernels"
+    library = folder / name
+    if library.exists():
+        return library
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            built = Path(temporary) / name
+            _run([*command, str(SOURCE), "-o", str(built)])
+            built.replace(library)
+    except OSError as error:
+        raise KernelsUnavailable(f"cannot write to {folder}: {error.strerror}") from error
+    return library
+
+
+def _run(command: list[str]) -> str:
+    """Return what the compiler prints."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    except OSError as error:
+        raise KernelsUnavailable(f"{command[0]} does not run: {error.strerror}") from error
+    if done.returncode != 0:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if "error" in line] + lines  # what it says before is where it was included
+        raise KernelsUnavailable(f"{command[0]} failed: {errors[0] if errors else f'exit code {done.returncode}'}")
+    return done.stdout

@@ -1,0 +1,181 @@
+"""`deepres grid`: models x recipes x seeds."""
+
+import shlex
+import signal
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from deepres.cli.console import out, say, this_command
+from deepres.cli.options import DATA_DIR, DEVICE
+from deepres.errors import UserError
+from deepres.runs.directory import RunDir
+
+if TYPE_CHECKING:
+    from deepres.grid.plan import Job
+    from deepres.grid.ray import RayCluster
+    from deepres.grid.train_process import Outcome
+
+
+SMALLEST_SHARE = 0.0001  # of a core or GPU, in Ray's arithmetic
+
+
+@click.command()
+@click.option(
+    "--models", "model_names", multiple=True, metavar="NAME,...", help="Default: the eight of 20 to 56 layers."
+)
+@click.option("--recipes", "recipe_names", multiple=True, metavar="NAME,...", help="Default: fast.")
+@click.option("--seeds", default="1", show_default=True, help="Their number, or a list such as 0,2,5-7; 5-5 is one.")
+@click.option("--split", help="50k or 45k, see `deepres train`. Default: the recipe's.")
+@click.option("--out", "out_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option(
+    "--jobs", "parallel", type=click.IntRange(min=1), help="Runs at a time. Default: one per core, or per GPU."
+)
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--address", help="Of the Ray cluster. Default: $RAY_ADDRESS, or the one that runs here.")
+@click.option("--cpus-per-run", type=click.FloatRange(min=0), default=1, show_default=True, help="For Ray.")
+@click.option("--gpus-per-run", type=click.FloatRange(min=0), default=0, show_default=True, help="For Ray.")
+@DATA_DIR
+@DEVICE
+@click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option("--backend", default="auto", show_default=True, help="auto, fused, compiled or eager.")
+@click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
+def grid(
+    model_names: tuple[str, ...],
+    recipe_names: tuple[str, ...],
+    seeds: str,
+    split: str | None,
+    out_dir: Path,
+    parallel: int | None,
+    engine: str,
+    address: str | None,
+    cpus_per_run: float,
+    gpus_per_run: float,
+    data_dir: Path | None,
+    device: str,
+    precision: str,
+    backend: str,
+    checkpoint_minutes: float,
+) -> None:
+    """Train models x recipes x seeds, each in a run directory of its own.
+
+    Finished runs are skipped, interrupted ones go on, failed ones are told of at the end. Ctrl-C saves all that run;
+    the same command goes on. Low seeds and shallow nets come first.
+    """
+    from deepres.backends.build import check_backend
+    from deepres.grid.display import GridDisplay
+    from deepres.grid.local import default_parallel, run_local
+    from deepres.grid.plan import PAPER_MODELS, parse_seeds, plan_grid
+    from deepres.grid.train_process import Outcome
+    from deepres.recipes.named import get_recipe
+    from deepres.training.stopping import StopRequest, stop_requests
+
+    recipes = [get_recipe(name) for name in listed("--recipes", recipe_names, ["fast"])]
+    if split is not None:
+        recipes = [replace(recipe, split=split) for recipe in recipes]
+    check_backend(backend)
+    models = listed("--models", model_names, PAPER_MODELS)
+    jobs = plan_grid(models, recipes, parse_seeds(seeds), out_dir, precision=precision, backend=backend)
+    pending = [job for job in jobs if not job.is_finished()]
+    settings = ["--device", device, "--checkpoint-minutes", f"{checkpoint_minutes:g}"]
+    if data_dir is not None:
+        settings += ["--data-dir", str(data_dir.absolute())]
+    cluster = None
+    if engine == "local":
+        num_gpus = check_machine(device, precision, data_dir)
+        parallel = parallel or default_parallel(len(jobs), num_gpus)  # of all: a run goes on with as many threads
+    else:
+        cluster = connect(address, cpus_per_run, gpus_per_run, device, precision)
+        parallel = parallel or max(1, len(pending))
+
+    say(f"deepres: {len(jobs)} runs in {out_dir}, {len(jobs) - len(pending)} of them finished before")
+    outcomes = {job.name: Outcome("finished") for job in jobs}
+    stop = StopRequest()
+    if pending:
+        with stop_requests(stop), GridDisplay(jobs, pending) as display:
+            if cluster is None:
+                ended = run_local(pending, parallel, num_gpus, settings, display, stop)
+            else:
+                ended = cluster.run(pending, parallel, settings, data_dir, display, stop)
+            outcomes |= {job.name: ended.get(job.name, Outcome("not begun")) for job in pending}
+    tell_outcomes(jobs, outcomes, out_dir)
+    if stop.signal_number is not None:
+        say(f"deepres: stopped by {signal.Signals(stop.signal_number).name}; go on with: {this_command()}")
+        sys.exit(128 + stop.signal_number)
+    if any(outcome.state != "finished" for outcome in outcomes.values()):
+        sys.exit(1)
+
+
+def listed(option: str, values: Sequence[str], default: Sequence[str]) -> list[str]:
+    """Return the names of an option that may be given several times and may list several, each once.
+
+    Raises:
+        UserError: the option was given, but without a name, as where a shell variable is not set.
+    """
+    names = list(dict.fromkeys(name.strip() for value in values for name in value.split(",") if name.strip()))
+    if values and not names:
+        raise UserError(f"{option} {','.join(values)!r} names nothing: name some, or leave it out for the default")
+    return names or list(default)
+
+
+def check_machine(device: str, precision: str, data_dir: Path | None) -> int:
+    """Let what would make every run here fail end now; return the number of GPUs, 0 for the CPU.
+
+    Raises:
+        UserError: no such device or precision, or no CIFAR-10.
+    """
+    import torch
+
+    from deepres.backends.device import check_precision, resolve_device
+    from deepres.data.cifar10 import check_cifar10
+
+    chosen = resolve_device(device, lambda notice: say(f"deepres: {notice}"))
+    check_precision(precision, chosen)
+    check_cifar10(data_dir)
+    return torch.cuda.device_count() if chosen.type == "cuda" else 0
+
+
+def connect(address: str | None, cpus: float, gpus: float, device: str, precision: str) -> "RayCluster":
+    """Connect to a Ray cluster.
+
+    Raises:
+        UserError: there is none, or Ray is not installed, or there is no such device or precision, or Ray cannot share
+            cores and GPUs out so.
+    """
+    import torch
+
+    from deepres.backends.device import check_device, check_precision
+
+    check_device(device)
+    check_precision(precision, torch.device("cpu"))
+    for option, number in (("--cpus-per-run", cpus), ("--gpus-per-run", gpus)):
+        if 0 < number < SMALLEST_SHARE:
+            raise UserError(
+                f"{option} {number:g}: Ray shares nothing out in parts below {SMALLEST_SHARE:g}; give more, or 0"
+            )
+    if gpus > 1 and gpus != int(gpus):
+        raise UserError(f"--gpus-per-run {gpus:g}: more than one GPU goes to a run as a whole number only")
+    try:
+        from deepres.grid.ray import RayCluster, Resources
+    except ModuleNotFoundError as missing:
+        raise UserError(f"--engine ray needs {missing.name}: pip install 'deepres[ray]'") from None
+    return RayCluster(address, Resources(cpus, gpus), notice=lambda line: say(f"deepres: {line}"))
+
+
+def tell_outcomes(jobs: Sequence["Job"], outcomes: Mapping[str, "Outcome"], out_dir: Path) -> None:
+    """Say how the grid ended: numbers, and every run that is not finished with its reason."""
+    counts = Counter(outcome.state for outcome in outcomes.values())
+    out.print(f"{len(jobs)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}", markup=False)
+    for job in jobs:
+        outcome = outcomes[job.name]
+        if outcome.message:
+            out.print(f"{job.name}: {outcome.state}: {outcome.message}", markup=False, soft_wrap=True)
+            if outcome.state == "failed" and RunDir(job.path).log.exists():
+                out.print(f"  all that it said: {RunDir(job.path).log}", markup=False, soft_wrap=True)
+    if counts["finished"]:
+        out.print(f"statistics: deepres results {shlex.quote(str(out_dir))}", markup=False, soft_wrap=True)

@@ -1,0 +1,85 @@
+"""`deepres predict`: the classes of any image files."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from deepres.cli.console import out, pixel_picture, say
+from deepres.cli.options import DEVICE
+from deepres.errors import UserError
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--model", "net", default="resnet20", show_default=True, help="NAME, RUN_DIR or FILE, see evaluate.")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show of each image.")
+@click.option("--show", is_flag=True, help="Draw in the terminal the 32x32 pixels that the net sees.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@DEVICE
+def predict(sources: tuple[str, ...], net: str, top: int, show: bool, as_json: bool, device: str) -> None:
+    """Tell what is in each IMAGE: an image file, a folder of them, or - for standard input.
+
+    The whole picture is squeezed to 32x32 pixels, as CIFAR-10's are, without cropping. A file that cannot be used is
+    named, and the others go on; the exit code is then 2.
+    """
+    import numpy as np
+
+    from deepres.backends.device import resolve_device
+    from deepres.data.images import read_images
+    from deepres.zoo.catalogue import load_pretrained
+
+    chosen = resolve_device(device)
+    classifier = load_pretrained(net).to(chosen)
+    names, images, faults = read_images(_find(sources))
+    for name, fault in faults.items():
+        say(f"deepres: error: {name}: {fault}")
+    order = []
+    if images:
+        probabilities = classifier.predict_proba(np.stack(images))  # (N, num_classes)
+        order = [np.argsort(-row, kind="stable")[:top] for row in probabilities]
+    ranked = [
+        [(classifier.classes[i], float(probabilities[n, i])) for i in indices] for n, indices in enumerate(order)
+    ]
+    if as_json:
+        found = [
+            {"image": name, "predictions": [{"class": label, "probability": round(p, 6)} for label, p in row]}
+            for name, row in zip(names, ranked, strict=True)
+        ]
+        broken = [{"image": name, "error": fault} for name, fault in faults.items()]
+        click.echo(json.dumps({"model": classifier.name, "images": found + broken}))
+    elif images:
+        table = Table("image", "class", title=classifier.name, title_justify="left")
+        table.add_column("probability", justify="right")
+        for name, row in zip(names, ranked, strict=True):
+            for i, (label, probability) in enumerate(row):
+                table.add_row("" if i else escape(name), label, f"{probability:.1%}", end_section=i == len(row) - 1)
+        if show and out.color_system is None:
+            say("deepres: --show draws nothing: this output has no colours; a terminal that has them is needed")
+        elif show:
+            for name, image in zip(names, images, strict=True):
+                out.print(pixel_picture(image.tolist()))
+                out.print(name, markup=False, soft_wrap=True)
+        out.print(table)
+    if faults:
+        raise UserError(f"{len(faults)} of {len(names) + len(faults):,} images could not be used")
+
+
+def _find(sources: tuple[str, ...]) -> Iterator[tuple[str, Path | BinaryIO]]:
+    """Yield the name of each image and where it is."""
+    from deepres.data.images import find_images
+
+    for source in sources:
+        if source == "-":
+            yield "-", io.BytesIO(sys.stdin.buffer.read())
+        elif Path(source).is_dir():
+            for path in find_images(Path(source)):
+                yield str(path), path
+        else:
+            yield source, Path(source)

@@ -1,0 +1,32 @@
+"""`deepres report`: tables, figures and a web page from finished runs."""
+
+from pathlib import Path
+
+import click
+
+from deepres.cli.console import err, out, say
+from deepres.cli.options import DATA_DIR
+from deepres.errors import UserError
+
+
+@click.command()
+@click.argument("dirs", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
+@click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder for the report.")
+@DATA_DIR
+def report(dirs: tuple[Path, ...], out_dir: Path, data_dir: Path | None) -> None:
+    """Write tables, figures and report.html from the finished runs in DIR...
+
+    A DIR is a run directory or holds some at any depth. Table 6 is written as .md, .csv and .tex; figure 6, error
+    against depth and compute, confusion matrices and the surest errors as .png, .svg and .pdf; figure 7 where
+    responses.json of `deepres responses` lies in a DIR or in OUT. Needs neither weights nor a GPU.
+    """
+    try:
+        from deepres.report.report import write_report
+    except ModuleNotFoundError as missing:
+        raise UserError(f"deepres report needs {missing.name}: pip install 'deepres[report]'") from None
+
+    with err.status("") as status:
+        written, remarks = write_report(dirs, out_dir, data_dir, doing=status.update)
+    for remark in remarks:
+        say(f"deepres: not shown: {remark}")
+    out.print(f"{len(written)} files written to {out_dir}; read {written[-1]}", markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""How nets are trained: recipes, which are frozen dataclasses, and the named ones."""

@@ -1,0 +1,336 @@
+"""Finished runs, read from their directories: what every table, figure and statistic is made of. Needs no torch.
+
+A run directory is one that holds recipe.json; `runs/` of a training machine and the committed `results/` alike are
+folders of them.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from deepres.errors import UserError
+from deepres.files import read_json
+from deepres.runs.directory import Row, RunDir
+
+FAMILIES = ("plain", "resnet")  # the paper's come first, as it shows them
+RESULT_KEYS = ("steps", "total_steps", "epochs", "num_parameters", "best_epoch", "seconds", "images_per_second")
+OPTIONAL_KEYS = ("test_error_best", "flop_per_image", "compute")  # numbers, or None, or not there
+ENVIRONMENT_KEYS = ("deepres", "commit", "python", "torch", "device", "device_name")
+ROW_KEYS = ("step", "epoch", "learning_rate", "train_loss", "train_error")
+
+
+def model_key(name: str) -> tuple[int, str, int, str]:
+    """Return a sort key that puts models in natural order: plain20 ... plain56, resnet20 ... resnet110, others."""
+    match = re.fullmatch(r"(\D*)(\d*)(.*)", name)
+    assert match is not None
+    family, depth, rest = match.groups()
+    place = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
+    return place, family, int(depth or 0), rest
+
+
+def family_of(model: str) -> str:
+    """Return a net's name without its depth: "plain" or "resnet"."""
+    return model_key(model)[1]
+
+
+def depth_of(model: str) -> int:
+    """Return the number of layers in a net's name; 0 if there is none."""
+    return model_key(model)[2]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run that took all steps of its schedule. Errors are in percent."""
+
+    path: Path
+    config: dict[str, Any]
+    """The content of recipe.json."""
+    environment: dict[str, Any]
+    """The content of environment.json: that of the last start, with those before it under "earlier_starts"."""
+    rows: list[Row]
+    """The lines of metrics.jsonl, one per epoch."""
+    result: dict[str, Any]
+    """The content of result.json."""
+
+    @property
+    def model(self) -> str:
+        """The net's name."""
+        return str(self.config["model"])
+
+    @property
+    def depth(self) -> int:
+        """The number of layers in the net's name; 0 if there is none."""
+        return depth_of(self.model)
+
+    @property
+    def recipe(self) -> str:
+        """The recipe's name. Its content is in `config`; see `group_runs`."""
+        return str(self.config["recipe"]["name"])
+
+    @property
+    def split(self) -> str:
+        """ "50k" or "45k"."""
+        return str(self.config["recipe"]["split"])
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.config["seed"])
+
+    @property
+    def option(self) -> str:
+        """The kind of shortcut."""
+        return str(self.config["option"])
+
+    @property
+    def precision(self) -> str:
+        """ "float32" or "bfloat16"."""
+        return str(self.config["precision"])
+
+    @property
+    def batch_size(self) -> int:
+        """Images per mini-batch."""
+        return int(self.config["recipe"]["batch_size"])
+
+    @property
+    def small_images(self) -> list[tuple[int, int]]:
+        """The parts of the training on images smaller than those of the test: rows of an image, step it ended with."""
+        parts = self.config["recipe"].get("low_resolutions", ())
+        return [(int(part["size"]), round(part["until"] * self.steps)) for part in parts]
+
+    @property
+    def held_out(self) -> str:
+        """The set that was evaluated at each epoch: "test", or "val" with the 45k/5k split."""
+        return "test" if self.split == "50k" else "val"
+
+    @property
+    def test_error_last(self) -> float:
+        """Of the last epoch."""
+        return float(self.result["test_error_last"])
+
+    @property
+    def test_error_best(self) -> float | None:
+        """Of the best epoch, chosen by test error; None where val was evaluated at each epoch in its place."""
+        return _optional(self.result["test_error_best"])
+
+    @property
+    def val_error_last(self) -> float | None:
+        """Of the last epoch; None without val."""
+        return _optional(self.result.get("val_error_last"))
+
+    @property
+    def val_error_best(self) -> float | None:
+        """Of the best epoch, chosen by val error; None without val."""
+        return _optional(self.result.get("val_error_best"))
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch, counted from 1, whose test error (or else val error) was the lowest."""
+        return int(self.result["best_epoch"])
+
+    @property
+    def train_error(self) -> float:
+        """The running one of the last epoch, over augmented images."""
+        return float(self.result["train_error"])
+
+    @property
+    def steps(self) -> int:
+        """Mini-batches taken."""
+        return int(self.result["steps"])
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training images."""
+        return float(self.result["epochs"])
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the net."""
+        return int(self.result["num_parameters"])
+
+    @property
+    def flop_per_image(self) -> float | None:
+        """Floating-point operations of training on one image of full size; None in runs that did not record them."""
+        return _optional(self.result.get("flop_per_image"))
+
+    @property
+    def training_flop(self) -> float | None:
+        """Floating-point operations of the whole training."""
+        images = self.result.get("compute")  # small ones counted in proportion to their pixels
+        return None if self.flop_per_image is None or images is None else self.flop_per_image * float(images)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time over all starts."""
+        return float(self.result["seconds"])
+
+    @property
+    def images_per_second(self) -> float:
+        """Speed of the loop."""
+        return float(self.result["images_per_second"])
+
+    @property
+    def device(self) -> str:
+        """ "cpu" or "cuda"."""
+        return str(self.environment["device"])
+
+    @property
+    def device_name(self) -> str:
+        """The chip."""
+        return str(self.environment["device_name"])
+
+    @property
+    def versions(self) -> str:
+        """Of what computed, in one line."""
+        return ", ".join(f"{name} {self.environment[name]}" for name in ("deepres", "torch", "python"))
+
+    @property
+    def commit(self) -> str:
+        """Of the code of the last start; empty if it was not run from a checkout."""
+        return str(self.environment["commit"] or "")
+
+    @property
+    def predictions(self) -> Path | None:
+        """predictions.npz, where the run has it."""
+        path = RunDir(self.path).predictions
+        return path if path.is_file() else None
+
+    @property
+    def variant(self) -> str:
+        """A short digest of all that determines a run but its net and seed; `group_runs` averages by it."""
+        return digest({key: value for key, value in self.config.items() if key not in ("model", "seed")})
+
+
+@dataclass(frozen=True)
+class SkippedRun:
+    """A run directory that no statistic is made of."""
+
+    path: Path
+    reason: str
+    """One line."""
+
+
+def find_run_dirs(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the run directories in folders, or the folders themselves where they are such; sorted, each one once.
+
+    Raises:
+        UserError: a path is no folder.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise UserError(f"no folder {path}: name run directories, or folders that hold some")
+        seen: set[Path] = set()
+        for folder, subfolders, files in os.walk(path, followlinks=True):
+            real = Path(folder).resolve()
+            if RunDir(folder).recipe.name in files:
+                found.setdefault(real, Path(folder))
+                subfolders.clear()  # nothing in a run directory is another one
+            else:
+                again = real in seen  # by a link
+                subfolders[:] = [] if again else [name for name in subfolders if not name.startswith(".")]
+            seen.add(real)
+    return sorted(found.values(), key=lambda path: [model_key(part) for part in path.parts])
+
+
+def load_runs(paths: Iterable[str | Path]) -> tuple[list[FinishedRun], list[SkippedRun]]:
+    """Read the run directories in folders: the finished runs, by model, recipe and seed, and the others with a reason.
+
+    A run that is there twice, as in `runs/` and in `results/`, is read once; of two runs of the same configuration and
+    seed that ended differently, the first one found, for they are not independent.
+
+    Raises:
+        UserError: a path is no folder.
+    """
+    finished: dict[str, FinishedRun] = {}
+    skipped: list[SkippedRun] = []
+    for path in find_run_dirs(paths):
+        try:
+            run = read_run(path)
+        except UserError as error:
+            skipped.append(SkippedRun(path, str(error)))
+            continue
+        twin = finished.setdefault(digest(run.config), run)
+        if twin is not run and twin.result != run.result:
+            skipped.append(SkippedRun(path, f"the same configuration and seed as {twin.path}, with another result"))
+    return sorted(finished.values(), key=_order), skipped
+
+
+def _order(run: FinishedRun) -> tuple[Any, ...]:
+    return model_key(run.model), run.recipe, run.variant, run.seed
+
+
+def read_run(path: str | Path) -> FinishedRun:
+    """Read one run directory.
+
+    Raises:
+        UserError: the run is not finished, or a file of it is missing or damaged; the message says so in one line.
+    """
+    run_dir = RunDir(path)
+    config = read_json(run_dir.recipe, required=("model", "option", "seed", "precision", "recipe"))
+    recipe = config["recipe"]
+    if not isinstance(recipe, dict) or not {"name", "split", "batch_size"} <= recipe.keys():
+        raise UserError(f"{run_dir.recipe} is damaged (no whole recipe in it)")
+    parts = recipe.get("low_resolutions", ())
+    try:
+        for part in parts:
+            _check_numbers(part, ("size", "until"), run_dir.recipe)
+    except (AttributeError, TypeError):
+        raise UserError(f"{run_dir.recipe} is damaged (low_resolutions is {parts!r})") from None
+    _check_numbers(recipe, ("batch_size",), run_dir.recipe)
+    if not isinstance(config["seed"], int) or not isinstance(config["model"], str):
+        raise UserError(f"{run_dir.recipe} is damaged (model or seed)")
+    if not run_dir.result.exists():
+        raise UserError(f"not finished{_progress(run_dir)}")
+    held_out = "test" if recipe["split"] == "50k" else "val"
+    numbers = ("test_error_last", f"{held_out}_error_last", f"{held_out}_error_best", "train_error")
+    result = read_json(run_dir.result, required=("test_error_best", *numbers, *RESULT_KEYS))
+    optional = {key for key in OPTIONAL_KEYS if result.get(key) is not None}
+    _check_numbers(result, {*numbers, *RESULT_KEYS, *optional}, run_dir.result)
+    if result["steps"] < result["total_steps"]:
+        raise UserError(f"ended by --max-steps after step {result['steps']:,} of {result['total_steps']:,}")
+    rows = run_dir.read_metrics() if run_dir.metrics.exists() else []
+    for row in rows:
+        if not isinstance(row, dict):
+            raise UserError(f"{run_dir.metrics} is damaged (a line that is no JSON object)")
+        _check_numbers(row, {*ROW_KEYS, f"{held_out}_error"}, run_dir.metrics)
+    if not rows or rows[-1]["step"] != result["steps"]:
+        raise UserError(
+            f"{run_dir.metrics} is missing or does not end at step {result['steps']:,} as result.json does"
+        )
+    environment = read_json(run_dir.environment, required=ENVIRONMENT_KEYS)
+    if not isinstance(environment.get("earlier_starts", []), list):
+        raise UserError(f"{run_dir.environment} is damaged (earlier_starts)")
+    return FinishedRun(Path(path), config, environment, rows, result)
+
+
+def _progress(run_dir: RunDir) -> str:
+    """Say how far an unfinished run is."""
+    try:
+        last = run_dir.read_metrics()[-1]
+        return f": epoch {last['epoch']}, step {last['step']:,}"
+    except (OSError, UserError, IndexError, KeyError, TypeError, ValueError):
+        return ": no epoch yet"
+
+
+def _check_numbers(content: Mapping[str, Any], keys: Iterable[str], path: Path) -> None:
+    """Raise the error for a value that is missing or no finite number."""
+    for key in keys:
+        value = content.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{path} is damaged ({key} is {value!r}, no number)")
+
+
+def _optional(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Return eight hexadecimal digits that depend on a JSON object's whole content and not on its order."""
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

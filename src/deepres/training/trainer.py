@@ -1,0 +1,244 @@
+"""The training loop's state and its single step."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepres.backends.build import build_backend
+from deepres.backends.fused.agreement import NUM_IMAGES
+from deepres.data.loader import TrainStream
+from deepres.errors import UserError
+from deepres.models import build_model
+from deepres.recipes.recipe import Recipe
+from deepres.seeding import Stream, derive_generator
+from deepres.training.group import Group
+from deepres.training.optimizers import build_optimizers
+from deepres.training.schedule import SlowStartGate, learning_rate
+from deepres.training.start import start_chain
+from deepres.training.stopping import StopRequest
+from deepres.weights.evaluate import percent, predict_logits
+
+GPU_SYNC_STEPS = 20  # a GPU is asked for its losses only so often; asking makes it wait
+
+
+class DivergedError(UserError):
+    """The training itself went wrong: a loss or a weight is not finite."""
+
+    exit_code = 1
+
+
+@dataclass
+class RunningTotals:
+    """What has been seen since the epoch began: the running training loss and error, over augmented images."""
+
+    loss: float = 0.0
+    """Cross-entropy in nats, summed over images."""
+    wrong: int = 0
+    images: int = 0
+
+    @property
+    def mean_loss(self) -> float:
+        """Nats per image."""
+        return self.loss / self.images if self.images else float("nan")
+
+    @property
+    def error(self) -> float:
+        """Percent."""
+        return percent(self.wrong, self.images) if self.images else float("nan")
+
+
+class Trainer:
+    """A net in training. `advance` takes one step; `state` and `load_state` are what a checkpoint holds.
+
+    Args:
+        name: the model, a key of `deepres.models.MODELS`.
+        option: its kind of shortcut.
+        recipe: how it is trained.
+        seed: gives the initial weights; the stream has its own copy.
+        stream: the mini-batches.
+        total_steps: the length of the schedule.
+        device: where to compute.
+        precision: "float32" or "bfloat16".
+        backend: what computes, see `deepres.backends.torch_backend`.
+        notice: is given lines for the user.
+        fall_back: whether plain torch takes the place of fused kernels that do not compute this net.
+        group: the processes among which each mini-batch is divided; all of them hold the same state.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        option: str,
+        recipe: Recipe,
+        seed: int,
+        stream: TrainStream,
+        total_steps: int,
+        device: torch.device,
+        precision: str,
+        backend: str,
+        notice: Callable[[str], None],
+        fall_back: bool = False,
+        group: Group | None = None,
+    ) -> None:
+        model = build_model(name, option=option, generator=derive_generator(seed, Stream.WEIGHTS)).to(device)
+        start_chain(recipe, model)
+        self.backend = build_backend(
+            backend,
+            model,
+            device,
+            precision,
+            stream.batch_size,
+            notice,
+            examples=stream.examples(NUM_IMAGES, [None, *recipe.small_sizes]) if backend == "fused" else (),
+            fall_back=fall_back,
+        )
+        self.model = model
+        self.optimizers = build_optimizers(recipe, model)
+        self.recipe = recipe
+        self.stream = stream
+        self.total_steps = total_steps
+        self.device = device
+        self.group = group or Group()
+        self.slow_start = SlowStartGate(recipe.slow_start, model.depth)
+        self.totals = RunningTotals()
+        self.step = 0  # steps taken
+        self.learning_rate = 0.0  # of the last step taken
+        self.stop = StopRequest()
+        self._stop_agreed = False
+        self.last_checkpoint: str | None = None
+        self._unread: list[tuple[Tensor, Tensor]] = []  # losses and errors not yet asked of the device
+
+    def advance(self) -> None:
+        """Take one step."""
+        scheduled = learning_rate(self.recipe, self.step, self.total_steps)
+        self.learning_rate = self.slow_start.rate(scheduled)
+        for optimizer in self.optimizers:
+            for group in optimizer.groups:
+                group.lr = group.peak_lr * self.learning_rate / self.recipe.learning_rate
+
+        images, labels = self.stream.batch(self.step, self.group.share(self.stream.batch_size))
+        loss, wrong = self.backend.forward_backward(images, labels)
+        if self.group.size > 1:
+            loss, wrong = self._sum_over_group(loss, wrong, len(labels))
+        self.update()
+
+        self.step += 1
+        self._unread.append((loss, wrong))
+        if self.device.type == "cpu" or self.slow_start.open or len(self._unread) == GPU_SYNC_STEPS:
+            self.read_losses()
+
+    def update(self) -> None:
+        """Change the parameters by their gradients, and clear these."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def _sum_over_group(self, loss: Tensor, wrong: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
+        """Put the whole mini-batch's gradients into the parameters, and mean running statistics into the buffers.
+
+        Batch statistics themselves remain those of each share, as on the paper's two GPUs.
+        """
+        share = num_images / self.stream.batch_size
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        scalars = torch.stack([loss * share, wrong.float(), torch.tensor(float(self.stop.signal_number is not None))])
+        for gradient in gradients:
+            gradient.mul_(share)
+        for statistic in statistics:
+            statistic.div_(self.group.size)
+        self.group.sum_([*gradients, *statistics, scalars])
+        self._stop_agreed = bool(scalars[2])
+        return scalars[0], scalars[1].long()
+
+    @property
+    def must_stop(self) -> bool:
+        """True after the step at which this process, or in a group all of them, stop on request."""
+        return self._stop_agreed if self.group.size > 1 else self.stop.signal_number is not None
+
+    def read_losses(self) -> None:
+        """Bring the running totals up to date.
+
+        Raises:
+            DivergedError: a loss is not finite.
+        """
+        if not self._unread:
+            return
+        losses = torch.stack([loss for loss, _ in self._unread]).tolist()
+        wrongs = torch.stack([wrong for _, wrong in self._unread]).tolist()
+        first = self.step - len(self._unread)
+        self._unread.clear()
+        for i, (loss, wrong) in enumerate(zip(losses, wrongs, strict=True)):
+            if not math.isfinite(loss):
+                raise self._diverged(f"the loss is {loss} at step {first + i + 1}")
+            self.totals.loss += loss * self.stream.batch_size
+            self.totals.wrong += wrong
+            self.totals.images += self.stream.batch_size
+            self.slow_start.record(wrong, self.stream.batch_size)
+
+    def _diverged(self, what: str) -> DivergedError:
+        where = f"the last good checkpoint is {self.last_checkpoint}" if self.last_checkpoint else "no checkpoint yet"
+        return DivergedError(f"training diverged: {what}, learning rate {self.learning_rate:g}; {where}")
+
+    @property
+    def epochs_done(self) -> int:
+        """Whole passes over the training images."""
+        return self.step * self.stream.batch_size // len(self.stream.images)
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """True if the last step completed a pass over the training images."""
+        before = (self.step - 1) * self.stream.batch_size // len(self.stream.images)
+        return self.step > 0 and self.epochs_done > before
+
+    def start_epoch(self) -> None:
+        """Count training loss and error from zero."""
+        self.read_losses()
+        self.totals = RunningTotals()
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """Return the logits of uint8 images (N, 3, H, W) in the run's own precision: float32 (N, num_classes).
+
+        The processes of the group divide the images among themselves; each returns all logits.
+        """
+        share = self.group.share(len(images))
+        part = predict_logits(self.backend.logits, images[share], self.stream.normalization)
+        logits = part.new_zeros(len(images), part.shape[1])
+        logits[share] = part
+        self.group.sum_([logits])
+        return logits
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next step depends on.
+
+        No generator is among it: the batches depend on the seed and the step alone.
+
+        Raises:
+            DivergedError: a loss or a weight is not finite.
+        """
+        self.read_losses()
+        weights = self.model.state_dict()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+            raise self._diverged(f"a weight is not finite after step {self.step}")
+        return {
+            "step": self.step,
+            "model": weights,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "slow_start": self.slow_start.state(),
+            "totals": [self.totals.loss, self.totals.wrong, self.totals.images],
+            "learning_rate": self.learning_rate,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned; the next step is then bit for bit what it would have been (on a CPU)."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.slow_start.load_state(state["slow_start"])
+        self.totals = RunningTotals(*state["totals"])
+        self.learning_rate = state["learning_rate"]

@@ -1,0 +1,1 @@
+"""The trained weights that deepres publishes, with their cards."""

@@ -1,0 +1,169 @@
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from command_line import assert_one_line_error, run_cli
+from run_files import write_run
+
+from deepres.data.cifar10 import load_cifar10
+from deepres.report.responses import Responses, write_responses
+from deepres.runs.predictions import Predictions
+
+# As `deepres` does; then says whether torch came along, which would make a report wait for it.
+WITHOUT_TORCH = """
+import sys
+from deepres.cli import main
+try:
+    main()
+finally:
+    print("torch imported:", "torch" in sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, cifar10_dir):
+    """Runs of two nets on the real test set; of one net two seeds, one of another recipe, one not finished."""
+    folder = tmp_path_factory.mktemp("runs")
+    labels = load_cifar10(cifar10_dir).test.labels.astype(np.uint8)
+    for seed in range(2):
+        predicted = labels.copy()
+        predicted[: 800 + seed] = (labels[: 800 + seed] + 1) % 10
+        probability = np.linspace(1, 0.2, len(labels), dtype=np.float32)
+        predictions = Predictions(labels, predicted, probability)
+        write_run(folder / f"a{seed}", seed=seed, test_errors=(30.0, 8.0 + 0.01 * seed), predictions=predictions)
+    write_run(folder / "b", "plain20", test_errors=(40.0, 9.5), flop=None)
+    write_run(folder / "c", "resnet20", seed=5, finished=False)
+    write_responses(folder, [Responses("resnet20", "a0", ("conv1", "layer1.0.conv1"), (1.5, 0.5))], 50_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(runs, tmp_path_factory, cifar10_dir):
+    out = tmp_path_factory.mktemp("report") / "new"
+    command = [sys.executable, "-c", WITHOUT_TORCH, "report", runs, "--out", out, "--data-dir", cifar10_dir]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_report_needs_no_torch(written):
+    _, done = written
+    assert "torch imported: False" in done.stdout
+
+
+def test_every_figure_and_table_is_there_in_every_format(written):
+    out, done = written
+    figures = {"figure6-paper", "figure7", "error-depth-paper", "error-compute"}
+    figures |= {"confusion-resnet20-paper", "wrong-paper"}
+    expected = {f"{name}.{suffix}" for name in figures for suffix in ("png", "svg", "pdf")}
+    assert {path.name for path in out.iterdir()} == expected | {"table6.md", "table6.csv", "table6.tex", "report.html"}
+    assert f"{len(expected) + 4} files written to {out}" in done.stdout
+    assert "not shown: answers on the test set: no predictions.npz in the runs of plain20 (paper)" in done.stderr
+    assert "not shown: compute: the runs of plain20 recorded no operations" in done.stderr
+
+
+def test_the_page_refers_to_nothing_outside_itself(written):
+    page = (written[0] / "report.html").read_text()
+    own = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)  # without plotly's
+    assert len(own) < len(page) / 5
+    assert "http:" not in own
+    assert "https:" not in own
+    assert re.findall(r'\b(?:src|href)="(?!data:image/png;base64,|#)[^"]*"', own) == []
+    assert "@import" not in own
+    assert "url(" not in own
+    assert (
+        """content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:">"""
+        in own
+    )
+    assert page.count("<script") == page.count("</script>") == 3
+
+
+def test_the_page_says_what_the_runs_say(written, runs):
+    page = (written[0] / "report.html").read_text()
+    text = re.sub(r"<script.*?</script>|<[^>]*>", " ", page, flags=re.DOTALL)
+    text = " ".join(text.split())
+    assert "3 finished runs of 2 nets, recipe paper" in text
+    assert "paper resnet20 8.00 ± 0.01 2 8.00 8.75 8.04 8.00 float32" in text
+    assert "ResNet-20 is better than plain-20 paper too few seeds +1.50" in text
+    assert "deepres grid --models plain32,plain44,plain56,resnet32,resnet44,resnet56,resnet110 --recipes paper" in text
+    assert "airplane taken for" not in text.split("The surest errors")[0]
+    assert "AMD EPYC" in text
+    assert f"{runs / 'c'} : not finished" in text
+    assert "running one of each epoch over augmented images" in text
+
+
+def test_the_pages_charts_hold_the_numbers(written):
+    page = (written[0] / "report.html").read_text()
+    (content,) = re.findall(r'<script id="charts" type="application/json">(.*?)</script>', page, re.DOTALL)
+    charts = {chart["name"]: chart for chart in json.loads(content)}
+    assert set(charts) == {
+        *("chart-figure6-paper-plain", "chart-figure6-paper-resnet", "chart-depth-paper", "chart-compute"),
+        *("chart-figure7-order", "chart-figure7-sorted", "chart-confusion-resnet20-paper"),
+    }
+    places = set(re.findall(r'id="(chart-[^"]+)"', page))
+    assert {name for name in charts if "confusion" not in name} <= places
+    residual = charts["chart-figure6-paper-resnet"]["data"]
+    mean = next(trace for trace in residual if trace.get("name") == "ResNet-20: 8.00% (2 seeds)")
+    assert (mean["x"], mean["y"]) == ([3.2, 6.4], [30.0, 8.005])
+    assert [trace["fill"] for trace in residual if "fill" in trace] == ["toself", "toself"]
+    assert len({trace["legendgroup"] for trace in residual}) == 1
+    confusion = charts["chart-confusion-resnet20-paper"]["data"][0]
+    assert sum(map(sum, confusion["z"])) == 800.5
+    assert sum(map(sum, confusion["customdata"])) == 10_000
+    coloured = [trace for chart in charts.values() for trace in chart["data"] if trace["type"] != "heatmap"]
+    assert all(set(trace["meta"]) == {"light", "dark"} for trace in coloured)
+
+
+@pytest.fixture
+def report(monkeypatch, capsys):
+    return lambda *arguments: run_cli(monkeypatch, capsys, "report", *arguments)
+
+
+def test_without_data_or_predictions_the_rest_is_written(report, tmp_path, monkeypatch):
+    monkeypatch.setattr("deepres.report.report.write_figure", lambda figure, folder, name: [folder / f"{name}.png"])
+    write_run(tmp_path / "runs" / "a", flop=None)
+    code, stdout, stderr = report(tmp_path / "runs", "--out", tmp_path / "out", "--data-dir", tmp_path)
+    assert (code, stderr.count("not shown: ")) == (0, 4)
+    assert "not shown: error against depth, recipe paper: resnet20 alone has finished runs" in stderr
+    assert "`deepres responses RUN... --out" in stderr
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert 'id="confusion' not in page
+    assert 'id="compute' not in page
+    assert 'id="depth' not in page
+    assert str(tmp_path / "out" / "report.html") in stdout
+
+    predictions = Predictions(np.array([1], np.uint8), np.array([2], np.uint8), np.array([1], np.float32))
+    write_run(tmp_path / "runs" / "b", seed=1, predictions=predictions)
+    code, _, stderr = report(tmp_path / "runs", "--out", tmp_path / "out", "--data-dir", tmp_path)
+    assert code == 0
+    assert f"not shown: wrong test images: there is no CIFAR-10 in {tmp_path}" in stderr
+
+
+def test_damaged_answers_and_responses_cost_only_their_pictures(report, tmp_path, monkeypatch):
+    monkeypatch.setattr("deepres.report.report.write_figure", lambda figure, folder, name: [folder / f"{name}.png"])
+    runs = tmp_path / "runs"
+    (write_run(runs / "a") / "predictions.npz").write_bytes(b"PK")
+    (runs / "responses.json").write_text("{")
+    code, _, stderr = report(runs, "--out", tmp_path / "out")
+    assert code == 0
+    damaged = runs / "a" / "predictions.npz"
+    assert f"not shown: answers of resnet20 (paper) on the test set: {damaged} is damaged" in stderr
+    assert f"not shown: figure 7: {runs / 'responses.json'} is damaged" in stderr
+    assert "ResNet-20" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_nothing_to_report(report, tmp_path):
+    write_run(tmp_path / "runs" / "a", finished=False)
+    assert_one_line_error(report(tmp_path / "runs", "--out", tmp_path / "out"), "no finished run in", "runs")
+    assert_one_line_error(report(tmp_path / "nowhere", "--out", tmp_path / "out"), "no folder", "nowhere")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_extra_is_named(tmp_path):
+    hide = "import sys; sys.modules['plotly'] = None\nfrom deepres.cli.main import main\nmain()"
+    command = [sys.executable, "-c", hide, "report", tmp_path, "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert_one_line_error((done.returncode, done.stdout, done.stderr), "needs plotly", "pip install 'deepres[report]'")
