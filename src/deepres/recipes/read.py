@@ -1,0 +1,244 @@
+"""Recipes of one's own: a TOML file that says what differs from a named recipe, or settings `key=value`."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass, replace
+from difflib import get_close_matches
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from deepres.errors import UserError
+from deepres.recipes.named import RECIPES, get_recipe
+from deepres.recipes.recipe import Recipe
+
+NONE = "none"  # what stands for a setting that is switched off; TOML has no such value
+MAX_NAME = 80  # characters of a recipe's name, which is part of the run directory's
+EXCLUSIVE = {"steps": "epochs", "epochs": "steps"}  # one of the two is the length
+
+
+def read_recipe(source: str, settings: Iterable[str] = ()) -> Recipe:
+    """Return a named recipe, or the one of a TOML file, with changes.
+
+    A file names the recipe that it starts from, `base = "fast"`, and the settings that differ. `name` may name the
+    result; else its name is made from the base's and the changes, so that different recipes have different names.
+
+    Args:
+        source: a recipe's name, or the path of a file that ends in .toml.
+        settings: changes after that, each "key=value". Dots lead into a part: "muon.learning_rate=0.03". The value is
+            written as in TOML; quotes around a word may be left out, and "none" switches a part off.
+
+    Raises:
+        UserError: an unknown name, key or type, or a file that cannot be read.
+    """
+    if not source.endswith(".toml"):
+        recipe, changes = get_recipe(source), {}
+    else:
+        content = _read_file(Path(source))
+        base = content.pop("base", None)
+        if not isinstance(base, str):
+            raise UserError(f'{source} names no recipe to start from: add a line base = "fast"')
+        recipe, changes = get_recipe(base), _flatten(content)
+    name = changes.pop("name", None)
+    given: dict[str, Any] = {}
+    for setting in settings:
+        key, value = parse_setting(setting)
+        if key in given:
+            raise UserError(f"setting {key} is given twice")
+        given[key] = value
+    name = given.pop("name", name)
+    if name is not None and (not isinstance(name, str) or not re.fullmatch(r"[\w.+=,-]+", name)):
+        raise UserError(f"{name!r} cannot name a recipe: use letters, digits and . + = , - _")
+    if name in RECIPES and (changes or given):
+        raise UserError(f"a changed recipe cannot be named {name!r}, as deepres's own is")
+    return change(recipe, {**changes, **given}, name=name)
+
+
+def parse_setting(setting: str) -> tuple[str, Any]:
+    """Return key and value of "key=value".
+
+    Raises:
+        UserError: there is no "=", or no key before it.
+    """
+    key, equals, text = setting.partition("=")
+    key, text = key.strip(), text.strip()
+    if not equals or not key or not text:
+        raise UserError(f"setting {setting!r} is not of the form key=value, such as learning_rate=0.05")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        value = text
+    return key, value
+
+
+def change(recipe: Recipe, changes: Mapping[str, Any], *, name: str | None = None) -> Recipe:
+    """Return the recipe with some settings changed, under a name made from the changes unless one is given.
+
+    Args:
+        recipe: what to start from.
+        changes: dotted key to new value, as plain data.
+        name: of the result.
+
+    Raises:
+        UserError: an unknown key, or a value of another type.
+    """
+    if not changes:
+        return replace(recipe, name=name or recipe.name)
+    nested: dict[str, Any] = {}
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        table = nested
+        for parent in parents:
+            table = table.setdefault(parent, {})
+            if not isinstance(table, dict):
+                raise UserError(f"settings {parent} and {key} contradict each other")
+        if last in table:
+            raise UserError(f"settings contradict each other at {key}")
+        table[last] = value
+    for key, other in EXCLUSIVE.items():
+        if key in nested and other not in nested:
+            nested[other] = NONE
+    made: Recipe = _changed(Recipe, recipe, nested, "")
+    return replace(made, name=name or changed_name(recipe.name, changes))
+
+
+def changed_name(base: str, changes: Mapping[str, Any]) -> str:
+    """Return a name for a recipe with changes: the same changes in any order give the same name, others another."""
+    parts = [f"{key}={_plain(value)}" for key, value in sorted(changes.items())]
+    name = "+".join([base, *(re.sub(r"[^\w.=,-]+", "", part) for part in parts)])
+    exact = "+".join([base, *parts])
+    if name == exact and len(name) <= MAX_NAME:
+        return name
+    return f"{name[: MAX_NAME - 9]}-{sha256(exact.encode()).hexdigest()[:8]}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, list):
+        return ",".join(map(_plain, value))
+    if isinstance(value, dict):
+        return ",".join(f"{key}={_plain(each)}" for key, each in sorted(value.items()))
+    return str(value)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read recipe {path} ({error.strerror})") from None
+    except ValueError as error:  # not TOML, or not text
+        raise UserError(f"{path} is not a TOML file ({error})") from None
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _changed(kind: type, value: Any, changes: Mapping[str, Any], key: str) -> Any:
+    """Return a value of a dataclass with some fields changed; from nothing where `value` is none of that class."""
+    names = [field.name for field in fields(kind) if not (kind is Recipe and field.name == "name")]
+    for name in changes:
+        if name not in names:
+            near = get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f"did you mean {key}{near[0]}?" if near else f"there are {', '.join(names)}"
+            raise UserError(f"a recipe has no setting {key}{name}: {hint}")
+    new = {
+        name: _converted(_types(kind)[name], each, getattr(value, name, None), f"{key}{name}")
+        for name, each in changes.items()
+    }
+    if isinstance(value, kind) and is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **new)
+    if missing := [f.name for f in fields(kind) if f.name not in new and f.default is MISSING]:
+        raise UserError(f"setting {key.rstrip('.')} needs {', '.join(missing)} too")
+    return kind(**new)
+
+
+def _converted(kind: Any, value: Any, current: Any, key: str) -> Any:
+    """Return plain data as a value of a type.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    if get_origin(kind) in (Union, UnionType):
+        kinds: list[type] = [each for each in get_args(kind) if each is not NoneType]
+        if value == NONE or value is None:
+            if NoneType in get_args(kind):
+                return None
+            raise UserError(f"setting {key} cannot be switched off")
+        classes: dict[str, type] = {each.__name__: each for each in kinds if is_dataclass(each)}
+        if isinstance(value, dict) and len(classes) > 1:
+            value = dict(value)
+            name = value.pop("kind", type(current).__name__)
+            if name not in classes:
+                raise UserError(f"setting {key}.kind is {name!r}: give {' or '.join(classes)}")
+            return _changed(classes[name], current, value, f"{key}.")
+        if len(kinds) > 1:
+            raise UserError(f"setting {key} has parts: give {key}.kind ({' or '.join(classes)}) and its settings")
+        kind = kinds[0]
+    if isinstance(kind, type) and is_dataclass(kind):
+        if not isinstance(value, dict):
+            names = ", ".join(f"{key}.{field.name}" for field in fields(kind))
+            raise UserError(f"setting {key} has parts: give {names}")
+        return _changed(kind, current, value, f"{key}.")
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"setting {key} is a list: write it in brackets, such as []")
+        types = get_args(kind)
+        types = types[:1] * len(value) if types[1:] == (...,) else types
+        if len(types) != len(value):
+            raise UserError(f"setting {key} needs {len(types)} values")
+        return tuple(_converted(each, item, None, key) for each, item in zip(types, value, strict=True))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        words = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
+        raise UserError(f"setting {key} is {value!r}: it must be {words[kind]}")
+    return value
+
+
+def to_toml(recipe: Recipe) -> str:
+    """Return a recipe as a TOML file to begin with: all its settings, those that are off as comments."""
+    lines = [f'base = "{recipe.name}"', f'# name = "my-{recipe.name}"', ""]
+    tables: list[str] = []
+    for field in fields(recipe):
+        value = getattr(recipe, field.name)
+        if field.name == "name":
+            continue
+        if is_dataclass(value) and not isinstance(value, type):
+            tables.append(f"\n[{field.name}]")
+            if len([kind for kind in get_args(_types(Recipe)[field.name]) if is_dataclass(kind)]) > 1:
+                tables.append(f'kind = "{type(value).__name__}"')
+            tables += [_toml_line(part.name, getattr(value, part.name)) for part in fields(value)]
+        else:
+            lines.append(_toml_line(field.name, value))
+    return "\n".join([*lines, *tables]) + "\n"
+
+
+def _toml_line(name: str, value: Any) -> str:
+    return f'# {name} = "{NONE}"' if value is None else f"{name} = {_toml(value)}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if is_dataclass(value) and not isinstance(value, type):
+        return f"{{ {', '.join(f'{part.name} = {_toml(getattr(value, part.name))}' for part in fields(value))} }}"
+    return repr(value)

@@ -1,0 +1,156 @@
+from dataclasses import replace
+
+import pytest
+
+from deepres.errors import UserError
+from deepres.recipes.named import RECIPES, fast, paper
+from deepres.recipes.read import change, changed_name, parse_setting, read_recipe, to_toml
+from deepres.recipes.recipe import LowResolution, Muon, OneCycle, StepDecay
+
+
+def test_settings_change_what_they_name_and_nothing_else():
+    recipe = read_recipe("fast", ["learning_rate=0.05", "muon.learning_rate=0.03", "padding=zeros", "nesterov=false"])
+    expected = replace(
+        fast(),
+        name=recipe.name,
+        learning_rate=0.05,
+        muon=replace(fast().muon, learning_rate=0.03),
+        padding="zeros",
+        nesterov=False,
+    )
+    assert recipe == expected
+    assert recipe.name == "fast+learning_rate=0.05+muon.learning_rate=0.03+nesterov=false+padding=zeros"
+
+
+def test_parts_are_replaced_switched_off_and_made():
+    assert read_recipe("fast", ["muon=none"]).muon is None
+    assert read_recipe("fast", ["low_resolutions=[]"]).low_resolutions == ()
+    sizes = read_recipe("fast", ["low_resolutions=[{size = 16, until = 0.2}, {size = 24, until = 0.8}]"])
+    assert sizes.low_resolutions == (LowResolution(16, 0.2), LowResolution(24, 0.8))
+    made = read_recipe("paper", ["muon.learning_rate=0.05", "muon.momentum=0.9"])
+    assert made.muon == Muon(learning_rate=0.05, momentum=0.9)
+    assert read_recipe("paper", ["schedule.milestones=[10, 20]"]).schedule == StepDecay((10, 20), 0.1)
+    cycle = read_recipe("paper", ["schedule.kind=OneCycle", "schedule.warmup=0.1"])
+    assert cycle.schedule == OneCycle(warmup=0.1)
+
+
+def test_a_length_in_epochs_takes_the_place_of_one_in_steps():
+    assert (read_recipe("paper", ["epochs=3"]).epochs, read_recipe("paper", ["epochs=3"]).steps) == (3.0, None)
+    assert read_recipe("one-cycle", ["steps=70"]).steps == 70
+    assert read_recipe("one-cycle", ["steps=70"]).epochs is None
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_printed_recipe_is_the_recipe(name, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(to_toml(RECIPES[name]()))
+    assert replace(read_recipe(str(path)), name=name) == RECIPES[name]()
+
+
+def test_a_file_says_what_differs_and_settings_come_after_it(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "paper"\nname = "mine"\nlearning_rate = 0.2\n[schedule]\nfactor = 0.2\n')
+    expected = replace(paper(), name="mine", learning_rate=0.3, schedule=StepDecay((32_000, 48_000), 0.2))
+    assert read_recipe(str(path), ["learning_rate=0.3"]) == expected
+    assert read_recipe(str(path), ["name=other"]).name == "other"
+
+
+def test_names_tell_changes_apart_and_forget_their_order():
+    names = [
+        changed_name("fast", changes)
+        for changes in (
+            {"a": 1},
+            {"a": 2},
+            {"b": 1},
+            {"a": 1, "b": 1},
+            {"a": [1, 2]},
+            {"a": [12]},
+            {"a": "x/y"},
+            {"a": "xy"},
+            {"a": "long" * 50},
+            {"a": "long" * 50 + "er"},
+        )
+    ]
+    assert len(set(names)) == len(names)
+    assert all(len(name) <= 80 and "/" not in name for name in names)
+    assert changed_name("fast", {"a": 1, "b": 2}) == changed_name("fast", {"b": 2, "a": 1})
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("a=1", ("a", 1)),
+        ("a.b = 0.5", ("a.b", 0.5)),
+        ("a=true", ("a", True)),
+        ("a=word", ("a", "word")),
+        ('a="two words"', ("a", "two words")),
+        ("a=[1, 2]", ("a", [1, 2])),
+        ("a=x=y", ("a", "x=y")),
+    ],
+)
+def test_values_are_written_as_in_toml(setting, expected):
+    assert parse_setting(setting) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["learning-rate=1"], "no setting learning-rate: did you mean learning_rate?"),
+        (["lerning_rate=1"], "did you mean learning_rate?"),
+        (["muon.learning_rat=1"], "did you mean muon.learning_rate?"),
+        (["zzz=1"], "no setting zzz: there are batch_size, "),
+        (["learning_rate"], "'learning_rate' is not of the form key=value"),
+        (["=1"], "not of the form key=value"),
+        (["batch_size="], "not of the form key=value"),
+        (["batch_size=1.5"], "batch_size is 1.5: it must be a whole number"),
+        (["batch_size=many"], "batch_size is 'many': it must be a whole number"),
+        (["batch_size=true"], "batch_size is True: it must be a whole number"),
+        (["nesterov=1"], "nesterov is 1: it must be true or false"),
+        (["learning_rate=none"], "learning_rate is 'none': it must be a number"),
+        (["padding=1"], "padding is 1: it must be a word"),
+        (["padding=black"], "unknown padding 'black'"),
+        (["muon=0.05"], "muon has parts: give muon.learning_rate, muon.momentum"),
+        (["schedule=OneCycle"], r"schedule has parts: give schedule.kind \(StepDecay or OneCycle\)"),
+        (["schedule.kind=Cosine"], "schedule.kind is 'Cosine': give StepDecay or OneCycle"),
+        (["schedule.kind=OneCycle"], "setting schedule needs warmup too"),
+        (["schedule.warmup=0.1"], "no setting schedule.warmup"),
+        (["low_resolutions=24"], "low_resolutions is a list"),
+        (["low_resolutions=[24]"], "low_resolutions has parts"),
+        (["slow_start.window=3", "slow_start=none"], "contradict"),
+        (["slow_start=none", "slow_start.window=3"], "contradict"),
+        (["pad=1", "pad=2"], "pad is given twice"),
+        (["name=a/b"], "'a/b' cannot name a recipe"),
+        (["name=fast", "pad=1"], "cannot be named 'fast'"),
+    ],
+)
+def test_errors_name_the_setting_and_the_way_out(settings, message):
+    with pytest.raises(UserError, match=message):
+        read_recipe("paper", settings)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("learning_rate = 1", "names no recipe to start from"),
+        ("base = 3", "names no recipe to start from"),
+        ('base = "fst"', "unknown recipe 'fst'"),
+        ("base = ", "is not a TOML file"),
+        (b"\xff\xfe", "is not a TOML file"),
+        ('base = "fast"\nrate = 1', "no setting rate"),
+    ],
+)
+def test_files_that_are_no_recipe(content, message, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        read_recipe(str(path))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read recipe .*absent\.toml"):
+        read_recipe(str(tmp_path / "absent.toml"))
+
+
+def test_no_change_leaves_the_recipe():
+    assert read_recipe("fast") == fast()
+    assert change(paper(), {}) == paper()
