@@ -14,7 +14,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from deepres.errors import UserError, first_line
-from deepres.weights.read import FORMAT
+
+FORMAT = "deepres-1"
 
 # Packages whose objects lie beside weights as plain data. Nothing of them is loaded: a stand-in takes their place.
 PLAIN_DATA = (

@@ -21,8 +21,8 @@ from deepres.files import write_atomically
 from deepres.inputs import IMAGE_SIZE
 from deepres.models import MODELS, ResNet, build_model
 from deepres.weights.classifier import PixelClassifier, check_classes, evaluating
-from deepres.weights.content import State
-from deepres.weights.read import FORMAT, check_values, find_net
+from deepres.weights.content import FORMAT, State
+from deepres.weights.read import check_values, find_net
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,6 @@ from deepres.models.resnet import RESIDUAL_DEPTHS, WIDTHS
 from deepres.weights.classifier import check_classes, read_extra_state
 from deepres.weights.content import State, flatten, is_plain, kind_of, read_content, type_of
 
-FORMAT = "deepres-1"
-
-
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".tar", ".ckpt", ".bin", ".pkl")  # of files of weights
 
 
