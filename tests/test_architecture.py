@@ -31,6 +31,18 @@ def test_an_arrow_upwards_is_found(tmp_path, monkeypatch):
     ]
 
 
+def test_no_modules_import_each_other_in_a_circle(tmp_path, monkeypatch):
+    assert len(tool.module_imports()) > 80
+    assert tool.circular_imports() == []
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "a.py").write_text("from deepres.runs.b import f\n")
+    (tmp_path / "runs" / "b.py").write_text("from deepres.runs import c\n")
+    (tmp_path / "runs" / "c.py").write_text("import deepres.runs.a\n")
+    (tmp_path / "runs" / "d.py").write_text("def f():\n    from deepres.runs import d, a\n")
+    monkeypatch.setattr(tool, "SOURCE", tmp_path)
+    assert tool.circular_imports() == ["runs.a", "runs.b", "runs.c"]
+
+
 def test_the_page_is_up_to_date():
     assert tool.PAGE.read_text() == tool.page()
 

@@ -90,6 +90,30 @@ def arrows_that_do_not_go_down() -> list[str]:
     ]
 
 
+def module_imports() -> dict[str, set[str]]:
+    """Return, for each module of the package, the modules that it imports when it is itself imported."""
+    names = {".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in SOURCE.rglob("*.py")}
+    imports: dict[str, set[str]] = {}
+    for name, path in names.items():
+        found = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("deepres"):
+                package = (node.module or "").partition(".")[2]
+                found |= {f"{package}.{alias.name}".lstrip(".") for alias in node.names} | {package}
+            elif isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("deepres.")}
+        imports[name] = found & names.keys() - {name}
+    return imports
+
+
+def circular_imports() -> list[str]:
+    """Return the modules that import each other in a circle, whichever of them is imported first."""
+    left = module_imports()
+    while free := {name for name, imports in left.items() if not imports & left.keys()}:
+        left = {name: imports for name, imports in left.items() if name not in free}
+    return sorted(name for name in left if any(name in left[other] for other in left))
+
+
 def first_sentence(path: Path) -> str:
     """Return the first paragraph of a module's docstring."""
     docstring = ast.get_docstring(ast.parse(path.read_text())) or ""

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from deepres.errors import UserError, first_line
 
-FORMAT = "deepres-1"
-
 # Packages whose objects lie beside weights as plain data. Nothing of them is loaded: a stand-in takes their place.
+FORMAT = "deepres-1"
 PLAIN_DATA = (
     "numpy",
     "_codecs",
