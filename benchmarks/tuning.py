@@ -187,9 +187,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = read_json(arguments.out)["rows"] if arguments.out.exists() else []
-    data = tuning_data()
+    variants = DESIGN if arguments.design else arguments.variants
+    data = tuning_data() if variants else None
     for seed in arguments.seeds:
-        for variant in DESIGN if arguments.design else arguments.variants:
+        for variant in variants:
+            assert data is not None
             recipe = make_recipe(variant, arguments.fraction)
             config = RunConfig(arguments.model, recipe, seed=seed, precision=arguments.precision)
             path = arguments.runs / f"{arguments.model}-{variant}-{arguments.fraction:g}-seed{seed}"
@@ -201,6 +203,7 @@ def main() -> None:
             print(path.name, row.get("val_error", row["failure"]), flush=True)
     if arguments.show:
         show(rows)
+        write_json(arguments.out, {"rows": rows, "effects": analyse(rows)})  # rows of an older version have none
 
 
 if __name__ == "__main__":
