@@ -231,6 +231,33 @@ def ablation_of(report: dict[str, Any]) -> str:
     return markdown_table(headings, rows)
 
 
+def tuning() -> str:
+    """Return the tables of benchmarks/tuning.py: the runs of each variant, and the effects of the factors."""
+    report = json.loads((ROOT / "benchmarks" / "results" / "tuning.json").read_text())
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in report["rows"]:
+        key = (row["model"], f"1/{1 / row['fraction']:.0f}", row["variant"].replace("+", ", "))
+        groups.setdefault(key, []).append(row)
+    rows = []
+    for key, members in groups.items():
+        done = [row for row in members if not row["failure"]]
+        means = [f"{mean(row[name] for row in done):.2f}" if done else "" for name in ("val_error", "train_error")]
+        loss = f"{mean(row['val_loss'] for row in done):.3f}" if done else ""
+        spread = f"{stdev(row['val_error'] for row in done):.2f}" if len(done) > 1 else ""
+        rows.append([*key, means[0], spread, loss, means[1], str(len(done)), str(len(members) - len(done) or "")])
+    headings = ["net", "length", "with", "val error %", "std", "val loss", "train error %", "n", "failed"]
+    tables = [markdown_table(headings, rows, text_columns=3)]
+    for entry in report["effects"]:
+        rows = [
+            [name, f"{entry['val_error'][name]:+.2f}", f"{entry['val_loss'][name]:+.3f}"]
+            for name in entry["val_error"]
+        ]
+        errors = [f"{entry['val_error_standard_error']:.2f}", f"{entry['val_loss_standard_error']:.3f}"]
+        what = f"effect on {entry['model']}, 1/{1 / entry['fraction']:.0f}, {entry['runs']} runs"
+        tables.append(markdown_table([what, "val error", "val loss"], [*rows, ["standard error", *errors]]))
+    return "\n".join(tables)
+
+
 def compute_curve() -> str:
     """Return the test error of the recipe at several lengths, by benchmarks/time_to_accuracy.py."""
     report = json.loads((ROOT / "benchmarks" / "results" / "error_compute.json").read_text())
@@ -253,6 +280,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "results": results,
     "speed": speed,
     "table-time": table_time,
+    "tuning": tuning,
     "zoo": zoo,
 }
 

@@ -4,7 +4,7 @@ import pytest
 
 from deepres.errors import UserError
 from deepres.recipes.named import RECIPES, fast, get_recipe, one_cycle, paper
-from deepres.recipes.recipe import LowResolution, Muon, OneCycle, Recipe, SlowStart, StepDecay
+from deepres.recipes.recipe import Adam, LowResolution, Muon, OneCycle, Recipe, SlowStart, StepDecay
 
 
 def test_paper_to_the_letter():
@@ -73,6 +73,19 @@ def test_json_tells_recipes_apart():
     assert paper().to_json() == paper().to_json()
     assert paper().to_json() != replace(paper(), split="45k").to_json()
     assert paper().to_json()["schedule"] == {"kind": "StepDecay", "milestones": (32_000, 48_000), "factor": 0.1}
+
+
+def test_what_recipes_did_not_always_have_is_in_json_only_where_it_is_used():
+    recipe = replace(one_cycle(), muon=Muon(learning_rate=0.05, momentum=0.85))
+    later = {"norm_adam", "chain_gain", "identity_share"}
+    assert not later & set(recipe.to_json())
+    assert recipe.to_json()["muon"] == {"learning_rate": 0.05, "momentum": 0.85}
+    adam = Adam(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10)
+    used = replace(recipe, norm_adam=adam, chain_gain=7.39, identity_share=0.5)
+    content = replace(used, muon=Muon(0.05, 0.85, full_rate_length=18)).to_json()
+    assert content["norm_adam"] == {"learning_rate": 0.01, "betas": (0.9, 0.99), "eps": 1e-10}
+    assert [content["chain_gain"], content["identity_share"]] == [7.39, 0.5]
+    assert content["muon"]["full_rate_length"] == 18
 
 
 def test_time_left_counts_small_images_by_their_pixels():

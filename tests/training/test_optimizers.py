@@ -6,9 +6,10 @@ import torch
 
 from deepres.models import build_model
 from deepres.recipes.named import one_cycle, paper
+from deepres.recipes.recipe import Adam as AdamRule
 from deepres.recipes.recipe import Muon as MuonRule
 from deepres.seeding import Stream, derive_generator
-from deepres.training.optimizers import SGD, Muon, ParamGroup, build_optimizers, orthogonalize
+from deepres.training.optimizers import SGD, Adam, Muon, ParamGroup, build_optimizers, orthogonalize
 
 MUON = MuonRule(learning_rate=0.05, momentum=0.8)
 
@@ -85,6 +86,51 @@ def test_muon_takes_the_convolutions_and_sgd_all_else():
     assert {id(p) for p in held} == {id(p) for p in model.parameters()}
     assert len(held) == len(list(model.parameters()))
     assert [group.peak_lr for group in muon.groups] == [0.05]
+
+
+def test_adam_takes_scales_and_shifts_and_sgd_the_linear_layer():
+    model = build_model("resnet20")
+    rule = AdamRule(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10)
+    muon, sgd, adam = build_optimizers(replace(one_cycle(), muon=MUON, norm_adam=rule), model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    held = [[names[id(p)] for group in optimizer.groups for p in group.params] for optimizer in (muon, sgd, adam)]
+    assert held[1] == ["fc.weight", "fc.bias"]
+    assert all("bn" in name for name in held[2])
+    assert sorted(name for of_one in held for name in of_one) == sorted(names.values())
+    assert [(group.peak_lr, group.weight_decay) for group in adam.groups] == [(0.01, 0.0)]
+
+
+def test_adam_takes_the_steps_of_torchs_bit_for_bit_and_goes_on_from_its_state():
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.randn(size, generator=generator) for size in (16, 64)]
+    torchs = [p.clone().requires_grad_() for p in params]
+    theirs = torch.optim.Adam(torchs, lr=0.01, betas=(0.9, 0.99), eps=1e-10, fused=True)
+
+    def new_optimizer():
+        return Adam([ParamGroup(params, peak_lr=0.01, lr=0.01)], betas=(0.9, 0.99), eps=1e-10)
+
+    def same_step(ours):
+        for p, other in zip(params, torchs, strict=True):
+            p.grad = torch.randn(p.shape, generator=generator)
+            other.grad = p.grad.clone()
+        ours.step()
+        theirs.step()
+        assert all(map(torch.equal, params, torchs))
+
+    ours = new_optimizer()
+    for _ in range(3):
+        same_step(ours)
+    for state in (ours.state_dict(), theirs.state_dict()):
+        ours = new_optimizer()
+        ours.load_state_dict(copy.deepcopy(state))
+        same_step(ours)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("plain20", 0.05), ("plain56", 0.05 / 3), ("resnet56", 0.05)])
+def test_muons_rate_falls_with_a_chains_length(name, rate):
+    rule = replace(MUON, full_rate_length=18)
+    muon, _ = build_optimizers(replace(one_cycle(), muon=rule), build_model(name))
+    assert [group.peak_lr for group in muon.groups] == [pytest.approx(rate)]
 
 
 def test_orthogonalize_keeps_the_singular_vectors_and_evens_the_values():

@@ -10,8 +10,9 @@ from deepres.data.cifar10 import load_cifar10
 from deepres.data.loader import build_stream
 from deepres.models import build_model
 from deepres.recipes.named import one_cycle, paper
-from deepres.recipes.recipe import Muon
+from deepres.recipes.recipe import Adam, Muon
 from deepres.seeding import Stream, derive_generator
+from deepres.training.start import initial_shift
 from deepres.training.trainer import DivergedError, Trainer
 
 CPU = torch.device("cpu")
@@ -82,10 +83,16 @@ def test_loss_falls_and_totals_are_the_running_means(trainer_of):
 
 
 @pytest.mark.parametrize(
-    ("precision", "muon"), [("float32", None), ("bfloat16", None), ("float32", Muon(learning_rate=0.1, momentum=0.8))]
+    ("precision", "changes"),
+    [
+        ("float32", {}),
+        ("bfloat16", {}),
+        ("float32", {"muon": Muon(learning_rate=0.1, momentum=0.8)}),
+        ("float32", {"norm_adam": Adam(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10)}),
+    ],
 )
-def test_state_restores_the_next_steps_bit_for_bit(trainer_of, precision, muon):
-    recipe = replace(one_cycle(), batch_size=16, muon=muon)
+def test_state_restores_the_next_steps_bit_for_bit(trainer_of, precision, changes):
+    recipe = replace(one_cycle(), batch_size=16, **changes)
     straight = trainer_of(recipe, precision=precision)
     for _ in range(4):
         straight.advance()
@@ -198,3 +205,8 @@ def test_compiled_steps_agree_with_plain_ones(trainer_of):
     weights = plain.model.state_dict()
     for key, tensor in compiled.model.state_dict().items():
         torch.testing.assert_close(tensor, weights[key], rtol=1e-2, atol=1e-3)
+
+
+def test_a_chain_starts_as_the_recipe_says(trainer_of):
+    trainer = trainer_of(replace(one_cycle(), batch_size=16, chain_gain=7.39), name="plain20")
+    assert trainer.model.bn1.bias.tolist() == [pytest.approx(initial_shift(18, 7.39))] * 16

@@ -60,13 +60,50 @@ class Muon:
     learning_rate: float
     """The highest of the schedule: the size of a step relative to the weights."""
     momentum: float
+    full_rate_length: int | None = None
+    """If set, a net whose chain (see `deepres.training.start.chain_length`) is L layers long takes the rate times
+    min(1, full_rate_length / L): all layers of a chain turn by one angle, and their effects on its output add up.
+    Source: Large, Liu, Huh, Bahng, Isola, Bernstein, "Scalable optimization in the modular norm", 2024: each of L
+    modules in a row of equal mass gets 1/L of the rate."""
+
+    def rate(self, chain_length: int) -> float:
+        """Return the highest learning rate for a net with a chain of so many layers."""
+        return self.learning_rate * min(1.0, (self.full_rate_length or chain_length) / chain_length)
 
     def __post_init__(self) -> None:
         a_number("muon.learning_rate", self.learning_rate, above=0)
         a_number("muon.momentum", self.momentum, at_least=0, below=1)
+        if self.full_rate_length is not None:
+            a_whole_number("muon.full_rate_length", self.full_rate_length, at_least=1)
 
     def __str__(self) -> str:
-        return f"{self.learning_rate:g}, momentum {self.momentum:g}"
+        chains = f" x min(1, {self.full_rate_length} / chain length)" if self.full_rate_length else ""
+        return f"{self.learning_rate:g}{chains}, momentum {self.momentum:g}"
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Batch normalization's scales and shifts are trained by Adam, without decay, instead of SGD.
+
+    Their gradients differ by orders of magnitude between the layers of a deep plain net, so that no single rate of SGD
+    serves all. Jordan et al., "Muon", 2024, trains by Adam whatever is no matrix.
+    """
+
+    learning_rate: float
+    """The highest of the schedule."""
+    betas: tuple[float, float]
+    """Of the running means of the gradient and of its square."""
+    eps: float
+
+    def __post_init__(self) -> None:
+        a_number("norm_adam.learning_rate", self.learning_rate, above=0)
+        must_be(isinstance(self.betas, tuple) and len(self.betas) == 2, "norm_adam.betas", self.betas, "two numbers")
+        for beta in self.betas:
+            a_number("norm_adam.betas", beta, at_least=0, below=1)
+        a_number("norm_adam.eps", self.eps, above=0)
+
+    def __str__(self) -> str:
+        return f"{self.learning_rate:g}, betas {self.betas[0]:g} and {self.betas[1]:g}"
 
 
 @dataclass(frozen=True)
@@ -145,6 +182,16 @@ class Recipe:
     muon: Muon | None = None
     """If set, how the convolutions are trained; `learning_rate`, `momentum` and `weight_decay` are of all else."""
     slow_start: SlowStart | None = None
+    norm_adam: Adam | None = None
+    """If set, how batch normalization's scales and shifts are trained."""
+    chain_gain: float | None = None
+    """If set, batch normalization's shifts in a chain of layers without shortcuts start at the value, the same in all,
+    at which the chain multiplies the square of a small difference between two images by no more than this. See
+    `deepres.training.start.initial_shift`; Qi, You, Wang, Ma, Malik, "Deep isometric learning for visual recognition",
+    2020, shift ReLU by 1 for the same end."""
+    identity_share: float | None = None
+    """If set, the filters of a chain start as a sum of He's random ones and of the identity, which has this share of
+    their squared norm. See `deepres.training.start`; Zagoruyko, Komodakis, "DiracNets", 2017."""
     split: str = "50k"
     """"50k": train on all training images, the test set is evaluated at every epoch. "45k": train on 45,000,
     evaluate the other 5,000 (val) at every epoch, and the test set once, at the end."""
@@ -181,8 +228,13 @@ class Recipe:
         for field, value, kind_of_value in (
             ("muon", self.muon, Muon),
             ("slow_start", self.slow_start, SlowStart),
+            ("norm_adam", self.norm_adam, Adam),
         ):
             must_be(value is None or isinstance(value, kind_of_value), field, value, f"a {kind_of_value.__name__}")
+        if self.chain_gain is not None:
+            a_number("chain_gain", self.chain_gain, above=1)
+        if self.identity_share is not None:
+            a_number("identity_share", self.identity_share, at_least=0, at_most=1)
         parts = all(isinstance(part, LowResolution) for part in self.low_resolutions)
         must_be(parts, "low_resolutions", self.low_resolutions, "a tuple of LowResolution")
         ends = [0.0, *(part.until for part in self.low_resolutions), 1.0]
@@ -269,4 +321,11 @@ class Recipe:
         """Return the fields as plain data; two recipes are the same if and only if these are."""
         fields = asdict(self)
         fields["schedule"] = {"kind": type(self.schedule).__name__, **fields["schedule"]}
+        # Fields that recipes did not have from the beginning are absent where they are off, so that the recipe.json of
+        # an older run is still that of its recipe.
+        for name in ("norm_adam", "chain_gain", "identity_share"):
+            if fields[name] is None:
+                del fields[name]
+        if self.muon and self.muon.full_rate_length is None:
+            del fields["muon"]["full_rate_length"]
         return fields

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepres.recipes.recipe import Recipe
+from deepres.training.start import chain_length, norm_parameters
 
 # Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024: a quintic whose iteration drives all
 # singular values of a matrix towards 1, to within 30%, fast.
@@ -151,14 +152,64 @@ class Muon(Optimizer):
         torch._foreach_add_(params, list(updates.unbind()), alpha=-lr)
 
 
+class Adam(Optimizer):
+    """torch.optim.Adam in its fused form, the same bit for bit.
+
+    Args:
+        groups: see `Optimizer`.
+        betas: of the running means of the gradient and of its square.
+        eps: added to the root of the latter.
+    """
+
+    def __init__(self, groups: Sequence[ParamGroup], betas: tuple[float, float], eps: float) -> None:
+        super().__init__(groups, betas[0])
+        self.betas = betas
+        self.eps = eps
+        self._squares = {parameter: torch.zeros_like(parameter) for parameter in self._buffers}
+        self._steps = {parameter: torch.zeros((), device=parameter.device) for parameter in self._buffers}
+
+    def _step_group(self, group: ParamGroup, gradients: list[Tensor], buffers: list[Tensor]) -> None:
+        steps = [self._steps[parameter] for parameter in group.params]
+        torch._foreach_add_(steps, 1.0)
+        torch._fused_adam_(
+            group.params,
+            gradients,
+            buffers,
+            [self._squares[parameter] for parameter in group.params],
+            [],
+            steps,
+            lr=group.lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=group.weight_decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Optimizer.state_dict`."""
+        tensors = zip(self._steps.values(), self._buffers.values(), self._squares.values(), strict=True)
+        names = ("step", "exp_avg", "exp_avg_sq")
+        return {"state": {i: dict(zip(names, values, strict=True)) for i, values in enumerate(tensors)}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned, or torch's Adam."""
+        for name, tensors in (("step", self._steps), ("exp_avg", self._buffers), ("exp_avg_sq", self._squares)):
+            for i, tensor in enumerate(tensors.values()):
+                tensor.copy_(state["state"][i][name])
+
+
 def build_optimizers(recipe: Recipe, model: nn.Module) -> list[Optimizer]:
     """Return the optimizers that the recipe asks for, which together hold every parameter once."""
+    norms: list[Tensor] = norm_parameters(model) if recipe.norm_adam else []
+    by_adam = set(norms)
     convs: list[Tensor] = [p for p in model.parameters() if p.ndim == 4]
     weights: list[Tensor] = [p for p in model.parameters() if p.ndim == 2]  # of the linear layer
-    others: list[Tensor] = [p for p in model.parameters() if p.ndim == 1]  # batch normalisation and biases
+    others: list[Tensor] = [p for p in model.parameters() if p.ndim == 1 and p not in by_adam]
     optimizers: list[Optimizer] = []
     if recipe.muon:
-        optimizers.append(Muon(convs, recipe.muon.learning_rate, recipe.muon.momentum))
+        optimizers.append(Muon(convs, recipe.muon.rate(chain_length(model)), recipe.muon.momentum))
     else:
         weights = convs + weights
     decay_of_others = recipe.weight_decay if recipe.decay_norm_and_bias else 0.0
@@ -167,4 +218,7 @@ def build_optimizers(recipe: Recipe, model: nn.Module) -> list[Optimizer]:
         ParamGroup(others, recipe.learning_rate, decay_of_others),
     ]
     optimizers.append(SGD(groups, recipe.momentum, recipe.nesterov))
+    if recipe.norm_adam:
+        group = ParamGroup(norms, recipe.norm_adam.learning_rate)
+        optimizers.append(Adam([group], recipe.norm_adam.betas, recipe.norm_adam.eps))
     return optimizers

@@ -19,6 +19,7 @@ from deepres.training.nets import Net, build_net
 from deepres.training.optimizers import build_optimizers
 from deepres.training.schedule import SlowStartGate, learning_rate
 from deepres.training.sets import NUM_CLASSES
+from deepres.training.start import start_chain
 from deepres.training.stopping import StopRequest
 from deepres.weights.evaluate import percent, predict_logits
 
@@ -89,6 +90,7 @@ class Trainer:
     ) -> None:
         # Every backend but the fused one takes any module, and that one looks for itself.
         model = cast(ResNet, build_net(name, option=option, seed=seed, num_classes=num_classes).to(device))
+        start_chain(recipe, model)
         self.backend = build_backend(
             backend,
             model,
