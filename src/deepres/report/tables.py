@@ -68,10 +68,11 @@ class Missing:
 
 
 def find_missing(rows: Sequence[TableRow]) -> list[Missing]:
-    """Return what is missing, recipe by recipe."""
+    """Return what is missing, recipe by recipe; runs of the recipe in another precision are there."""
+    there = {(row.summary.group.recipe, row.model) for row in rows if row.summary is not None}
     missing: dict[str, list[str]] = {}
     for row in rows:
-        if row.summary is None:
+        if row.summary is None and (row.label, row.model) not in there:
             missing.setdefault(row.label, []).append(row.model)
     return [Missing(recipe, tuple(models)) for recipe, models in missing.items()]
 
