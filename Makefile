@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help reproduce reproduce-table test extras lint types unit format readme figures notebook lock clean
+.PHONY: help reproduce reproduce-table test extras lint types unit quick format readme figures notebook lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -45,6 +45,10 @@ types: $(READY)  ## check types
 
 unit: $(READY)  ## the tests alone
 	$(BIN)/pytest -n 2 --dist worksteal
+
+quick: $(READY)  ## the quick tests, under a minute, for while one works
+	$(BIN)/pytest -q -n 2 tests/models tests/recipes tests/runs tests/data/test_augment.py tests/data/test_splits.py \
+		tests/data/test_class_names.py tests/data/test_images.py tests/training/test_schedule.py tests/test_rooms.py
 
 format: $(READY)  ## put the code into its format
 	$(BIN)/ruff check --fix .

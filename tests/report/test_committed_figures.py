@@ -25,14 +25,15 @@ def summaries():
 
 
 def draw(name, summaries):
-    what, _, label = name.rpartition("-")
+    what = next((kind for kind in ("figure6", "error-depth") if name.startswith(f"{kind}-")), "")
+    label = name.removeprefix(f"{what}-")
     own = [summary for summary in summaries if slug(summary.group.label) == label]
     match what or name:
         case "figure6":
             return draw_figure6([summary.group for summary in own])
         case "error-depth":
             return draw_error_against_depth(own)
-        case "error":
+        case "error-compute":
             return draw_error_against_compute(summaries)
         case "figure7":
             return draw_figure7(read_responses(RESULTS / "responses.json"))

@@ -42,7 +42,10 @@ def test_run_directories_are_found_once_wherever_they_lie(tmp_path):
 
 def test_a_real_run_reads_back(tmp_path, cifar10_dir):
     path, cpu = tmp_path / "run", torch.device("cpu")
-    config, few = RunConfig("resnet20", tiny_recipe(), seed=3), first_images(load_cifar10(cifar10_dir))
+    config, few = (
+        RunConfig("resnet20", tiny_recipe(), seed=3, precision="float32"),
+        first_images(load_cifar10(cifar10_dir)),
+    )
     train(config, few, path, device=cpu, max_steps=7)
     with pytest.raises(UserError, match="ended by --max-steps after step 7 of 25"):
         read_run(path)

@@ -92,7 +92,7 @@ TEXT_COLUMNS = 2
 NOTES = (
     "Test error in percent, mean ± standard deviation over runs of one configuration and different seeds.",
     "Best epoch: the mean of each run's lowest test error, which picks the epoch by the test set and so is too good; "
-    "of runs that were evaluated after each epoch.",
+    "of float32 runs that were evaluated after each epoch.",
     "The paper: for plain nets read off its figure 6; for ResNet-110 the best of 5 runs and, in brackets, their mean.",
     "The public repository: github.com/a-martyn/resnet, one run.",
 )

@@ -123,9 +123,11 @@ class FinishedRun:
     def test_error_best(self) -> float | None:
         """Of the best epoch, chosen by test error; None where val was evaluated in its place, or not after each epoch.
 
-        The best of fewer evaluations is another selection, which is not compared with that of all.
+        The best of fewer evaluations is another selection, which is not compared with that of all. And a bfloat16 run
+        evaluates all epochs but the last in bfloat16, so that its best is of two kinds of numbers.
         """
-        return _optional(self.result.test_error_best) if self.record.evaluation.every == 1 else None
+        comparable = self.record.evaluation.every == 1 and self.precision == "float32"
+        return _optional(self.result.test_error_best) if comparable else None
 
     @property
     def val_error_last(self) -> float | None:
