@@ -39,7 +39,9 @@ def test_tables_of_each_recipe_fit_80_columns(results, runs):
     # n, mean, std, interval (t = 12.71 for one degree of freedom), median, best, best - last, paper, repo, difference
     assert "plain20 2 9.50 ± 0.14 8.23 to 10.77 9.50 9.25 -0.25 9.50 9.69 +0.00" in lines
     assert "resnet20 1 8.50 8.50 8.50 +0.00 8.75 8.04 -0.25" in lines
-    assert "resnet20 1 8.25 8.25 8.00 -0.25 8.75 8.04 -0.50" in lines
+    assert (
+        "resnet20 1 8.25 8.25 8.75 8.04 -0.50" in lines
+    )  # in bfloat16, whose epochs were evaluated in two precisions
     assert "resnet20 1 9.25 9.25 9.25 8.75 8.04 +0.50" in lines  # with val
     assert [line for line in lines if line.startswith("Recipe ")] == [
         "Recipe paper in float32: test error in percent, last epoch",
