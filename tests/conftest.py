@@ -72,7 +72,7 @@ def stand_in_zoo(few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     from fitted import fitted
 
     from deepres.files import write_json
-    from deepres.training.checkpoint import save_weights
+    from deepres.weights.file import save_weights
     from deepres.zoo.card import Card
     from deepres.zoo.catalogue import file_sha256
 

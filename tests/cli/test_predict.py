@@ -17,7 +17,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from deepres.data.cifar10 import CLASSES
-from deepres.training.checkpoint import save_weights
+from deepres.weights.file import save_weights
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from deepres.data.augment import Normalization
 from deepres.data.cifar10 import load_cifar10
 from deepres.models import build_model
 from deepres.report.responses import read_responses
-from deepres.training.checkpoint import save_weights
+from deepres.weights.file import save_weights
 from deepres.weights.responses import layer_responses
 
 

@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 
 from deepres.errors import UserError
 from deepres.export import FORMATS, export_classifier, formats
-from deepres.training.checkpoint import save_weights
+from deepres.weights.file import save_weights
 
 CASES = [
     ("onnx", "resnet20", "A", "channel"),

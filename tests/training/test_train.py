@@ -31,10 +31,10 @@ from deepres.recipes.recipe import LowResolution
 from deepres.runs.directory import RunDir, checkpoint_step
 from deepres.runs.predictions import Predictions
 from deepres.seeding import Stream, derive_generator
-from deepres.training.checkpoint import load_weights
 from deepres.training.progress import JsonReporter
 from deepres.training.train import InterruptedRun, load_sets, train
 from deepres.weights.evaluate import predict_logits
+from deepres.weights.file import load_weights
 
 
 def test_run_directory_holds_everything(uninterrupted):

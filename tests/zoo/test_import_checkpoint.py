@@ -16,7 +16,7 @@ from torch import nn
 from deepres.errors import UserError
 from deepres.models import build_model
 from deepres.models.blocks import PadShortcut
-from deepres.training.checkpoint import load_weights
+from deepres.weights.file import load_weights
 from deepres.weights.read import find_net
 from deepres.zoo.catalogue import load_pretrained
 from deepres.zoo.import_checkpoint import build_net, get_normalization

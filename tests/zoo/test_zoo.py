@@ -13,8 +13,8 @@ from deepres.data.cifar10 import Cifar10, Split, load_cifar10
 from deepres.errors import UserError
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import load_runs
-from deepres.training.checkpoint import save_weights
 from deepres.weights.evaluate import error_percent, percent
+from deepres.weights.file import save_weights
 from deepres.zoo.build import build_zoo, median_run
 from deepres.zoo.card import read_card
 from deepres.zoo.catalogue import PACKAGED, file_sha256, list_cards, load_pretrained

@@ -269,10 +269,11 @@ def load_runs(paths: Iterable[str | Path]) -> tuple[list[FinishedRun], list[Skip
         twin = finished.setdefault(content_digest(run.config), run)
         if twin is not run and twin.result != run.result:
             skipped.append(SkippedRun(path, f"the same configuration and seed as {twin.path}, with another result"))
-    return sorted(finished.values(), key=_order), skipped
+    return sorted(finished.values(), key=run_order), skipped
 
 
-def _order(run: FinishedRun) -> tuple[Any, ...]:
+def run_order(run: FinishedRun) -> tuple[Any, ...]:
+    """Return a sort key that puts runs in the order of their nets, recipes and seeds."""
     return model_key(run.model), run.recipe, run.variant, run.seed
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepres.recipes.named import RECIPES
-from deepres.runs.finished import FinishedRun, _order, model_key
+from deepres.runs.finished import FinishedRun, model_key, run_order
 
 SHOWN_DIFFERENCES = 3
 
@@ -67,7 +67,7 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:
         for name in {run.recipe for run in runs}
     }
     groups: dict[tuple[str, str], list[FinishedRun]] = {}
-    for run in sorted(runs, key=_order):
+    for run in sorted(runs, key=run_order):
         groups.setdefault((run.model, run.variant), []).append(run)
     made = []
     for members in groups.values():

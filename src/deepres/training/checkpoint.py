@@ -5,10 +5,6 @@ from typing import Any
 
 import torch
 
-from deepres.weights.file import TrainedNet, load_weights, save_weights
-
-__all__ = ["TrainedNet", "decode_state", "encode_state", "load_weights", "save_weights"]
-
 
 def encode_state(state: dict[str, Any]) -> bytes:
     """Serialise a training state: tensors and plain data."""

@@ -18,7 +18,7 @@ from deepres.runs.curve import draw_curve
 from deepres.runs.directory import Row, RunDir
 from deepres.runs.predictions import Predictions
 from deepres.runs.schema import EpochRow, Result, RunRecord
-from deepres.training.checkpoint import decode_state, encode_state, save_weights
+from deepres.training.checkpoint import decode_state, encode_state
 from deepres.training.claim import SAME_BITS, check_same, last_start
 from deepres.training.clock import Clock
 from deepres.training.config import RunConfig
@@ -29,6 +29,7 @@ from deepres.training.sets import Sets
 from deepres.training.stopping import InterruptedRun
 from deepres.training.trainer import Trainer
 from deepres.weights.evaluate import error_percent, predict_logits
+from deepres.weights.file import save_weights
 
 
 class SilentRecorder:

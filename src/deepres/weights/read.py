@@ -40,9 +40,6 @@ RENAMED: tuple[
 )
 
 
-COMPUTING = ("weight", "bias", "running_mean", "running_var")  # last names of what takes part in a forward pass
-
-
 @dataclass(frozen=True)
 class FoundNet:
     """Weights of one of our nets, as they were found in a file, under our names and in float32."""
