@@ -133,12 +133,14 @@ inline Vec multiply_packed(Vec sums, Packed x, Packed y) {
   return _mm512_dpbf16_ps(sums, (__m512bh)x, (__m512bh)y);
 }
 
-// x[0] y[0] x[1] y[1] ...
-inline Packed interleave(__m256i x, __m256i y) {
+// x[0] y[0] x[1] y[1] ... of the halves x and y of a register.
+inline Packed interleave(Packed halves) {
   alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(x), y, 1);
-  return _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), both);
+  return _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), halves);
+}
+inline Packed interleave(__m256i x, __m256i y) {
+  return interleave(_mm512_inserti64x4(_mm512_castsi256_si512(x), y, 1));
 }
 #endif
 

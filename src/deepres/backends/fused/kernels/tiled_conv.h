@@ -136,10 +136,7 @@ struct TiledConv {
       };
       alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-      alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                          8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
       const Packed low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-      const Packed order = _mm512_load_si512(kOrder);
       for (int h = 0; h < kOutSize; h++) {
         Element* row_pairs = pairs + (h + 1) * Grad::kPairRow + channel * 2;
         for (int w = 0; w < kOutSize; w += 2) {
@@ -147,7 +144,7 @@ struct TiledConv {
           if constexpr (kOut == 16) {
             const Packed both = output_grad(offset);
             if constexpr (kIn >= kLanes) Backward::put(operand, h, w, 0, both);
-            _mm512_store_si512(row_pairs + w * kOut, _mm512_permutexvar_epi16(order, both));
+            _mm512_store_si512(row_pairs + w * kOut, interleave(both));
           } else {
             const Packed left = output_grad(offset), right = output_grad(offset + kOut);
             Backward::put(operand, h, w, channel, left);
