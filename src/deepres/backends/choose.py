@@ -208,7 +208,7 @@ def measure(model: ResNet, device: torch.device, ways: Sequence[Way], size: int)
     begun = perf_counter()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(LARGE_BATCH, 3, size, size, generator=generator).to(device)
-    labels = torch.randint(model.fc.out_features, (LARGE_BATCH,), generator=generator).to(device)
+    labels = torch.zeros(LARGE_BATCH, dtype=torch.int64, device=device)  # a class that every net has
     backends: dict[Way, Backend] = {}
     error: Exception | None = None
 

@@ -40,15 +40,15 @@ def this_command() -> str:
     return shlex.join([program, *sys.argv[1:]])
 
 
-def result_table(result: Mapping[str, Any]) -> Table:
-    """Return a run's errors beside the published ones."""
+def result_table(result: Mapping[str, Any], data: str = "CIFAR-10") -> Table:
+    """Return a run's errors on a data set, beside the published ones if it is CIFAR-10."""
     table = new_table(title=f"{result['model']}: test error in percent", title_justify="left")
     table.add_column("")
     table.add_column("last epoch", justify="right")
     table.add_column("best epoch", justify="right")
     run = f"this run ({result['recipe']}, seed {result['seed']}, {result['epochs']:g} epochs)"
     table.add_row(run, _percent(result["test_error_last"]), _percent(result["test_error_best"]), style="bold")
-    published = PUBLISHED.get(result["model"])
+    published = PUBLISHED.get(result["model"]) if data == "CIFAR-10" else None
     if published and result["option"] == "A":
         note = f", {published.note}" if published.note else ""
         table.add_row(f"the paper (164 epochs{note})", _percent(published.paper), "")

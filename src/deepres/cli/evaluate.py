@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from deepres.cli.console import confusion_table
-from deepres.cli.options import DATA_DIR, DEVICE, NET
+from deepres.cli.options import DATA, DATA_DIR, DEVICE, NET, OWN_NET
 from deepres.errors import UserError
 from deepres.streams import out, say
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MOST_SHOWN = 20  # classes of a confusion matrix on a terminal
 
 
 @click.command()
@@ -21,34 +23,44 @@ if TYPE_CHECKING:
     "--images",
     "folder",
     type=click.Path(path_type=Path),
-    help="In place of the test set: a folder with a folder of image files for each class, named as the class.",
+    help="In place of the test set: a folder with a folder of image files for each class, named as the class; or a "
+    "file .npy of pixels, uint8 (N, 32, 32, 3) or (N, 3, 32, 32), with --labels.",
 )
+@click.option("--labels", "labels_file", type=click.Path(path_type=Path), help="A file .npy of labels, for --images.")
+@OWN_NET
+@DATA
 @DATA_DIR
 @DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def evaluate(net: str, folder: Path | None, data_dir: Path | None, device: str, as_json: bool) -> None:
-    """Evaluate weights of the zoo, a run directory, a Hub folder or a file on the 10,000 test images."""
-    import torch
+def evaluate(
+    net: str,
+    folder: Path | None,
+    labels_file: Path | None,
+    own_net: str | None,
+    data: str,
+    data_dir: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Evaluate weights of the zoo, a run directory, a Hub folder or a file on the test images of a data set."""
 
     from deepres.backends.device import resolve_device
-    from deepres.data.cifar10 import CLASSES, load_cifar10
+    from deepres.cli.pretrained import load_classifier
     from deepres.weights.evaluate import confusion_matrix, error_percent
-    from deepres.zoo.catalogue import load_pretrained
 
     chosen = resolve_device(device)
-    classifier = load_pretrained(net).to(chosen)
+    classifier = load_classifier(net, own_net).to(chosen)
     classes = tuple(classifier.classes)
-    if folder is None and classes != CLASSES:
-        what = f"{len(classes)} classes" if len(classes) != len(CLASSES) else f"the classes {', '.join(classes)}"
-        raise UserError(
-            f"{net} distinguishes {what}, CIFAR-10 has {len(CLASSES)} ({', '.join(CLASSES)}): give --images FOLDER"
-        )
+    if (labels_file is not None) != (folder is not None and folder.suffix == ".npy"):
+        raise UserError("--labels FILE.npy goes with --images FILE.npy: give both, or a folder of images alone")
     faults: dict[str, str] = {}
-    if folder is not None:
+    if labels_file is not None:
+        assert folder is not None
+        images, labels = _read_arrays(folder, labels_file, len(classes))
+    elif folder is not None:
         images, labels, faults = _read_folder(folder, classes)
     else:
-        test = load_cifar10(data_dir).test
-        images, labels = torch.from_numpy(test.images), torch.from_numpy(test.labels)
+        images, labels = _read_test_set(net, classes, data, data_dir)
     logits = classifier.predict_logits(images)
     error = error_percent(logits, labels)
     confusion = confusion_matrix(logits, labels).tolist()
@@ -58,11 +70,50 @@ def evaluate(net: str, folder: Path | None, data_dir: Path | None, device: str, 
         content = {"test_error": error, "num_images": len(labels), "confusion": confusion}
         click.echo(json.dumps({**content, "unreadable": faults} if folder is not None else content))
     else:
-        out.print(confusion_table(confusion, classes))
+        if len(classes) <= MOST_SHOWN:
+            out.print(confusion_table(confusion, classes))
         kind = "test error" if folder is None else "error"
         out.print(f"{classifier.name}: {kind} {error:.2f}% over {len(labels):,} images", markup=False, soft_wrap=True)
     if faults:
         raise UserError(f"{len(faults)} of {len(labels) + len(faults):,} images could not be read and are not counted")
+
+
+def _read_test_set(net: str, classes: tuple[str, ...], data: str, data_dir: Path | None) -> tuple["Tensor", "Tensor"]:
+    """Return the test images and labels of a data set with these very classes."""
+    import torch
+
+    from deepres.data.cifar10 import CLASSES
+    from deepres.data.datasets import load_data
+
+    loaded = None if data == "cifar10" and classes != CLASSES else load_data(data, data_dir)
+    others, name = (CLASSES, "CIFAR-10") if loaded is None else (loaded.classes, loaded.name)
+    if loaded is None or classes != tuple(others):
+        what = f"{len(classes)} classes" if len(classes) != len(others) else f"the classes {', '.join(classes)}"
+        shown = ", ".join(others[:10]) + (", ..." if len(others) > 10 else "")
+        raise UserError(
+            f"{net} distinguishes {what}, {name} has {len(others)} ({shown}): give --images FOLDER, or its own --data"
+        )
+    return torch.from_numpy(loaded.test.images), torch.from_numpy(loaded.test.labels)
+
+
+def _read_arrays(images_file: Path, labels_file: Path, num_classes: int) -> tuple["Tensor", "Tensor"]:
+    """Read images and labels as CIFAR-10.1 and CIFAR-10-C have them: uint8 (N, 3, 32, 32) and int64 (N,)."""
+    import numpy as np
+    import torch
+
+    from deepres.inputs import as_images, check_labels
+
+    arrays = []
+    for path in (images_file, labels_file):
+        try:
+            arrays.append(np.load(path, allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path} cannot be read as a file .npy ({error})") from None
+    images, labels = arrays
+    if images.ndim == 4 and images.shape[1:] == (32, 32, 3):
+        images = images.transpose(0, 3, 1, 2)
+    pixels = as_images(images)
+    return pixels, torch.from_numpy(check_labels(labels, len(pixels), num_classes))
 
 
 def _read_folder(folder: Path, classes: tuple[str, ...]) -> tuple["Tensor", "Tensor", dict[str, str]]:

@@ -7,16 +7,24 @@ import click
 
 from deepres.cli.console import new_table
 from deepres.cli.options import DATA_DIR
-from deepres.streams import err, out
+from deepres.errors import UserError
+from deepres.streams import err, out, say
 
 
 @click.command()
 @DATA_DIR
+@click.option("--data", type=click.Choice(["cifar10", "cifar100"]), default="cifar10", show_default=True)
 @click.option("--source", type=click.Choice(["auto", "official", "mirror"]), default="auto", show_default=True)
-def fetch(data_dir: Path | None, source: str) -> None:
-    """Download CIFAR-10 and verify it; nothing is downloaded twice."""
+def fetch(data_dir: Path | None, data: str, source: str) -> None:
+    """Download CIFAR-10 or CIFAR-100 and verify it; nothing is downloaded twice."""
+    from deepres.data.cifar100 import fetch_cifar100
     from deepres.data.fetch import fetch_cifar10
 
+    if data == "cifar100":
+        if source == "mirror":
+            raise UserError("there is no mirror of CIFAR-100: leave out --source")
+        say(f"CIFAR-100 is ready in {fetch_cifar100(data_dir)}: three files, all with the published md5")
+        return
     fetch_cifar10(data_dir, source, console=err)
 
 

@@ -11,6 +11,15 @@ DATA_DIR = click.option(
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 NET = click.argument("net", metavar="NAME|RUN_DIR|FILE")
+OWN_NET = click.option(
+    "--net", "own_net", metavar="FILE:NAME", help="The source of your own net, where RUN_DIR or FILE has its weights."
+)
+DATA = click.option(
+    "--data",
+    default="cifar10",
+    show_default=True,
+    help="cifar10, cifar100, a folder of images, or FILE.py:NAME of your own.",
+)
 
 # What other programs call the settings of a recipe.
 RECIPE_OPTIONS = {

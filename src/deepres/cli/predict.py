@@ -11,7 +11,7 @@ import click
 from rich.markup import escape
 
 from deepres.cli.console import new_table, pixel_picture
-from deepres.cli.options import DEVICE
+from deepres.cli.options import DEVICE, OWN_NET
 from deepres.errors import UserError
 from deepres.streams import out, say
 
@@ -19,11 +19,14 @@ from deepres.streams import out, say
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--model", "net", default="resnet20", show_default=True, help="NAME, RUN_DIR or FILE, see evaluate.")
+@OWN_NET
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show of each image.")
 @click.option("--show", is_flag=True, help="Draw in the terminal the 32x32 pixels that the net sees.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @DEVICE
-def predict(sources: tuple[str, ...], net: str, top: int, show: bool, as_json: bool, device: str) -> None:
+def predict(
+    sources: tuple[str, ...], net: str, own_net: str | None, top: int, show: bool, as_json: bool, device: str
+) -> None:
     """Tell what is in each IMAGE: an image file, a folder of them, or - for standard input.
 
     The whole picture is squeezed to 32x32 pixels, as CIFAR-10's are, without cropping. A file that cannot be used is
@@ -32,11 +35,11 @@ def predict(sources: tuple[str, ...], net: str, top: int, show: bool, as_json: b
     import numpy as np
 
     from deepres.backends.device import resolve_device
+    from deepres.cli.pretrained import load_classifier
     from deepres.data.images import read_images
-    from deepres.zoo.catalogue import load_pretrained
 
     chosen = resolve_device(device)
-    classifier = load_pretrained(net).to(chosen)
+    classifier = load_classifier(net, own_net).to(chosen)
     names, images, faults = read_images(_find(sources))
     for name, fault in faults.items():
         say(f"deepres: error: {name}: {fault}")

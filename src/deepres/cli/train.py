@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from deepres.cli.console import result_table, this_command
-from deepres.cli.options import DATA_DIR, DEVICE
+from deepres.cli.options import DATA, DATA_DIR, DEVICE
 from deepres.cli.reporter import ConsoleReporter
 from deepres.errors import UserError
 from deepres.objects import is_object_name, load_object
@@ -28,6 +28,7 @@ from deepres.training.progress import JsonReporter
 @click.option("--option", default="A", show_default=True, help="Kind of shortcut: A, B or C.")
 @click.option("--split", help="50k: train on everything; 45k: hold out 5,000 images as val. Default: the recipe's.")
 @click.option("--fraction", type=float, default=1.0, help="Train on this share of the images, of each class the same.")
+@DATA
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/NAME-RECIPE-seedN.")
 @DATA_DIR
 @DEVICE
@@ -57,6 +58,7 @@ def train(
     option: str,
     split: str | None,
     fraction: float,
+    data: str,
     run_dir: Path | None,
     data_dir: Path | None,
     device: str,
@@ -73,7 +75,8 @@ def train(
     NAME is resnet20, plain56 or another net of 6n + 2 layers, with k times the filters resnet20xk; or a net of your
     own, FILE.py:NAME or module:NAME, called with the number of classes.
     """
-    from deepres.data.cifar10 import CLASSES
+    from deepres.data.cifar10 import check_cifar10
+    from deepres.data.datasets import label_of, load_data
     from deepres.models import count_parameters
     from deepres.recipes.read import read_recipe
     from deepres.training.nets import build_net, name_of
@@ -82,18 +85,18 @@ def train(
     recipe = read_recipe(recipe_name, settings)
     if split is not None:
         recipe = replace(recipe, split=split)
-    parameters = count_parameters(build_net(net, option=option, seed=seed, num_classes=len(CLASSES)))
+    if isinstance(net, str):
+        build_net(net, option=option, seed=seed, num_classes=10)  # an unknown name ends here
     name = name_of(net)
     if run_dir is not None and run_dir.name == "":
         raise UserError(f"--run-dir {str(run_dir)!r} is no place for a run: name a folder of its own")
     if run_dir is None:
         run_dir = Path("runs") / run_name(
-            name, recipe.name, seed, option=option, split=recipe.split, fraction=fraction
+            name, recipe.name, seed, option=option, split=recipe.split, fraction=fraction, data=label_of(data)
         )
 
     from deepres.backends.build import check_backend
     from deepres.backends.device import check_precision, describe_device, resolve_device
-    from deepres.data.cifar10 import check_cifar10, load_cifar10
     from deepres.training.group import Group, launch, world_size
     from deepres.training.stopping import InterruptedRun
     from deepres.training.train import RunConfig
@@ -115,9 +118,11 @@ def train(
     if (size := world_size() or workers or 1) > recipe.batch_size:
         raise UserError(f"{size} workers are too many: a mini-batch has {recipe.batch_size} images")
     if world_size() is None and size > 1:
-        check_cifar10(data_dir)  # in the memory of one file; every worker loads its own
+        if data == "cifar10":
+            check_cifar10(data_dir)  # in the memory of one file; every worker loads its own
         sys.exit(launch(size, chosen))
-    data = load_cifar10(data_dir)
+    dataset = load_data(data, data_dir)
+    parameters = count_parameters(build_net(net, option=option, seed=seed, num_classes=len(dataset.classes)))
     group = Group.join(workers, chosen)
     say(
         f"deepres: {name} ({parameters:,} parameters), recipe {recipe.name}, seed {seed}, "
@@ -128,7 +133,7 @@ def train(
         with reporter:
             result = train_net(
                 config,
-                data,
+                dataset,
                 run_dir,
                 device=chosen,
                 max_steps=max_steps,
@@ -144,5 +149,5 @@ def train(
     if isinstance(reporter, JsonReporter):
         reporter.write("result", result=result)
         return
-    out.print(result_table(result))
+    out.print(result_table(result, dataset.name))
     out.print(f"run directory {run_dir}, curve {run_dir / 'curve.png'}", markup=False, soft_wrap=True)

@@ -77,6 +77,16 @@ class Cifar10:
     train: Split
     test: Split
 
+    @property
+    def name(self) -> str:
+        """What recipe.json calls it."""
+        return "CIFAR-10"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each label."""
+        return CLASSES
+
 
 class BadFileError(UserError):
     """A data file that is missing, truncated or altered: to fetch it again is the mend."""

@@ -36,11 +36,13 @@ class Answers:
 
 
 def read_answers(group: RunGroup) -> Answers | None:
-    """Read the predictions of a group's runs; None if no run kept them.
+    """Read the predictions of a group's runs; None if no run kept them, or they are no answers about CIFAR-10.
 
     Raises:
         UserError: a file is damaged, or of other test images or classes than the others.
     """
+    if group.runs[0].data != "CIFAR-10":
+        return None
     paths = [path for run in group.runs if (path := run.predictions) is not None]
     predictions = [Predictions.read(path) for path in paths]
     for path, prediction in zip(paths, predictions, strict=True):

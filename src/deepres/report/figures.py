@@ -215,9 +215,10 @@ def paper_points(summaries: Sequence[Summary], family: str) -> list[tuple[float,
 def paper_errors(family: str, summaries: Sequence[Summary]) -> dict[int, float]:
     """Return the paper's test errors of a family of nets, by depth, to stand beside those of one recipe.
 
-    They go as deep as that recipe's; there are none beside nets of another shortcut option than the paper's.
+    They go as deep as that recipe's; there are none beside nets of another shortcut option, nor beside nets
+    trained on other data.
     """
-    if summaries[0].group.runs[0].option != "A":
+    if not summaries[0].group.runs[0].is_as_published:
         return {}
     deepest = max(depth_of(summary.group.model) for summary in summaries)
     nets = {depth_of(name): net for name, net in PUBLISHED.items() if family_of(name) == family}

@@ -20,10 +20,18 @@ Row = dict[str, Any]
 
 
 def run_name(
-    model: str, recipe: str, seed: int, *, option: str = "A", split: str = "50k", fraction: float = 1.0
+    model: str,
+    recipe: str,
+    seed: int,
+    *,
+    option: str = "A",
+    split: str = "50k",
+    fraction: float = 1.0,
+    data: str = "cifar10",
 ) -> str:
     """Return a run directory's usual name: MODEL-RECIPE-seedN, with what departs from the usual in between."""
     variants = [f"option{option}"] * (option != "A") + [f"split{split}"] * (split != "50k")
+    variants += [data] * (data != "cifar10")
     variants += [f"fraction{fraction:g}"] * (fraction != 1)
     return "-".join([model, recipe, *variants, f"seed{seed}"])
 

@@ -94,6 +94,16 @@ class FinishedRun:
         return self.record.option
 
     @property
+    def data(self) -> str:
+        """The name of the data set, "CIFAR-10" but for runs on others."""
+        return self.record.data.name
+
+    @property
+    def is_as_published(self) -> bool:
+        """Whether others published an error for such a net: on CIFAR-10, with shortcuts of option A."""
+        return self.option == "A" and self.data == "CIFAR-10"
+
+    @property
     def precision(self) -> str:
         """ "float32" or "bfloat16"."""
         return self.record.precision

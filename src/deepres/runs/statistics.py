@@ -41,7 +41,7 @@ class Summary:
     val_mean: float | None
     """Mean of the last epoch's val error, with the 45k/5k split."""
     published: Published | None
-    """What others published for this net; None for nets with other shortcuts than theirs."""
+    """What others published for this net; None with other shortcuts than theirs, or on other data."""
 
     @property
     def n(self) -> int:
@@ -75,7 +75,7 @@ def summarise(group: RunGroup) -> Summary:
         best_mean=mean(best) if best else None,
         optimism=mean(best) - mean(last) if best else None,
         val_mean=mean(val) if val else None,
-        published=PUBLISHED.get(group.model) if group.runs[0].option == "A" else None,
+        published=PUBLISHED.get(group.model) if group.runs[0].is_as_published else None,
     )
 
 

@@ -7,9 +7,9 @@ from copy import deepcopy
 from typing import Any, Self
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
+from deepres.data.cifar10 import CLASSES
 from deepres.errors import UserError, first_line
 from deepres.files import write_atomically, write_json
 from deepres.models import ResNet, count_parameters
@@ -30,6 +30,7 @@ from deepres.training.stopping import InterruptedRun
 from deepres.training.trainer import Trainer
 from deepres.weights.evaluate import error_percent, predict_logits
 from deepres.weights.file import save_weights
+from deepres.weights.own import save_own_weights
 
 
 class SilentRecorder:
@@ -322,13 +323,12 @@ class Recorder(SilentRecorder):
 
     def _write_weights(self) -> None:
         """Write model.safetensors; of a net of one's own, its state with the normalisation."""
-        model, normalization = self.trainer.model, self.trainer.stream.normalization
-        if isinstance(self.config.model, str):
-            save_weights(self.run_dir.weights, self.config.model, model, normalization)
+        model, normalization, classes = self.trainer.model, self.trainer.stream.normalization, self.sets.classes
+        if not isinstance(self.config.model, str):
+            save_own_weights(self.run_dir.weights, self.config.name, model, normalization, classes)
             return
-        state = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in model.state_dict().items()}
-        state |= {"mean": normalization.mean.cpu(), "std": normalization.std.cpu()}
-        write_atomically(self.run_dir.weights, save(state, {"net": self.config.name}))
+        named = classes if classes != CLASSES and len(classes) == self.sets.num_classes else None
+        save_weights(self.run_dir.weights, self.config.model, model, normalization, named)
 
     def _draw(self, rows: Sequence[Row]) -> None:
         """Draw curve.png; the run has its result by now, so that a failure is no more than a notice."""

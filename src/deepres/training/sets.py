@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepres.data.cifar10 import Cifar10, Split
+from deepres.data.cifar10 import CLASSES, Split
+from deepres.data.datasets import Dataset
 from deepres.data.splits import digest_of, stratified_split, stratified_subset
 from deepres.recipes.recipe import Recipe
 from deepres.runs.schema import DataRecord, ImageSet
 
 VAL_FRACTION = 0.1  # 5,000 of 50,000
-NUM_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Sets:
     test: tuple[Tensor, Tensor]
     record: DataRecord
     """What they are, for recipe.json."""
+    classes: tuple[str, ...] = CLASSES
+    """The name of each label."""
 
     @property
     def held_out(self) -> tuple[Tensor, Tensor]:
@@ -36,12 +38,12 @@ class Sets:
 
     @property
     def num_classes(self) -> int:
-        """The number of logits of a net: CIFAR-10's ten, or more where a label is higher."""
+        """The number of logits of a net: one for each class, or more where a label is higher."""
         highest = (int(labels.max()) for _, labels in (self.train, self.test))
-        return max(NUM_CLASSES, *(label + 1 for label in highest))
+        return max(len(self.classes), *(label + 1 for label in highest))
 
 
-def load_sets(data: Cifar10, recipe: Recipe, device: torch.device, fraction: float = 1.0) -> Sets:
+def load_sets(data: Dataset, recipe: Recipe, device: torch.device, fraction: float = 1.0) -> Sets:
     """Put the images on the device, split as the recipe says.
 
     Args:
@@ -61,7 +63,7 @@ def load_sets(data: Cifar10, recipe: Recipe, device: torch.device, fraction: flo
         index = stratified_subset(train.labels, fraction)
         train = Split(train.images[index], train.labels[index])
     record = DataRecord(
-        name=getattr(data, "name", "CIFAR-10"),
+        name=data.name,
         fraction=fraction,
         train=_describe(train),
         val=None if val is None else _describe(val),
@@ -71,7 +73,7 @@ def load_sets(data: Cifar10, recipe: Recipe, device: torch.device, fraction: flo
     def tensors(split: Split) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
 
-    return Sets(tensors(train), None if val is None else tensors(val), tensors(data.test), record)
+    return Sets(tensors(train), None if val is None else tensors(val), tensors(data.test), record, tuple(data.classes))
 
 
 def _describe(split: Split) -> ImageSet:

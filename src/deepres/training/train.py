@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from deepres.backends.memory import keep_freed_memory
-from deepres.data.cifar10 import Cifar10
+from deepres.data.datasets import Dataset
 from deepres.data.loader import build_stream
 from deepres.runs.directory import RunDir
 from deepres.training.checkpoint import decode_state
@@ -28,7 +28,7 @@ __all__ = ["InterruptedRun", "RunConfig", "Sets", "build_trainer", "load_sets", 
 
 def train(
     config: RunConfig,
-    data: Cifar10,
+    data: Dataset,
     path: str | Path,
     *,
     device: torch.device,
@@ -41,7 +41,7 @@ def train(
 
     Args:
         config: what to train and how.
-        data: training and test images, such as CIFAR-10.
+        data: training and test images with the names of their classes, see `deepres.data.datasets.load_data`.
         path: the run directory; created if missing.
         device: where to compute.
         max_steps: stop after so many steps of the schedule, which stays as it is; a later call goes on from there.

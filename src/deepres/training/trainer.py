@@ -18,7 +18,6 @@ from deepres.training.group import Group
 from deepres.training.nets import Net, build_net
 from deepres.training.optimizers import build_optimizers
 from deepres.training.schedule import SlowStartGate, learning_rate
-from deepres.training.sets import NUM_CLASSES
 from deepres.training.start import start_chain
 from deepres.training.stopping import StopRequest
 from deepres.weights.evaluate import percent, predict_logits
@@ -86,7 +85,7 @@ class Trainer:
         notice: Callable[[str], None],
         fall_back: bool = False,
         group: Group | None = None,
-        num_classes: int = NUM_CLASSES,
+        num_classes: int = 10,
     ) -> None:
         # Every backend but the fused one takes any module, and that one looks for itself.
         model = cast(ResNet, build_net(name, option=option, seed=seed, num_classes=num_classes).to(device))

@@ -79,8 +79,8 @@ class PixelClassifier(nn.Module):
 
     def count_logits(self) -> int:
         """Return the number of logits: of the last layer or, with a head of another kind, of one image's answer."""
-        head: nn.Module = self.net.fc
-        if isinstance(head, nn.Linear):
+        head = getattr(self.net, "fc", None)
+        if isinstance(self.net, ResNet) and isinstance(head, nn.Linear):
             return head.out_features
         with evaluating(self), torch.no_grad():
             black = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8, device=self.mean.device)

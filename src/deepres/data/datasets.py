@@ -1,0 +1,116 @@
+"""The data sets that nets are trained on: CIFAR-10, CIFAR-100, a folder of images, or one of one's own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from deepres.data.cifar10 import Split, load_cifar10
+from deepres.data.cifar100 import load_cifar100
+from deepres.data.folder import load_folder
+from deepres.errors import UserError
+from deepres.objects import is_object_name, load_object
+
+NAMES = ("cifar10", "cifar100")
+MAX_CLASSES = 256  # predictions.npz holds a class in a byte
+
+
+class Dataset(Protocol):
+    """Images to train on and to test on."""
+
+    @property
+    def train(self) -> Split:
+        """The training images; those held out as val are taken from them."""
+
+    @property
+    def test(self) -> Split:
+        """The test images."""
+
+    @property
+    def name(self) -> str:
+        """What the set is called in recipe.json, beside the digests of its images."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each label."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set of one's own, for `deepres.train` or as what FILE:NAME gives.
+
+    Example:
+        >>> import numpy as np
+        >>> split = Split(np.zeros((2, 3, 32, 32), np.uint8), np.array([0, 1]))
+        >>> ImageData(train=split, test=split, name="two black images", classes=("black", "dark")).name
+        'two black images'
+    """
+
+    train: Split
+    test: Split
+    name: str
+    classes: tuple[str, ...]
+
+
+def load_data(source: str | Path = "cifar10", data_dir: str | Path | None = None) -> Dataset:
+    """Load a data set.
+
+    Args:
+        source: "cifar10" or "cifar100"; a folder that holds a folder of images for each class, or `train` and `test`
+            with such folders, see `deepres.data.folder`; or FILE.py:NAME or module:NAME, an `ImageData` or what makes
+            one without arguments.
+        data_dir: where CIFAR-10 and CIFAR-100 lie, see `deepres.data.cifar10.resolve_data_dir`.
+
+    Raises:
+        UserError: there is no such data set, or something is wrong with it; the message says what.
+    """
+    match source:
+        case "cifar10":
+            return load_cifar10(data_dir)
+        case "cifar100":
+            train, test, classes = load_cifar100(data_dir)
+            return ImageData(train, test, "CIFAR-100", classes)
+    if isinstance(source, str) and is_object_name(source) and not Path(source).is_dir():
+        made = load_object(source)
+        return check_dataset(made() if callable(made) else made, source)
+    path = Path(source)
+    if not path.is_dir():
+        raise UserError(f"no data {str(source)!r}: give {', '.join(NAMES)}, a folder of images, or FILE.py:NAME")
+    train, test, classes = load_folder(path)
+    return ImageData(train, test, path.resolve().name, classes)
+
+
+def label_of(source: str | Path) -> str:
+    """Return what names of run directories say of a data set: "cifar10", the folder's or the object's name."""
+    text = str(source)
+    if text in NAMES:
+        return text
+    return text.rpartition(":")[2] if is_object_name(text) and not Path(text).is_dir() else Path(text).resolve().name
+
+
+def check_dataset(data: Any, source: str) -> Dataset:
+    """Return a data set of one's own if it can be trained on.
+
+    Raises:
+        UserError: it cannot; the message names `source` and what is wrong.
+    """
+    if missing := [key for key in ("train", "test", "name", "classes") if not hasattr(data, key)]:
+        raise UserError(f"{source} is a {type(data).__name__} without {missing[0]!r}: it must be a deepres.ImageData")
+    classes = data.classes
+    if isinstance(classes, str) or not 1 <= len(classes) <= MAX_CLASSES or len(set(classes)) != len(classes):
+        raise UserError(f"{source}: classes must be 1 to {MAX_CLASSES} different names")
+    for part in ("train", "test"):
+        split = getattr(data, part)
+        images, labels = np.asarray(getattr(split, "images", None)), np.asarray(getattr(split, "labels", None))
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (3, 32, 32) or not len(images):
+            found = f"{images.dtype} {images.shape}"
+            raise UserError(f"{source}: {part}.images are {found}: they must be uint8 (N, 3, 32, 32), N at least 1")
+        if labels.dtype != np.int64 or labels.shape != (len(images),):
+            found = f"{labels.dtype} {labels.shape}"
+            raise UserError(f"{source}: {part}.labels are {found}: they must be int64 ({len(images)},)")
+        if labels.min() < 0 or labels.max() >= len(classes):
+            bounds = f"{labels.min()} to {labels.max()}"
+            raise UserError(f"{source}: {part}.labels are {bounds}: they must be 0 to {len(classes) - 1}")
+    made: Dataset = data
+    return made
