@@ -10,6 +10,7 @@ from deepres._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from deepres.data.cifar10 import load_cifar10
+    from deepres.data.datasets import ImageData, load_data
     from deepres.data.fetch import fetch_cifar10
     from deepres.errors import UserError
     from deepres.models import build_model
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
     from deepres.runs.groups import group_runs
     from deepres.runs.statistics import summarise
     from deepres.training.config import RunConfig
-    from deepres.training.train import train
+    from deepres.training.from_python import train
     from deepres.weights.classifier import PixelClassifier
     from deepres.weights.file import load_weights, save_weights
     from deepres.zoo.catalogue import load_pretrained
 
 __all__ = [
+    "ImageData",
     "PixelClassifier",
     "Recipe",
     "RunConfig",
@@ -35,6 +37,7 @@ __all__ = [
     "get_recipe",
     "group_runs",
     "load_cifar10",
+    "load_data",
     "load_pretrained",
     "load_runs",
     "load_weights",
@@ -45,6 +48,7 @@ __all__ = [
 ]
 
 HOMES = {
+    "ImageData": "data.datasets",
     "PixelClassifier": "weights.classifier",
     "Recipe": "recipes.recipe",
     "RunConfig": "training.config",
@@ -54,13 +58,14 @@ HOMES = {
     "get_recipe": "recipes.named",
     "group_runs": "runs.groups",
     "load_cifar10": "data.cifar10",
+    "load_data": "data.datasets",
     "load_pretrained": "zoo.catalogue",
     "load_runs": "runs.finished",
     "load_weights": "weights.file",
     "read_recipe": "recipes.read",
     "save_weights": "weights.file",
     "summarise": "runs.statistics",
-    "train": "training.train",
+    "train": "training.from_python",
 }
 
 

@@ -12,6 +12,7 @@ class Stream(IntEnum):
     WEIGHTS = 0
     BATCHES = 1
     FLIPS = 2
+    MIXING = 3
 
 
 def derive_seed(seed: int, stream: Stream, index: int = 0) -> int:

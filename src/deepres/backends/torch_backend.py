@@ -23,7 +23,8 @@ class Backend(Protocol):
 
         Args:
             images: float32 (B, 3, H, W), normalised.
-            labels: int64 (B,).
+            labels: int64 (B,), or distributions over the classes, float32 (B, num_classes), of which the most
+                probable class is the right one.
 
         Returns:
             The mean loss in nats and the number of wrong predictions, as tensors of no dimension.
@@ -73,7 +74,8 @@ class TorchBackend:
         with autocast(self._device, self._precision):
             logits = self._model(images.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits.float(), labels)
-        return loss, (logits.argmax(dim=1) != labels).sum()
+        right = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        return loss, (logits.argmax(dim=1) != right).sum()
 
     def forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backend.forward_backward`."""

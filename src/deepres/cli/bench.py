@@ -36,7 +36,7 @@ def bench(names: tuple[str, ...], recipe_names: tuple[str, ...], seconds: float,
 
     chosen = resolve_device(device, reported)
     check_precision(precision, chosen)
-    made = [get_recipe(name) for name in recipe_names or RECIPES]
+    made = [get_recipe(name) for name in recipe_names or [name for name in RECIPES if name != "finetune"]]
     for name in names:
         build_model(name)  # an unknown one ends here
     # Unless asked for, the deepest nets are not measured: their blocks are those of 56 layers, only more of them.

@@ -51,7 +51,13 @@ def export(
     classifier = load_classifier(net, own_net)
     path = output or Path(f"{classifier.name}{chosen.suffix}")
     check_target(path, chosen, kind, overwrite=force)
-    images = load_cifar10(data_dir).test.images[:NUM_IMAGES] if folder is None else _read_images(folder)
+    if folder is not None:
+        images = _read_images(folder)
+    else:
+        try:
+            images = load_cifar10(data_dir).test.images[:NUM_IMAGES]
+        except UserError as fault:
+            raise UserError(f"{fault}; or give --images FOLDER to check the file with") from None
     with err.status(escape(f"writing {path} and running it")):
         difference = export_classifier(classifier, kind, path, images, overwrite=force)
     out.print(

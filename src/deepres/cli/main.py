@@ -11,6 +11,7 @@ from deepres.cli.bench import bench
 from deepres.cli.evaluate import evaluate
 from deepres.cli.export import export
 from deepres.cli.figures import figures
+from deepres.cli.finetune import finetune
 from deepres.cli.grid import grid
 from deepres.cli.import_ import import_checkpoint
 from deepres.cli.lists import fetch, models, recipes
@@ -37,6 +38,7 @@ for command in (
     models,
     recipes,
     train,
+    finetune,
     bench,
     grid,
     results,

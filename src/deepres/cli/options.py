@@ -35,7 +35,7 @@ RECIPE_OPTIONS = {
     "weight-decay": "weight_decay",
     "wd": "weight_decay",
     "nesterov": "nesterov",
-    "optimizer": "muon",
+    "optimizer": "optimizer.name",
     "schedule": "schedule",
     "scheduler": "schedule",
     "warmup": "schedule.warmup",

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from deepres.objects import is_object_name, load_object
 from deepres.runs.directory import run_name
 from deepres.streams import out, say
 from deepres.training.progress import JsonReporter
+
+if TYPE_CHECKING:
+    from deepres.training.config import RunConfig
 
 
 @click.command()
@@ -75,10 +79,9 @@ def train(
     NAME is resnet20, plain56 or another net of 6n + 2 layers, with k times the filters resnet20xk; or a net of your
     own, FILE.py:NAME or module:NAME, called with the number of classes.
     """
-    from deepres.data.cifar10 import check_cifar10
-    from deepres.data.datasets import label_of, load_data
-    from deepres.models import count_parameters
+    from deepres.data.datasets import label_of
     from deepres.recipes.read import read_recipe
+    from deepres.training.config import RunConfig
     from deepres.training.nets import build_net, name_of
 
     net = load_object(name) if is_object_name(name) else name
@@ -95,16 +98,6 @@ def train(
             name, recipe.name, seed, option=option, split=recipe.split, fraction=fraction, data=label_of(data)
         )
 
-    from deepres.backends.build import check_backend
-    from deepres.backends.device import check_precision, describe_device, resolve_device
-    from deepres.training.group import Group, launch, world_size
-    from deepres.training.stopping import InterruptedRun
-    from deepres.training.train import RunConfig
-    from deepres.training.train import train as train_net
-
-    chosen = resolve_device(device, lambda notice: say(f"deepres: {notice}"))
-    check_precision(precision, chosen)  # a wrong one ends here, and so does a wrong backend
-    check_backend(backend)
     config = RunConfig(
         net,
         recipe,
@@ -115,6 +108,46 @@ def train(
         evaluate_every=evaluate_every,
         fraction=fraction,
     )
+    carry_out(
+        config,
+        run_dir,
+        data=data,
+        data_dir=data_dir,
+        device=device,
+        workers=workers,
+        max_steps=max_steps,
+        checkpoint_minutes=checkpoint_minutes,
+        progress=progress,
+    )
+
+
+def carry_out(
+    config: "RunConfig",
+    run_dir: Path,
+    *,
+    data: str,
+    data_dir: Path | None,
+    device: str,
+    workers: int | None = None,
+    max_steps: int | None = None,
+    checkpoint_minutes: float = 5.0,
+    progress: str = "bar",
+) -> None:
+    """Train as the command line says, show the progress and the result, and end the process if it is interrupted."""
+    from deepres.backends.build import check_backend
+    from deepres.backends.device import check_precision, describe_device, resolve_device
+    from deepres.data.cifar10 import check_cifar10
+    from deepres.data.datasets import load_data
+    from deepres.models import count_parameters
+    from deepres.training.group import Group, launch, world_size
+    from deepres.training.nets import build_net
+    from deepres.training.stopping import InterruptedRun
+    from deepres.training.train import train as train_net
+
+    recipe = config.recipe
+    chosen = resolve_device(device, lambda notice: say(f"deepres: {notice}"))
+    check_precision(config.precision, chosen)  # a wrong one ends here, and so does a wrong backend
+    check_backend(config.backend)
     if (size := world_size() or workers or 1) > recipe.batch_size:
         raise UserError(f"{size} workers are too many: a mini-batch has {recipe.batch_size} images")
     if world_size() is None and size > 1:
@@ -122,13 +155,16 @@ def train(
             check_cifar10(data_dir)  # in the memory of one file; every worker loads its own
         sys.exit(launch(size, chosen))
     dataset = load_data(data, data_dir)
-    parameters = count_parameters(build_net(net, option=option, seed=seed, num_classes=len(dataset.classes)))
+    num_classes = len(dataset.classes)
+    parameters = count_parameters(
+        build_net(config.model, option=config.option, seed=config.seed, num_classes=num_classes)
+    )
     group = Group.join(workers, chosen)
     say(
-        f"deepres: {name} ({parameters:,} parameters), recipe {recipe.name}, seed {seed}, "
+        f"deepres: {config.name} ({parameters:,} parameters), recipe {recipe.name}, seed {config.seed}, "
         f"on {describe_device(chosen)}{f', {group.size} workers' if group.size > 1 else ''}, in {run_dir}"
     )
-    reporter = JsonReporter(sys.stdout) if progress == "json" else ConsoleReporter(name)
+    reporter = JsonReporter(sys.stdout) if progress == "json" else ConsoleReporter(config.name)
     try:
         with reporter:
             result = train_net(

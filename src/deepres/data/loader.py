@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deepres.data.augment import Augmentation, Normalization, crop_and_flip, shrink
+from deepres.data.mixing import Mixing, build_mixing
 from deepres.recipes.recipe import Recipe
 from deepres.seeding import Stream, derive_generator
 
@@ -27,9 +28,10 @@ class TrainStream:
         batch_size: images per mini-batch.
         pad: pixels of padding on each side before the random crop.
         padding: "zeros" or "reflection".
-        flips: "random" or "alternating", see `deepres.recipes.recipe.Recipe`.
+        flips: "random", "alternating" or "none", see `deepres.recipes.recipe.Recipe`.
         seed: the run's.
         image_size: gives the rows and columns of the images of a step, or None: as they are.
+        mixing: what is done to images and labels after that.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class TrainStream:
         padding: str = "zeros",
         flips: str = "random",
         image_size: Callable[[int], int | None] = lambda _: None,
+        mixing: Mixing | None = None,
     ) -> None:
         self.images = images
         self.labels = labels
@@ -53,20 +56,28 @@ class TrainStream:
         self.seed = seed
         self.padding = padding
         self.image_size = image_size
+        self.mixing = mixing
+        self.flips = flips
         self._first_flips: Tensor | None = None
         if flips == "alternating":
             self._first_flips = torch.rand(len(images), generator=derive_generator(seed, Stream.FLIPS)) < 0.5
         self._epoch_plan = lru_cache(maxsize=2)(self._draw_epoch)
 
     def batch(self, step: int, share: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Return the mini-batch of a step, counted from 0, or a share of it: float32 (B, 3, H, W) and int64 (B,)."""
+        """Return the mini-batch of a step, counted from 0, or a share of it.
+
+        Returns:
+            Images, float32 (B, 3, H, W), and labels, int64 (B,), or distributions over the classes, float32 (B, C),
+            where the recipe smooths or mixes labels.
+        """
         indices, choices = self._choose(step)
         indices, choices = indices[share], choices[share]
         images = self.normalization(self.images[indices])
         images = crop_and_flip(images, choices, self.pad, self.padding)
         if (size := self.image_size(step)) is not None:
             images = shrink(images, size)
-        return images, self.labels[indices]
+        labels = self.labels[indices]
+        return (images, labels) if self.mixing is None else self.mixing(images, labels, step)
 
     def examples(self, num_images: int, sizes: Sequence[int | None]) -> list[tuple[Tensor, Tensor]]:
         """Return the first images as they are trained on but for crops and flips, with labels, once for each size."""
@@ -96,20 +107,40 @@ class TrainStream:
         choices = Augmentation.draw(len(self.images), self.pad, generator)
         if self._first_flips is not None:
             choices = replace(choices, flips=self._first_flips[order] ^ bool(epoch % 2))
+        if self.flips == "none":
+            choices = replace(choices, flips=torch.zeros_like(choices.flips))
         return order.to(self.images.device), choices.to(self.images.device)
 
 
-def build_stream(images: Tensor, labels: Tensor, recipe: Recipe, seed: int) -> TrainStream:
-    """Return the mini-batches that a recipe makes of training images, normalised by their own statistics."""
+def build_stream(
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    seed: int,
+    *,
+    num_classes: int = 10,
+    normalization: Normalization | None = None,
+) -> TrainStream:
+    """Return the mini-batches that a recipe makes of training images.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        labels: int64 (N,).
+        recipe: says how.
+        seed: the run's.
+        num_classes: of the labels.
+        normalization: of a net that is trained further; None: by the statistics of these images.
+    """
     total_steps = recipe.total_steps(len(images))
     return TrainStream(
         images,
         labels,
-        normalization=Normalization.fit(images, recipe.normalization),
+        normalization=normalization or Normalization.fit(images, recipe.normalization),
         batch_size=recipe.batch_size,
         pad=recipe.pad,
         padding=recipe.padding,
         flips=recipe.flips,
         seed=seed,
         image_size=lambda step: recipe.image_size(step, total_steps),
+        mixing=build_mixing(recipe, seed, num_classes),
     )

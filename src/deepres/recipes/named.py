@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from deepres.errors import unknown_name
-from deepres.recipes.recipe import SPLITS, LowResolution, Muon, OneCycle, Recipe, SlowStart, StepDecay
+from deepres.recipes.recipe import SPLITS, Cosine, LowResolution, Muon, OneCycle, Recipe, SlowStart, StepDecay
 
 
 def paper() -> Recipe:
@@ -87,8 +87,31 @@ def faster() -> Recipe:
     return replace(fast(), name="faster").with_compute(paper().compute(SPLITS["50k"]) / 16)
 
 
+def finetune() -> Recipe:
+    """Twenty epochs at a low rate from trained weights, the new last layer at ten times that rate.
+
+    `deepres finetune resnet20 FOLDER`
+    """
+    return Recipe(
+        name="finetune",
+        epochs=20,
+        batch_size=64,
+        normalization="channel",  # not used: the trained weights bring theirs
+        pad=4,  # as the paper
+        # A tenth of the rate of the first training: Girshick, Donahue, Darrell, Malik, "Rich feature hierarchies for
+        # accurate object detection and semantic segmentation", 2014, section 2.3.
+        learning_rate=0.01,
+        schedule=Cosine(warmup=0.1),
+        momentum=0.9,  # as the paper
+        nesterov=True,
+        weight_decay=0.0001,  # as the paper
+        decay_norm_and_bias=True,  # as the paper
+        head_rate=10.0,  # as in the fine-tuning example of Caffe, 2014
+    )
+
+
 RECIPES: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
-    {"paper": paper, "fast": fast, "faster": faster, "one-cycle": one_cycle}
+    {"paper": paper, "fast": fast, "faster": faster, "one-cycle": one_cycle, "finetune": finetune}
 )
 
 

@@ -102,6 +102,9 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, name: str | None = Non
         if key in nested and other not in nested:
             nested[other] = NONE
     made: Recipe = _changed(Recipe, recipe, nested, "")
+    if made.optimizer and (given := {"momentum", "nesterov"} & nested.keys()):
+        key = min(given)
+        raise UserError(f"setting {key} is SGD's: give {made.optimizer.name} its own as optimizer.arguments.{key}")
     return replace(made, name=name or changed_name(recipe.name, changes))
 
 
@@ -162,7 +165,11 @@ def _changed(kind: type, value: Any, changes: Mapping[str, Any], key: str) -> An
     }
     if isinstance(value, kind) and is_dataclass(value) and not isinstance(value, type):
         return replace(value, **new)
-    if missing := [f.name for f in fields(kind) if f.name not in new and f.default is MISSING]:
+    for field in fields(kind):  # of another kind with a setting of the same name, such as a warm-up
+        if field.name not in new and hasattr(value, field.name):
+            new[field.name] = getattr(value, field.name)
+    without = [field for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING]
+    if missing := [field.name for field in without if field.name not in new]:
         raise UserError(f"setting {key.rstrip('.')} needs {', '.join(missing)} too")
     return kind(**new)
 
@@ -194,6 +201,10 @@ def _converted(kind: Any, value: Any, current: Any, key: str) -> Any:
             names = ", ".join(f"{key}.{field.name}" for field in fields(kind))
             raise UserError(f"setting {key} has parts: give {names}")
         return _changed(kind, current, value, f"{key}.")
+    if get_origin(kind) is Mapping:
+        if not isinstance(value, dict):
+            raise UserError(f"setting {key} has parts: give {key}.NAME=VALUE for each")
+        return {**(current or {}), **value}
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
             raise UserError(f"setting {key} is a list: write it in brackets, such as []")
@@ -237,7 +248,9 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return f'"{value}"'
-    if isinstance(value, tuple):
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_toml(each)}' for key, each in value.items())} }}"
+    if isinstance(value, tuple | list):
         return f"[{', '.join(map(_toml, value))}]"
     if is_dataclass(value) and not isinstance(value, type):
         return f"{{ {', '.join(f'{part.name} = {_toml(getattr(value, part.name))}' for part in fields(value))} }}"

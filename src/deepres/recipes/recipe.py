@@ -3,149 +3,39 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as dataclass_fields
 from types import MappingProxyType
 from typing import Any
 
 from deepres.errors import UserError, unknown_name
 from deepres.recipes.checks import a_number, a_truth_value, a_whole_number, must_be
+from deepres.recipes.parts import Adam as Adam
+from deepres.recipes.parts import Cosine as Cosine
+from deepres.recipes.parts import LowResolution as LowResolution
+from deepres.recipes.parts import Muon as Muon
+from deepres.recipes.parts import OneCycle as OneCycle
+from deepres.recipes.parts import OtherOptimizer as OtherOptimizer
+from deepres.recipes.parts import SlowStart as SlowStart
+from deepres.recipes.parts import StepDecay as StepDecay
 
 SPLITS: Mapping[str, int] = MappingProxyType({"50k": 50_000, "45k": 45_000})  # training images of CIFAR-10 in each
 NORMALIZATIONS = ("pixel_mean", "channel")
 PADDINGS = ("zeros", "reflection")
-FLIPS = ("random", "alternating")
+FLIPS = ("random", "alternating", "none")
+
+# What recipes had from the beginning, and recipe.json of every run holds.
+FIRST_FIELDS = frozenset(
+    (
+        *("name", "batch_size", "normalization", "pad", "learning_rate", "schedule", "momentum", "nesterov"),
+        *("weight_decay", "decay_norm_and_bias", "steps", "epochs", "padding", "flips", "low_resolutions", "muon"),
+        *("slow_start", "split", "split_seed"),
+    )
+)
 
 
 def held_out_name(split: str) -> str:
     """Return the set that is evaluated at each epoch: "test", or "val" with the 45k/5k split."""
     return "test" if split == "50k" else "val"
-
-
-@dataclass(frozen=True)
-class StepDecay:
-    """A constant learning rate, multiplied by `factor` at each milestone."""
-
-    milestones: tuple[int, ...]
-    """Steps after which the rate drops: at 32,000, step 32,000 (counted from 0) is the first of the lower rate."""
-    factor: float
-
-    def __post_init__(self) -> None:
-        for milestone in self.milestones:
-            a_whole_number("schedule.milestones", milestone, at_least=1)
-        must_be(list(self.milestones) == sorted(self.milestones), "schedule.milestones", self.milestones, "in order")
-        a_number("schedule.factor", self.factor, above=0)
-
-    def __str__(self) -> str:
-        return f"x {self.factor:g} at {', '.join(f'{m:,}' for m in self.milestones)} steps"
-
-
-@dataclass(frozen=True)
-class OneCycle:
-    """From zero linearly up to the learning rate, then linearly down to zero at the last step."""
-
-    warmup: float
-    """The share of all steps spent going up."""
-
-    def __post_init__(self) -> None:
-        a_number("schedule.warmup", self.warmup, at_least=0, at_most=1)
-
-    def __str__(self) -> str:
-        up = f"linear up for {self.warmup:.0%} of the steps, then " if self.warmup else ""
-        return f"{up}linear to zero"
-
-
-@dataclass(frozen=True)
-class Muon:
-    """The convolutions are trained by `deepres.training.optimizers.Muon`, all else by SGD."""
-
-    learning_rate: float
-    """The highest of the schedule: the size of a step relative to the weights."""
-    momentum: float
-    full_rate_length: int | None = None
-    """If set, a net whose chain (see `deepres.training.start.chain_length`) is L layers long takes the rate times
-    min(1, full_rate_length / L): all layers of a chain turn by one angle, and their effects on its output add up.
-    Source: Large, Liu, Huh, Bahng, Isola, Bernstein, "Scalable optimization in the modular norm", 2024: each of L
-    modules in a row of equal mass gets 1/L of the rate."""
-
-    def rate(self, chain_length: int) -> float:
-        """Return the highest learning rate for a net with a chain of so many layers."""
-        return self.learning_rate * min(1.0, (self.full_rate_length or chain_length) / chain_length)
-
-    def __post_init__(self) -> None:
-        a_number("muon.learning_rate", self.learning_rate, above=0)
-        a_number("muon.momentum", self.momentum, at_least=0, below=1)
-        if self.full_rate_length is not None:
-            a_whole_number("muon.full_rate_length", self.full_rate_length, at_least=1)
-
-    def __str__(self) -> str:
-        chains = f" x min(1, {self.full_rate_length} / chain length)" if self.full_rate_length else ""
-        return f"{self.learning_rate:g}{chains}, momentum {self.momentum:g}"
-
-
-@dataclass(frozen=True)
-class Adam:
-    """Batch normalization's scales and shifts are trained by Adam, without decay, instead of SGD.
-
-    Their gradients differ by orders of magnitude between the layers of a deep plain net, so that no single rate of SGD
-    serves all. Jordan et al., "Muon", 2024, trains by Adam whatever is no matrix.
-    """
-
-    learning_rate: float
-    """The highest of the schedule."""
-    betas: tuple[float, float]
-    """Of the running means of the gradient and of its square."""
-    eps: float
-
-    def __post_init__(self) -> None:
-        a_number("norm_adam.learning_rate", self.learning_rate, above=0)
-        must_be(isinstance(self.betas, tuple) and len(self.betas) == 2, "norm_adam.betas", self.betas, "two numbers")
-        for beta in self.betas:
-            a_number("norm_adam.betas", beta, at_least=0, below=1)
-        a_number("norm_adam.eps", self.eps, above=0)
-
-    def __str__(self) -> str:
-        return f"{self.learning_rate:g}, betas {self.betas[0]:g} and {self.betas[1]:g}"
-
-
-@dataclass(frozen=True)
-class LowResolution:
-    """The first part of a training on images made smaller, which cost less in proportion to their pixels."""
-
-    size: int
-    """Rows and columns of an image."""
-    until: float
-    """The share of all steps after which the next part begins."""
-
-    def __post_init__(self) -> None:
-        a_whole_number("low_resolutions.size", self.size, at_least=1)
-        a_number("low_resolutions.until", self.until, at_least=0)
-
-    def __str__(self) -> str:
-        return f"{self.size} x {self.size} until {self.until:.0%} of the steps"
-
-
-@dataclass(frozen=True)
-class SlowStart:
-    """A low constant rate at the start of very deep nets, until the training error is below a bound."""
-
-    learning_rate: float
-    until_error: float
-    """Training error in percent, over the last `window` mini-batches."""
-    window: int
-    """Mini-batches; at least so many steps are taken at the low rate."""
-    min_depth: int
-    """Nets with fewer weighted layers start at the full rate."""
-
-    def __post_init__(self) -> None:
-        a_number("slow_start.learning_rate", self.learning_rate, above=0)
-        a_number("slow_start.until_error", self.until_error, at_least=0)
-        a_whole_number("slow_start.window", self.window, at_least=1)
-        a_whole_number("slow_start.min_depth", self.min_depth, at_least=0)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.learning_rate:g} until the training error of {self.window} mini-batches is below "
-            f"{self.until_error:g}%, for depth {self.min_depth} and more"
-        )
 
 
 @dataclass(frozen=True)
@@ -161,7 +51,7 @@ class Recipe:
     """Pixels of padding on each side before the random crop."""
     learning_rate: float
     """The highest of the schedule."""
-    schedule: StepDecay | OneCycle
+    schedule: StepDecay | OneCycle | Cosine
     momentum: float
     nesterov: bool
     weight_decay: float
@@ -175,8 +65,8 @@ class Recipe:
     padding: str = "zeros"
     """What is padded: "zeros", or the image's "reflection"."""
     flips: str = "random"
-    """Which images are flipped left to right: "random", each with probability 1/2 every time, or "alternating",
-    half of them in the first epoch and the others in the next, and so on."""
+    """Which images are flipped left to right: "random", each with probability 1/2 every time; "alternating", half of
+    them in the first epoch and the others in the next, and so on; or "none", as digits must not be flipped."""
     low_resolutions: tuple[LowResolution, ...] = ()
     """Parts of the training on smaller images, in order; the rest is on images as they are."""
     muon: Muon | None = None
@@ -192,6 +82,33 @@ class Recipe:
     identity_share: float | None = None
     """If set, the filters of a chain start as a sum of He's random ones and of the identity, which has this share of
     their squared norm. See `deepres.training.start`; Zagoruyko, Komodakis, "DiracNets", 2017."""
+    optimizer: OtherOptimizer | None = None
+    """If set, what trains the net in the place of SGD and Muon."""
+    head_rate: float = 1.0
+    """The last layer's learning rate relative to that of the others; above 1 for fine-tuning, where it starts anew."""
+    clip_norm: float | None = None
+    """If set, gradients are scaled down, all by one factor, to at most this norm. Pascanu, Mikolov, Bengio, "On the
+    difficulty of training recurrent neural networks", 2013."""
+    ema: float | None = None
+    """If set, the decay per step of a running mean of the weights and statistics, which is evaluated beside the last
+    ones. Polyak, Juditsky, "Acceleration of stochastic approximation by averaging", 1992; Tarvainen, Valpola, "Mean
+    teachers are better role models", 2017."""
+    label_smoothing: float = 0.0
+    """The share of each label that is spread over all classes. Szegedy et al., "Rethinking the Inception architecture
+    for computer vision", 2016, section 7."""
+    cutout: int | None = None
+    """If set, the side of a square, around a random point of each image, that is made zero: the mean. DeVries, Taylor,
+    "Improved regularization of convolutional neural networks with Cutout", 2017."""
+    mixup: float | None = None
+    """If set, images and labels of a mini-batch are mixed in pairs by a share drawn from Beta(mixup, mixup). Zhang,
+    Cisse, Dauphin, Lopez-Paz, "mixup: Beyond empirical risk minimization", 2018."""
+    cutmix: float | None = None
+    """If set, a rectangle of each image, of a share of its area drawn from Beta(cutmix, cutmix), is another image's,
+    and so is that share of its label. Yun et al., "CutMix", 2019."""
+    augmentation: str | None = None
+    """If set, FILE.py:NAME or module:NAME of a function of normalized, cropped and flipped images, float32
+    (B, 3, H, W), labels, int64 (B,), and a torch.Generator, which returns images and labels: int64 (B,), or float32
+    (B, num_classes) where each row is a distribution."""
     split: str = "50k"
     """"50k": train on all training images, the test set is evaluated at every epoch. "45k": train on 45,000,
     evaluate the other 5,000 (val) at every epoch, and the test set once, at the end."""
@@ -203,8 +120,8 @@ class Recipe:
         a_whole_number("batch_size", self.batch_size, at_least=1)
         a_whole_number("pad", self.pad, at_least=0)
         a_number("learning_rate", self.learning_rate, above=0)
-        schedules = isinstance(self.schedule, StepDecay | OneCycle)
-        must_be(schedules, "schedule", self.schedule, "a StepDecay or a OneCycle")
+        schedules = isinstance(self.schedule, StepDecay | OneCycle | Cosine)
+        must_be(schedules, "schedule", self.schedule, "a StepDecay, a OneCycle or a Cosine")
         a_number("momentum", self.momentum, at_least=0, below=1)
         a_truth_value("nesterov", self.nesterov)
         must_be(not self.nesterov or self.momentum > 0, "momentum", self.momentum, "above 0 with nesterov")
@@ -229,17 +146,40 @@ class Recipe:
             ("muon", self.muon, Muon),
             ("slow_start", self.slow_start, SlowStart),
             ("norm_adam", self.norm_adam, Adam),
+            ("optimizer", self.optimizer, OtherOptimizer),
         ):
             must_be(value is None or isinstance(value, kind_of_value), field, value, f"a {kind_of_value.__name__}")
         if self.chain_gain is not None:
             a_number("chain_gain", self.chain_gain, above=1)
         if self.identity_share is not None:
             a_number("identity_share", self.identity_share, at_least=0, at_most=1)
+        self._check_ingredients()
         parts = all(isinstance(part, LowResolution) for part in self.low_resolutions)
         must_be(parts, "low_resolutions", self.low_resolutions, "a tuple of LowResolution")
         ends = [0.0, *(part.until for part in self.low_resolutions), 1.0]
         if ends != sorted(ends):
             raise UserError(f"recipe {self.name}: low resolutions must end one after another, before the last step")
+
+    def _check_ingredients(self) -> None:
+        a_number("head_rate", self.head_rate, above=0)
+        a_number("label_smoothing", self.label_smoothing, at_least=0, below=1)
+        if self.cutout is not None:
+            a_whole_number("cutout", self.cutout, at_least=1)
+        for name in ("clip_norm", "mixup", "cutmix"):
+            if (value := getattr(self, name)) is not None:
+                a_number(name, value, above=0)
+        if self.ema is not None:
+            a_number("ema", self.ema, at_least=0, below=1)
+        if self.augmentation is not None:
+            named = isinstance(self.augmentation, str) and ":" in self.augmentation
+            must_be(named, "augmentation", self.augmentation, "FILE.py:NAME or module:NAME")
+        if self.mixup is not None and self.cutmix is not None:
+            raise UserError(f"recipe {self.name}: mixup and cutmix exclude each other: switch one off with =none")
+        if self.optimizer is not None and self.muon is not None:
+            raise UserError(
+                f"recipe {self.name}: its convolutions are trained by Muon: switch that off with muon=none "
+                f"to train them by {self.optimizer.name}"
+            )
 
     @property
     def held_out(self) -> str:
@@ -323,9 +263,9 @@ class Recipe:
         fields["schedule"] = {"kind": type(self.schedule).__name__, **fields["schedule"]}
         # Fields that recipes did not have from the beginning are absent where they are off, so that the recipe.json of
         # an older run is still that of its recipe.
-        for name in ("norm_adam", "chain_gain", "identity_share"):
-            if fields[name] is None:
-                del fields[name]
+        for field in dataclass_fields(self):
+            if field.name not in FIRST_FIELDS and fields[field.name] == field.default:
+                del fields[field.name]
         if self.muon and self.muon.full_rate_length is None:
             del fields["muon"]["full_rate_length"]
         return fields

@@ -47,6 +47,7 @@ class RunDir:
     | tensorboard/ | the same as TensorBoard events, where TensorBoard is installed |
     | checkpoints/ | the last two states, from which the run resumes |
     | model.safetensors | the trained weights with their normalisation |
+    | model-ema.safetensors | the running mean of the weights, where the recipe keeps one |
     | predictions.npz | for each test image its label, the predicted class and that class's probability |
     | result.json | the outcome; its presence means finished |
     | curve.png | errors against steps; drawn last, and may be missing |
@@ -61,6 +62,7 @@ class RunDir:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "model.safetensors"
+        self.mean_weights = self.path / "model-ema.safetensors"
         self.predictions = self.path / "predictions.npz"
         self.curve = self.path / "curve.png"
         self.result = self.path / "result.json"

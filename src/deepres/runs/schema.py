@@ -355,6 +355,9 @@ class Result:
     precision: str | None
     backend: str | None
     workers: int | None
+    test_error_ema: float | None = None
+    """Of the running mean of the weights, where the recipe keeps one, after the last step."""
+    val_error_ema: float | None = None
 
     @classmethod
     def from_json(cls, content: Content, path: Path) -> "Result":
@@ -366,7 +369,10 @@ class Result:
         required = (*("model", "option", "recipe", "seed"), *NUMBERS_OF_RESULT, "test_error_best")
         if missing := [key for key in required if key not in content]:
             raise UserError(f"{path} is damaged (no {missing[0]!r})")
-        optional = ("test_error_best", "val_error_last", "val_error_best", "flop_per_image", "compute")
+        optional = (
+            *("test_error_best", "val_error_last", "val_error_best", "flop_per_image", "compute"),
+            *("test_error_ema", "val_error_ema"),
+        )
         check_numbers(content, NUMBERS_OF_RESULT, path)
         check_numbers(content, [key for key in optional if content.get(key) is not None], path)
         values: dict[str, Any] = {each.name: content.get(each.name) for each in fields(cls)}

@@ -6,7 +6,8 @@ from typing import Any
 from deepres.errors import UserError
 from deepres.recipes.recipe import Recipe
 from deepres.runs.schema import DataRecord, Evaluation, RunRecord
-from deepres.training.nets import Net, describe_net, name_of
+from deepres.training.nets import Net, describe_net, describe_sources, name_of
+from deepres.training.trained_start import TrainedStart
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class RunConfig:
     fraction: float = 1.0
     """The share of the training images, the same of each class, that is trained on. The images of a smaller share are
     among those of a larger one; those held out as val are never among them."""
+
+    start: TrainedStart | None = None
+    """Trained weights that the run begins with, all but the last layer's; None: fresh ones."""
 
     def __post_init__(self) -> None:
         every = 1 if self.evaluate_every is None else self.evaluate_every
@@ -67,7 +71,11 @@ class RunConfig:
             recipe=self.recipe.to_json(),
             data=data,
             evaluation=Evaluation(self.recipe.held_out, self.evaluate_every or 1, self.precision),
-            others=describe_net(self.model),
+            others={
+                **describe_net(self.model),
+                **describe_sources(self.recipe),
+                **({} if self.start is None else self.start.record()),
+            },
         )
 
     def to_json(self, data: DataRecord) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from torch import nn
 
 from deepres.errors import UserError
 from deepres.models import build_model
+from deepres.objects import is_object_name, load_object
+from deepres.recipes.recipe import Recipe
 from deepres.seeding import Stream, derive_generator, derive_seed
 
 Net = str | nn.Module | Callable[[int], nn.Module]
@@ -79,9 +81,21 @@ def describe_net(net: Net) -> dict[str, Any]:
         for key, tensor in net.state_dict().items():
             digest.update(key.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         weights = digest.hexdigest()[:16]
-    try:
-        file = inspect.getsourcefile(type(net) if isinstance(net, nn.Module) else inspect.unwrap(net))
-        source = sha256(Path(str(file)).read_bytes()).hexdigest()[:16]
-    except (OSError, TypeError):
-        source = None
+    source = source_digest(type(net) if isinstance(net, nn.Module) else net)
     return {"net": {"source": source, "weights": weights}}
+
+
+def describe_sources(recipe: Recipe) -> dict[str, Any]:
+    """Return what recipe.json holds of a recipe's ingredients of one's own: digests of their sources, by name."""
+    named = [recipe.augmentation, recipe.optimizer.name if recipe.optimizer else None]
+    own = [name for name in named if name is not None and is_object_name(name)]
+    return {"sources": {name: source_digest(load_object(name)) for name in own}} if own else {}
+
+
+def source_digest(thing: Any) -> str | None:
+    """Return a digest of the whole file that a class or function is in; None where there is none, as in a console."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(thing))
+        return sha256(Path(str(file)).read_bytes()).hexdigest()[:16]
+    except (OSError, TypeError):
+        return None

@@ -1,15 +1,18 @@
 """The optimizers of a recipe."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deepres.recipes.recipe import Recipe
+from deepres.errors import UserError, first_line, unknown_name
+from deepres.objects import is_object_name, load_object
+from deepres.recipes.recipe import OtherOptimizer, Recipe
 from deepres.training.start import chain_length, norm_parameters
 
 # Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024: a quintic whose iteration drives all
@@ -200,13 +203,100 @@ class Adam(Optimizer):
                 tensor.copy_(state["state"][i][name])
 
 
+class OfTorch(Optimizer):
+    """An optimizer of `torch.optim`, or of one's own that is built and used as those are.
+
+    Args:
+        groups: see `Optimizer`.
+        chosen: its class by name, and its own arguments.
+
+    Raises:
+        UserError: there is no such class, or it does not take the arguments, or its steps need a closure.
+    """
+
+    def __init__(self, groups: Sequence[ParamGroup], chosen: OtherOptimizer) -> None:
+        self.groups = [group for group in groups if group.params]
+        self._parameters = [parameter for group in self.groups for parameter in group.params]
+        make = find_optimizer(chosen.name)
+        if any(group.weight_decay for group in groups) and not takes(make, "weight_decay"):
+            raise UserError(f"optimizer {chosen.name} takes no weight decay: set weight_decay=0")
+        given = [
+            {"params": group.params, "lr": group.peak_lr, "weight_decay": group.weight_decay} for group in self.groups
+        ]
+        try:
+            self._optimizer = make(given, lr=self.groups[0].peak_lr, **chosen.arguments)
+        except Exception as error:  # whatever the class raises at arguments that it does not take
+            raise UserError(f"optimizer {chosen} cannot be built ({first_line(error)})") from None
+        closure = inspect.signature(type(self._optimizer).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise UserError(f"optimizer {chosen.name} evaluates a mini-batch several times a step: take another one")
+
+    def step(self) -> None:
+        """See `Optimizer.step`."""
+        for group, theirs in zip(self.groups, self._optimizer.param_groups, strict=True):
+            theirs["lr"] = group.lr
+        self._optimizer.step()
+
+    def _step_group(self, group: ParamGroup, gradients: list[Tensor], buffers: list[Tensor]) -> None:
+        raise NotImplementedError  # all groups are one step
+
+    def zero_grad(self) -> None:
+        """See `Optimizer.zero_grad`."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next step depends on, as the optimizer itself has it."""
+        return dict(self._optimizer.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._optimizer.load_state_dict(state)
+
+
+def takes(make: Callable[..., Any], argument: str) -> bool:
+    """Tell whether a class or function can be called with an argument of a name."""
+    parameters = inspect.signature(make).parameters
+    return argument in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def find_optimizer(name: str) -> Callable[..., Any]:
+    """Return a class of `torch.optim` by name, or what FILE.py:NAME or module:NAME is.
+
+    Raises:
+        UserError: there is none; the message names the nearest one.
+    """
+    if is_object_name(name):
+        made: Callable[..., Any] = load_object(name)
+        return made
+    import torch.optim
+
+    known = [key for key, each in vars(torch.optim).items() if isinstance(each, type) and key != "Optimizer"]
+    if name not in known:
+        raise unknown_name("optimizer", name, sorted(known))
+    return getattr(torch.optim, name)  # type: ignore[no-any-return]
+
+
+def head_parameters(model: nn.Module) -> list[Tensor]:
+    """Return the parameters of the last linear layer: what a net ends with.
+
+    Raises:
+        UserError: there is no linear layer.
+    """
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise UserError(f"{type(model).__name__} has no linear layer to end with: leave head_rate at 1")
+    return list(layers[-1].parameters())
+
+
 def build_optimizers(recipe: Recipe, model: nn.Module) -> list[Optimizer]:
     """Return the optimizers that the recipe asks for, which together hold every parameter once."""
     norms: list[Tensor] = norm_parameters(model) if recipe.norm_adam else []
-    by_adam = set(norms)
+    heads: list[Tensor] = head_parameters(model) if recipe.head_rate != 1 else []
+    apart = {*norms, *heads}
     convs: list[Tensor] = [p for p in model.parameters() if p.ndim == 4]
-    weights: list[Tensor] = [p for p in model.parameters() if p.ndim == 2]  # of the linear layer
-    others: list[Tensor] = [p for p in model.parameters() if p.ndim == 1 and p not in by_adam]
+    weights: list[Tensor] = [p for p in model.parameters() if p.ndim == 2 and p not in apart]  # of linear layers
+    others: list[Tensor] = [p for p in model.parameters() if p.ndim == 1 and p not in apart]
     optimizers: list[Optimizer] = []
     if recipe.muon:
         optimizers.append(Muon(convs, recipe.muon.rate(chain_length(model)), recipe.muon.momentum))
@@ -217,7 +307,13 @@ def build_optimizers(recipe: Recipe, model: nn.Module) -> list[Optimizer]:
         ParamGroup(weights, recipe.learning_rate, recipe.weight_decay),
         ParamGroup(others, recipe.learning_rate, decay_of_others),
     ]
-    optimizers.append(SGD(groups, recipe.momentum, recipe.nesterov))
+    for head in heads:
+        decay = recipe.weight_decay if head.ndim > 1 else decay_of_others
+        groups.append(ParamGroup([head], recipe.learning_rate * recipe.head_rate, decay))
+    if recipe.optimizer:
+        optimizers.append(OfTorch(groups, recipe.optimizer))
+    else:
+        optimizers.append(SGD(groups, recipe.momentum, recipe.nesterov))
     if recipe.norm_adam:
         group = ParamGroup(norms, recipe.norm_adam.learning_rate)
         optimizers.append(Adam([group], recipe.norm_adam.betas, recipe.norm_adam.eps))

@@ -4,6 +4,8 @@ import signal
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -239,10 +241,17 @@ class Recorder(SilentRecorder):
             row = self._row(trainer.epochs_done + (0 if trainer.at_epoch_end else 1), error)
         rows.append(row)
         self._publish(rows)
-        self._write_weights()
+        self._write_weights(self.run_dir.weights)
+        ema: dict[str, Any] = {}
+        if trainer.mean is not None:
+            with trainer.mean.in_place():
+                ema["test_error_ema"] = error_percent(self._final_logits(sets.test[0]), sets.test[1])
+                if sets.val is not None:
+                    ema["val_error_ema"] = error_percent(self._final_logits(sets.val[0]), sets.val[1])
+                self._write_weights(self.run_dir.mean_weights)
         predictions = Predictions.of_logits(test_logits.cpu().numpy(), sets.test[1].cpu().numpy())
         write_atomically(self.run_dir.predictions, predictions.encode())
-        result = self._result(rows, test_error).to_json()
+        result = replace(self._result(rows, test_error), **ema).to_json()
         write_json(self.run_dir.result, result)
         self._draw(rows)
         return result
@@ -321,14 +330,14 @@ class Recorder(SilentRecorder):
             workers=config.workers,
         )
 
-    def _write_weights(self) -> None:
-        """Write model.safetensors; of a net of one's own, its state with the normalisation."""
+    def _write_weights(self, path: Path) -> None:
+        """Write the weights; of a net of one's own, its state with the normalisation."""
         model, normalization, classes = self.trainer.model, self.trainer.stream.normalization, self.sets.classes
         if not isinstance(self.config.model, str):
-            save_own_weights(self.run_dir.weights, self.config.name, model, normalization, classes)
+            save_own_weights(path, self.config.name, model, normalization, classes)
             return
         named = classes if classes != CLASSES and len(classes) == self.sets.num_classes else None
-        save_weights(self.run_dir.weights, self.config.model, model, normalization, named)
+        save_weights(path, self.config.model, model, normalization, named)
 
     def _draw(self, rows: Sequence[Row]) -> None:
         """Draw curve.png; the run has its result by now, so that a failure is no more than a notice."""

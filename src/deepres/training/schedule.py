@@ -1,8 +1,9 @@
 """The learning rate of each step."""
 
+import math
 from collections import deque
 
-from deepres.recipes.recipe import OneCycle, Recipe, SlowStart, StepDecay
+from deepres.recipes.recipe import Cosine, OneCycle, Recipe, SlowStart, StepDecay
 
 
 def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
@@ -18,6 +19,11 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
             if step < top:
                 return recipe.learning_rate * (step + 1) / (top + 1)
             return recipe.learning_rate * (total_steps - step) / (total_steps - top)
+        case Cosine(warmup):
+            top = warmup * total_steps
+            if step < top:
+                return recipe.learning_rate * (step + 1) / (top + 1)
+            return recipe.learning_rate * (1 + math.cos(math.pi * (step - top) / (total_steps - top))) / 2
 
 
 class SlowStartGate:

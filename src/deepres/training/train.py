@@ -150,7 +150,13 @@ def build_trainer(
         option=config.option,
         recipe=config.recipe,
         seed=config.seed,
-        stream=build_stream(*sets.train, config.recipe, config.seed),
+        stream=build_stream(
+            *sets.train,
+            config.recipe,
+            config.seed,
+            num_classes=sets.num_classes,
+            normalization=config.start.normalization.to(device) if config.start else None,
+        ),
         total_steps=config.recipe.total_steps(num_train=len(sets.train[0])),
         device=device,
         precision=config.precision,
@@ -159,4 +165,5 @@ def build_trainer(
         fall_back=fall_back,
         group=group,
         num_classes=sets.num_classes,
+        start=config.start,
     )

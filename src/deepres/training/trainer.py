@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepres.backends.build import build_backend
 from deepres.backends.fused.agreement import NUM_IMAGES
@@ -14,12 +14,14 @@ from deepres.data.loader import TrainStream
 from deepres.errors import UserError
 from deepres.models import ResNet
 from deepres.recipes.recipe import Recipe
+from deepres.training.average import RunningMean
 from deepres.training.group import Group
 from deepres.training.nets import Net, build_net
 from deepres.training.optimizers import build_optimizers
 from deepres.training.schedule import SlowStartGate, learning_rate
 from deepres.training.start import start_chain
 from deepres.training.stopping import StopRequest
+from deepres.training.trained_start import TrainedStart
 from deepres.weights.evaluate import percent, predict_logits
 
 GPU_SYNC_STEPS = 20  # a GPU is asked for its losses only so often; asking makes it wait
@@ -68,6 +70,7 @@ class Trainer:
         fall_back: whether plain torch takes the place of fused kernels that do not compute this net.
         group: the processes among which each mini-batch is divided; all of them hold the same state.
         num_classes: of the labels.
+        start: trained weights to begin with, all but the last layer's; None: fresh ones.
     """
 
     def __init__(
@@ -86,10 +89,13 @@ class Trainer:
         fall_back: bool = False,
         group: Group | None = None,
         num_classes: int = 10,
+        start: TrainedStart | None = None,
     ) -> None:
         # Every backend but the fused one takes any module, and that one looks for itself.
         model = cast(ResNet, build_net(name, option=option, seed=seed, num_classes=num_classes).to(device))
         start_chain(recipe, model)
+        if start is not None:
+            start.copy_into(model)
         self.backend = build_backend(
             backend,
             model,
@@ -102,6 +108,7 @@ class Trainer:
         )
         self.model = model
         self.optimizers = build_optimizers(recipe, model)
+        self.mean = None if recipe.ema is None else RunningMean(model, recipe.ema)
         self.recipe = recipe
         self.stream = stream
         self.total_steps = total_steps
@@ -137,9 +144,13 @@ class Trainer:
 
     def update(self) -> None:
         """Change the parameters by their gradients, and clear these."""
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        if self.mean is not None:
+            self.mean.update()
 
     def _sum_over_group(self, loss: Tensor, wrong: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
         """Put the whole mini-batch's gradients into the parameters, and mean running statistics into the buffers.
@@ -234,6 +245,7 @@ class Trainer:
             "slow_start": self.slow_start.state(),
             "totals": [self.totals.loss, self.totals.wrong, self.totals.images],
             "learning_rate": self.learning_rate,
+            **({} if self.mean is None else {"mean": self.mean.state_dict()}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -245,3 +257,5 @@ class Trainer:
         self.slow_start.load_state(state["slow_start"])
         self.totals = RunningTotals(*state["totals"])
         self.learning_rate = state["learning_rate"]
+        if self.mean is not None:
+            self.mean.load_state_dict(state["mean"])

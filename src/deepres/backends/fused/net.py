@@ -148,7 +148,7 @@ class FusedNet:
 
         Args:
             images: float32 (B, 3, S, S), normalised; 1 <= B <= capacity, S one of `SIZES`.
-            labels: int64 (B,).
+            labels: int64 (B,), or distributions over the classes, float32 (B, num_classes).
 
         Returns:
             The mean loss in nats, float32, and the number of wrong predictions, int64, as tensors of no dimension.
@@ -160,8 +160,12 @@ class FusedNet:
         num_images = len(images)
         if not 1 <= num_images <= self._capacity:
             raise ValueError(f"{num_images} images: it must be 1 to {self._capacity}")
-        if labels.shape != (num_images,) or labels.dtype != torch.int64:
-            raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}: they must be int64 ({num_images},)")
+        hard = labels.shape == (num_images,) and labels.dtype == torch.int64
+        if not hard and (labels.shape != (num_images, self._num_classes) or labels.dtype != torch.float32):
+            raise ValueError(
+                f"labels are {labels.dtype} {tuple(labels.shape)}: they must be int64 ({num_images},) or float32 "
+                f"({num_images}, {self._num_classes})"
+            )
         self._use_kernels_for(images)
         threads = torch.get_num_threads()
         kernels, logits = self._kernels, self._logits.data_ptr()
@@ -172,7 +176,10 @@ class FusedNet:
 
         self._pack_weights(threads)
         self._forward(images, threads, training=True)
-        wrong = kernels.cross_entropy(num_images, self._num_classes, logits, labels.data_ptr(), loss.data_ptr())
+        if hard:
+            wrong = kernels.cross_entropy(num_images, self._num_classes, logits, labels.data_ptr(), loss.data_ptr())
+        else:
+            loss, wrong = self._soft_cross_entropy(labels)
         if wrong < 0:
             raise ValueError(f"a label is none of the classes 0 to {self._num_classes - 1}")
         kernels.linear_backward(
@@ -190,6 +197,15 @@ class FusedNet:
         for parameter, grad in zip(self._parameters, self._grads, strict=True):
             parameter.grad = grad
         return loss, torch.tensor(wrong)
+
+    def _soft_cross_entropy(self, targets: Tensor) -> tuple[Tensor, int]:
+        """Replace the logits by their gradient; return the mean loss and the number of wrong predictions."""
+        logits = self._logits[: len(targets)]
+        log_shares = logits.log_softmax(dim=1)  # (B, num_classes)
+        loss = -(targets * log_shares).sum(dim=1).mean()
+        wrong = int((logits.argmax(dim=1) != targets.argmax(dim=1)).sum())
+        logits.copy_((log_shares.exp() * targets.sum(dim=1, keepdim=True) - targets) / len(targets))
+        return loss, wrong
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits in evaluation mode, that is with running statistics.

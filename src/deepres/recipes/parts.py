@@ -1,0 +1,175 @@
+"""The parts of a recipe that have settings of their own, each with its source."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from deepres.recipes.checks import a_number, a_whole_number, must_be
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """A constant learning rate, multiplied by `factor` at each milestone."""
+
+    milestones: tuple[int, ...]
+    """Steps after which the rate drops: at 32,000, step 32,000 (counted from 0) is the first of the lower rate."""
+    factor: float
+
+    def __post_init__(self) -> None:
+        for milestone in self.milestones:
+            a_whole_number("schedule.milestones", milestone, at_least=1)
+        must_be(list(self.milestones) == sorted(self.milestones), "schedule.milestones", self.milestones, "in order")
+        a_number("schedule.factor", self.factor, above=0)
+
+    def __str__(self) -> str:
+        return f"x {self.factor:g} at {', '.join(f'{m:,}' for m in self.milestones)} steps"
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """From zero linearly up to the learning rate, then linearly down to zero at the last step."""
+
+    warmup: float
+    """The share of all steps spent going up."""
+
+    def __post_init__(self) -> None:
+        a_number("schedule.warmup", self.warmup, at_least=0, at_most=1)
+
+    def __str__(self) -> str:
+        up = f"linear up for {self.warmup:.0%} of the steps, then " if self.warmup else ""
+        return f"{up}linear to zero"
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """From zero linearly up to the learning rate, then down to zero at the last step along half a cosine.
+
+    Loshchilov, Hutter, "SGDR: Stochastic gradient descent with warm restarts", 2017, without restarts.
+    """
+
+    warmup: float
+    """The share of all steps spent going up."""
+
+    def __post_init__(self) -> None:
+        a_number("schedule.warmup", self.warmup, at_least=0, at_most=1)
+
+    def __str__(self) -> str:
+        up = f"linear up for {self.warmup:.0%} of the steps, then " if self.warmup else ""
+        return f"{up}cosine to zero"
+
+
+@dataclass(frozen=True)
+class Muon:
+    """The convolutions are trained by `deepres.training.optimizers.Muon`, all else by SGD."""
+
+    learning_rate: float
+    """The highest of the schedule: the size of a step relative to the weights."""
+    momentum: float
+    full_rate_length: int | None = None
+    """If set, a net whose chain (see `deepres.training.start.chain_length`) is L layers long takes the rate times
+    min(1, full_rate_length / L): all layers of a chain turn by one angle, and their effects on its output add up.
+    Source: Large, Liu, Huh, Bahng, Isola, Bernstein, "Scalable optimization in the modular norm", 2024: each of L
+    modules in a row of equal mass gets 1/L of the rate."""
+
+    def rate(self, chain_length: int) -> float:
+        """Return the highest learning rate for a net with a chain of so many layers."""
+        return self.learning_rate * min(1.0, (self.full_rate_length or chain_length) / chain_length)
+
+    def __post_init__(self) -> None:
+        a_number("muon.learning_rate", self.learning_rate, above=0)
+        a_number("muon.momentum", self.momentum, at_least=0, below=1)
+        if self.full_rate_length is not None:
+            a_whole_number("muon.full_rate_length", self.full_rate_length, at_least=1)
+
+    def __str__(self) -> str:
+        chains = f" x min(1, {self.full_rate_length} / chain length)" if self.full_rate_length else ""
+        return f"{self.learning_rate:g}{chains}, momentum {self.momentum:g}"
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Batch normalization's scales and shifts are trained by Adam, without decay, instead of SGD.
+
+    Their gradients differ by orders of magnitude between the layers of a deep plain net, so that no single rate of SGD
+    serves all. Jordan et al., "Muon", 2024, trains by Adam whatever is no matrix.
+    """
+
+    learning_rate: float
+    """The highest of the schedule."""
+    betas: tuple[float, float]
+    """Of the running means of the gradient and of its square."""
+    eps: float
+
+    def __post_init__(self) -> None:
+        a_number("norm_adam.learning_rate", self.learning_rate, above=0)
+        must_be(isinstance(self.betas, tuple) and len(self.betas) == 2, "norm_adam.betas", self.betas, "two numbers")
+        for beta in self.betas:
+            a_number("norm_adam.betas", beta, at_least=0, below=1)
+        a_number("norm_adam.eps", self.eps, above=0)
+
+    def __str__(self) -> str:
+        return f"{self.learning_rate:g}, betas {self.betas[0]:g} and {self.betas[1]:g}"
+
+
+@dataclass(frozen=True)
+class LowResolution:
+    """The first part of a training on images made smaller, which cost less in proportion to their pixels."""
+
+    size: int
+    """Rows and columns of an image."""
+    until: float
+    """The share of all steps after which the next part begins."""
+
+    def __post_init__(self) -> None:
+        a_whole_number("low_resolutions.size", self.size, at_least=1)
+        a_number("low_resolutions.until", self.until, at_least=0)
+
+    def __str__(self) -> str:
+        return f"{self.size} x {self.size} until {self.until:.0%} of the steps"
+
+
+@dataclass(frozen=True)
+class SlowStart:
+    """A low constant rate at the start of very deep nets, until the training error is below a bound."""
+
+    learning_rate: float
+    until_error: float
+    """Training error in percent, over the last `window` mini-batches."""
+    window: int
+    """Mini-batches; at least so many steps are taken at the low rate."""
+    min_depth: int
+    """Nets with fewer weighted layers start at the full rate."""
+
+    def __post_init__(self) -> None:
+        a_number("slow_start.learning_rate", self.learning_rate, above=0)
+        a_number("slow_start.until_error", self.until_error, at_least=0)
+        a_whole_number("slow_start.window", self.window, at_least=1)
+        a_whole_number("slow_start.min_depth", self.min_depth, at_least=0)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.learning_rate:g} until the training error of {self.window} mini-batches is below "
+            f"{self.until_error:g}%, for depth {self.min_depth} and more"
+        )
+
+
+@dataclass(frozen=True)
+class OtherOptimizer:
+    """An optimizer of `torch.optim`, or of one's own, in the place of SGD and Muon.
+
+    The recipe's `learning_rate` and `weight_decay` are given to it, `momentum` and `nesterov` are SGD's alone.
+    """
+
+    name: str
+    """A class of `torch.optim`, such as "AdamW", or FILE.py:NAME or module:NAME of one that is called as those are."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of its own, such as `betas`."""
+
+    def __post_init__(self) -> None:
+        must_be(isinstance(self.name, str) and bool(self.name), "optimizer.name", self.name, "a class of torch.optim")
+        fixed = {"lr": "learning_rate", "weight_decay": "weight_decay", "params": "nothing: they are the net's"}
+        for key in self.arguments:
+            must_be(key not in fixed, f"optimizer.arguments.{key}", self.arguments[key], f"given as {fixed.get(key)}")
+
+    def __str__(self) -> str:
+        return ", ".join([self.name, *(f"{key} {value}" for key, value in self.arguments.items())])

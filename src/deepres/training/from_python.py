@@ -1,0 +1,79 @@
+"""Training in one call from Python: what `deepres train` does, with objects."""
+
+from pathlib import Path
+from typing import Any
+
+from deepres.backends.device import resolve_device
+from deepres.data.datasets import Dataset, label_of, load_data
+from deepres.recipes.read import read_recipe
+from deepres.recipes.recipe import Recipe
+from deepres.runs.directory import run_name
+from deepres.training.config import RunConfig
+from deepres.training.nets import Net, name_of
+from deepres.training.progress import Reporter
+from deepres.training.train import train as train_run
+
+
+def train(
+    model: Net = "resnet20",
+    recipe: Recipe | str = "fast",
+    data: Dataset | str | Path = "cifar10",
+    *,
+    seed: int = 0,
+    run_dir: str | Path | None = None,
+    option: str = "A",
+    fraction: float = 1.0,
+    device: str = "auto",
+    precision: str = "auto",
+    backend: str = "auto",
+    max_steps: int | None = None,
+    evaluate_every: int | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Train a net in a run directory, or go on with the run that was begun there; return its result.json.
+
+    Args:
+        model: a name such as "resnet20"; a module, whose weights are the first ones; or what makes a module of the
+            number of classes. It takes normalised images, float32 (B, 3, 32, 32), and gives logits.
+        recipe: a recipe, its name, or the path of a TOML file.
+        data: a data set, or what names one for `deepres.load_data`.
+        seed: of weights and mini-batches.
+        run_dir: where to train; None: runs/MODEL-RECIPE-seedN, as the command line has it.
+        option: the kind of shortcut of a net by name.
+        fraction: the share of the training images to train on.
+        device: "auto", "cpu" or "cuda".
+        precision: "auto", "float32" or "bfloat16".
+        backend: "auto", "fused", "compiled" or "eager".
+        max_steps: stop after so many steps of the schedule; a later call goes on from there.
+        evaluate_every: epochs from one evaluation to the next; None: as the run was begun, or else 1.
+        reporter: is told of the progress.
+
+    Raises:
+        UserError: an unknown name, or another configuration was begun in the directory.
+
+    Example:
+        >>> from deepres import train
+        >>> result = train("resnet8", data="my-images", max_steps=3)  # doctest: +SKIP
+        >>> result["test_error_last"]  # doctest: +SKIP
+        81.2
+    """
+    made = read_recipe(recipe) if isinstance(recipe, str) else recipe
+    loaded = load_data(data) if isinstance(data, str | Path) else data
+    config = RunConfig(
+        model,
+        made,
+        seed=seed,
+        option=option,
+        precision=precision,
+        backend=backend,
+        evaluate_every=evaluate_every,
+        fraction=fraction,
+    )
+    if run_dir is None:
+        label = label_of(data) if isinstance(data, str | Path) else loaded.name.lower().replace("-", "")
+        named = run_name(
+            name_of(model), made.name, seed, option=option, split=made.split, fraction=fraction, data=label
+        )
+        run_dir = Path("runs") / named
+    chosen = resolve_device(device)
+    return train_run(config, loaded, run_dir, device=chosen, max_steps=max_steps, reporter=reporter)
