@@ -4,8 +4,16 @@ import pytest
 
 from deepres.errors import UserError
 from deepres.recipes.named import RECIPES, fast, paper
-from deepres.recipes.read import change, changed_name, parse_setting, read_recipe, to_toml
-from deepres.recipes.recipe import LowResolution, Muon, OneCycle, StepDecay
+from deepres.recipes.read import (
+    change,
+    changed_name,
+    parse_setting,
+    read_recipe,
+    recipe_arguments,
+    setting_variants,
+    to_toml,
+)
+from deepres.recipes.recipe import Cosine, LowResolution, Muon, OneCycle, OtherOptimizer, StepDecay
 
 
 def test_settings_change_what_they_name_and_nothing_else():
@@ -110,8 +118,8 @@ def test_values_are_written_as_in_toml(setting, expected):
         (["padding=1"], "padding is 1: it must be a word"),
         (["padding=black"], "unknown padding 'black'"),
         (["muon=0.05"], "muon has parts: give muon.learning_rate, muon.momentum"),
-        (["schedule=OneCycle"], r"schedule has parts: give schedule.kind \(StepDecay or OneCycle\)"),
-        (["schedule.kind=Cosine"], "schedule.kind is 'Cosine': give StepDecay or OneCycle"),
+        (["schedule=OneCycle"], r"schedule has parts: give schedule.kind \(StepDecay or OneCycle or Cosine\)"),
+        (["schedule.kind=Cosinus"], "schedule.kind is 'Cosinus': give StepDecay or OneCycle or Cosine"),
         (["schedule.kind=OneCycle"], "setting schedule needs warmup too"),
         (["schedule.warmup=0.1"], "no setting schedule.warmup"),
         (["low_resolutions=24"], "low_resolutions is a list"),
@@ -154,3 +162,56 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_no_change_leaves_the_recipe():
     assert read_recipe("fast") == fast()
     assert change(paper(), {}) == paper()
+
+
+def test_another_kind_keeps_the_settings_of_the_same_name():
+    assert read_recipe("one-cycle", ["schedule.kind=Cosine"]).schedule == Cosine(warmup=0.15)
+    assert read_recipe("paper", ["schedule.kind=Cosine"]).schedule == Cosine(warmup=0.0)
+
+
+def test_any_optimizer_with_its_arguments(tmp_path):
+    changes = ["optimizer.name=AdamW", "optimizer.arguments.betas=[0.9, 0.99]", "optimizer.arguments.eps=1e-6"]
+    recipe = read_recipe("paper", changes)
+    assert recipe.optimizer == OtherOptimizer("AdamW", {"betas": [0.9, 0.99], "eps": 1e-6})
+    path = tmp_path / "mine.toml"
+    path.write_text(to_toml(recipe).replace(recipe.name, "paper", 1))
+    assert replace(read_recipe(str(path)), name=recipe.name) == recipe
+    with pytest.raises(
+        UserError, match=r"setting momentum is SGD's: give AdamW its own as optimizer\.arguments\.momentum"
+    ):
+        read_recipe("paper", [*changes, "momentum=0.8"])
+    with pytest.raises(UserError, match="switch that off with muon=none to train them by AdamW"):
+        read_recipe("fast", changes)
+    with pytest.raises(UserError, match=r"optimizer.arguments.lr is 0.1: it must be given as learning_rate"):
+        read_recipe("paper", ["optimizer.name=SGD", "optimizer.arguments.lr=0.1"])
+
+
+@pytest.mark.parametrize(
+    ("source", "settings"),
+    [
+        ("fast", []),
+        ("paper", ["schedule.milestones=[10, 20]", "padding=reflection", "slow_start=none", "nesterov=true"]),
+        ("one-cycle", ["optimizer.name=AdamW", "optimizer.arguments.betas=[0.9, 0.99]", "name=mine"]),
+        ("FILE", ["mixup=0.2"]),
+    ],
+)
+def test_a_recipe_travels_as_arguments(source, settings, tmp_path):
+    if source == "FILE":
+        source = str(tmp_path / "mine.toml")
+        (tmp_path / "mine.toml").write_text('base = "fast"\n[muon]\nlearning_rate = 0.03\n')
+    option, base, *others = recipe_arguments(source, settings)
+    assert option == "--recipe"
+    assert not base.endswith(".toml")
+    assert set(others[::2]) <= {"--set"}
+    assert read_recipe(base, others[1::2]) == read_recipe(source, settings)
+
+
+def test_settings_of_a_grid():
+    assert setting_variants("pad=2,4") == ["pad=2", "pad=4"]
+    assert setting_variants("padding=zeros,reflection") == ["padding=zeros", "padding=reflection"]
+    assert setting_variants("schedule.milestones=[1, 2]") == ["schedule.milestones=[1, 2]"]
+    assert setting_variants("schedule.milestones=[1, 2], [3]") == [
+        "schedule.milestones=[1, 2]",
+        "schedule.milestones=[3]",
+    ]
+    assert setting_variants("pad=4") == ["pad=4"]

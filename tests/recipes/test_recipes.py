@@ -26,11 +26,11 @@ def test_paper_to_the_letter():
 
 
 def test_names_lead_to_recipes_of_that_name():
-    assert list(RECIPES) == ["paper", "fast", "faster", "one-cycle"]
+    assert list(RECIPES) == ["paper", "fast", "faster", "one-cycle", "finetune"]
     assert all(get_recipe(name).name == name for name in RECIPES)
     with pytest.raises(
         UserError,
-        match="unknown recipe 'papr' \\(did you mean paper\\?\\): choose from paper, fast, faster, one-cycle",
+        match="unknown recipe 'papr' \\(did you mean paper\\?\\): choose from paper, fast, faster, one-cycle, ",
     ):
         get_recipe("papr")
 
@@ -112,7 +112,7 @@ def test_time_left_counts_small_images_by_their_pixels():
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"learning_rate": "0.1"}, "learning_rate is '0.1'"),
-        ({"schedule": "cosine"}, "schedule is 'cosine': it must be a StepDecay or a OneCycle"),
+        ({"schedule": "cosine"}, "schedule is 'cosine': it must be a StepDecay, a OneCycle or a Cosine"),
         ({"momentum": 1.0}, "momentum is 1.0: it must be a number of at least 0 and below 1"),
         ({"momentum": 0.0}, "momentum is 0.0: it must be above 0 with nesterov"),
         ({"nesterov": "no"}, "nesterov is 'no': it must be true or false"),

@@ -6,13 +6,14 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from deepres.cli.console import this_command
-from deepres.cli.options import DATA_DIR, DEVICE
+from deepres.cli.options import DATA, DATA_DIR, DEVICE
 from deepres.errors import UserError
 from deepres.runs.directory import RunDir
 from deepres.streams import out, say
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from deepres.grid.plan import Job
     from deepres.grid.ray import RayCluster
     from deepres.grid.train_process import Outcome
+    from deepres.recipes.recipe import Recipe
 
 
 SMALLEST_SHARE = 0.0001  # of a core or GPU, in Ray's arithmetic
@@ -28,9 +30,25 @@ SMALLEST_SHARE = 0.0001  # of a core or GPU, in Ray's arithmetic
 
 @click.command()
 @click.option(
-    "--models", "model_names", multiple=True, metavar="NAME,...", help="Default: the eight of 20 to 56 layers."
+    "--models",
+    "model_names",
+    multiple=True,
+    metavar="NAME,...",
+    help="Nets, of your own too: FILE.py:NAME. Default: the eight of 20 to 56 layers.",
 )
-@click.option("--recipes", "recipe_names", multiple=True, metavar="NAME,...", help="Default: fast.")
+@click.option("--recipes", "recipe_names", multiple=True, metavar="NAME,...", help="Or FILE.toml. Default: fast.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE,...",
+    help="Change a setting of every recipe; several values make a run for each. Repeatable: all combinations.",
+)
+@click.option("--option", "options", multiple=True, metavar="A,...", help="Kinds of shortcut. Default: A.")
+@click.option(
+    "--fraction", "fractions", multiple=True, metavar="SHARE,...", help="Of the training images. Default: 1."
+)
+@DATA
 @click.option("--seeds", default="1", show_default=True, help="Their number, or a list such as 0,2,5-7; 5-5 is one.")
 @click.option("--split", help="50k or 45k, see `deepres train`. Default: the recipe's.")
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
@@ -46,9 +64,16 @@ SMALLEST_SHARE = 0.0001  # of a core or GPU, in Ray's arithmetic
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 @click.option("--backend", default="auto", show_default=True, help="auto, fused, compiled or eager.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
+@click.option(
+    "--evaluate-every", type=click.IntRange(min=1), metavar="EPOCHS", help="Fewer evaluations save time. Default: 1."
+)
 def grid(
     model_names: tuple[str, ...],
     recipe_names: tuple[str, ...],
+    settings: tuple[str, ...],
+    options: tuple[str, ...],
+    fractions: tuple[str, ...],
+    data: str,
     seeds: str,
     split: str | None,
     out_dir: Path,
@@ -62,6 +87,7 @@ def grid(
     precision: str,
     backend: str,
     checkpoint_minutes: float,
+    evaluate_every: int | None,
 ) -> None:
     """Train models x recipes x seeds, each in a run directory of its own.
 
@@ -69,26 +95,38 @@ def grid(
     the same command goes on. Low seeds and shallow nets come first.
     """
     from deepres.backends.build import check_backend
+    from deepres.data.datasets import load_data
     from deepres.grid.display import GridDisplay
     from deepres.grid.local import default_parallel, run_local
     from deepres.grid.plan import PAPER_MODELS, parse_seeds, plan_grid
     from deepres.grid.train_process import Outcome
-    from deepres.recipes.named import get_recipe
     from deepres.training.stopping import StopRequest, stop_requests
 
-    recipes = [get_recipe(name) for name in listed("--recipes", recipe_names, ["fast"])]
-    if split is not None:
-        recipes = [replace(recipe, split=split) for recipe in recipes]
+    recipes, recipe_arguments = read_recipes(listed("--recipes", recipe_names, ["fast"]), settings, split)
     check_backend(backend)
-    models = listed("--models", model_names, PAPER_MODELS)
-    jobs = plan_grid(models, recipes, parse_seeds(seeds), out_dir, precision=precision, backend=backend)
+    jobs = plan_grid(
+        listed("--models", model_names, PAPER_MODELS),
+        recipes,
+        parse_seeds(seeds),
+        out_dir,
+        precision=precision,
+        backend=backend,
+        evaluate_every=evaluate_every,
+        options=listed("--option", options, ["A"]),
+        fractions=parse_fractions(listed("--fraction", fractions, ["1"])),
+        data=data,
+        dataset=None if data == "cifar10" else load_data(data, data_dir),
+        recipe_arguments=recipe_arguments,
+    )
     pending = [job for job in jobs if not job.is_finished()]
-    settings = ["--device", device, "--checkpoint-minutes", f"{checkpoint_minutes:g}"]
+    machine = ["--device", device, "--checkpoint-minutes", f"{checkpoint_minutes:g}"]
+    if evaluate_every is not None:
+        machine += ["--evaluate-every", str(evaluate_every)]
     if data_dir is not None:
-        settings += ["--data-dir", str(data_dir.absolute())]
+        machine += ["--data-dir", str(data_dir.absolute())]
     cluster = None
     if engine == "local":
-        num_gpus = check_machine(device, precision, data_dir)
+        num_gpus = check_machine(device, precision, data_dir, data)
         parallel = parallel or default_parallel(len(jobs), num_gpus)  # of all: a run goes on with as many threads
     else:
         cluster = connect(address, cpus_per_run, gpus_per_run, device, precision)
@@ -100,9 +138,9 @@ def grid(
     if pending:
         with stop_requests(stop), GridDisplay(jobs, pending) as display:
             if cluster is None:
-                ended = run_local(pending, parallel, num_gpus, settings, display, stop)
+                ended = run_local(pending, parallel, num_gpus, machine, display, stop)
             else:
-                ended = cluster.run(pending, parallel, settings, data_dir, display, stop)
+                ended = cluster.run(pending, parallel, machine, data_dir, display, stop)
             outcomes |= {job.name: ended.get(job.name, Outcome("not begun")) for job in pending}
     tell_outcomes(jobs, outcomes, out_dir)
     if stop.signal_number is not None:
@@ -124,7 +162,47 @@ def listed(option: str, values: Sequence[str], default: Sequence[str]) -> list[s
     return names or list(default)
 
 
-def check_machine(device: str, precision: str, data_dir: Path | None) -> int:
+def read_recipes(
+    sources: Sequence[str], settings: Sequence[str], split: str | None
+) -> tuple[list["Recipe"], dict[str, list[str]]]:
+    """Return every recipe with every combination of settings, and what `deepres train` is given for each, by name.
+
+    Raises:
+        UserError: an unknown recipe or setting, or one name for two recipes.
+    """
+    from deepres.recipes.read import read_recipe, recipe_arguments, setting_variants
+
+    recipes: dict[str, Recipe] = {}
+    arguments: dict[str, list[str]] = {}
+    for source in sources:
+        for chosen in product(*map(setting_variants, settings)):
+            recipe = read_recipe(source, chosen)
+            if split is not None:
+                recipe = replace(recipe, split=split)
+            if recipes.setdefault(recipe.name, recipe) != recipe:
+                raise UserError(
+                    f"two recipes of this grid are named {recipe.name}: leave out name, or name them apart"
+                )
+            arguments[recipe.name] = recipe_arguments(source, chosen)
+    return list(recipes.values()), arguments
+
+
+def parse_fractions(texts: Sequence[str]) -> list[float]:
+    """Read shares of the training images.
+
+    Raises:
+        UserError: one is no number above 0 and at most 1.
+    """
+    fractions = []
+    for text in texts:
+        try:
+            fractions.append(float(text))
+        except ValueError:
+            raise UserError(f"--fraction {text!r} is no number: give shares such as 0.1,1") from None
+    return fractions
+
+
+def check_machine(device: str, precision: str, data_dir: Path | None, data: str = "cifar10") -> int:
     """Let what would make every run here fail end now; return the number of GPUs, 0 for the CPU.
 
     Raises:
@@ -137,7 +215,8 @@ def check_machine(device: str, precision: str, data_dir: Path | None) -> int:
 
     chosen = resolve_device(device, lambda notice: say(f"deepres: {notice}"))
     check_precision(precision, chosen)
-    check_cifar10(data_dir)
+    if data == "cifar10":
+        check_cifar10(data_dir)
     return torch.cuda.device_count() if chosen.type == "cuda" else 0
 
 

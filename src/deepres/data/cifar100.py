@@ -6,6 +6,7 @@ publishes.
 
 import hashlib
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,14 @@ FILES = {  # name -> published md5
 TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds between two pieces
 
 
-def load_cifar100(data_dir: str | Path | None = None) -> tuple[Split, Split, tuple[str, ...]]:
+def load_cifar100(
+    data_dir: str | Path | None = None, sums: Mapping[str, str] = FILES
+) -> tuple[Split, Split, tuple[str, ...]]:
     """Return the 50,000 training images, the 10,000 test images and the names of the 100 fine classes.
 
     Args:
         data_dir: the folder that holds ``cifar-100-python``; see `deepres.data.cifar10.resolve_data_dir`.
+        sums: the md5 of each file.
 
     Raises:
         UserError: there is no CIFAR-100, or a file of it is missing or altered.
@@ -40,7 +44,7 @@ def load_cifar100(data_dir: str | Path | None = None) -> tuple[Split, Split, tup
     folder = root / FOLDER
     if not folder.is_dir():
         raise UserError(f"there is no CIFAR-100 in {root}: run `deepres fetch --data cifar100`")
-    content = {name: _read(folder / name, md5) for name, md5 in FILES.items()}
+    content = {name: _read(folder / name, md5) for name, md5 in sums.items()}
     train, test = (decode(content[name]) for name in ("train", "test"))
     return train, test, tuple(name.decode() for name in content["meta"][b"fine_label_names"])
 

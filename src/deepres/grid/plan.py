@@ -1,19 +1,23 @@
 """Which runs a grid consists of, in which order, and how far each of them is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 
+from deepres.data.datasets import Dataset, label_of
 from deepres.errors import UserError
 from deepres.files import read_json
-from deepres.models import build_model
 from deepres.models.cost import flop_per_image
+from deepres.objects import is_object_name, load_object
 from deepres.recipes.recipe import SPLITS, Recipe
 from deepres.runs.directory import RunDir, run_name
 from deepres.runs.finished import read_record
 from deepres.runs.published import FIGURE6_DEPTHS
 from deepres.runs.schema import Result
 from deepres.training.config import RunConfig
+from deepres.training.nets import Net, build_net, name_of
 
 PAPER_MODELS = tuple(f"{family}{depth}" for depth in FIGURE6_DEPTHS for family in ("plain", "resnet"))
 
@@ -27,6 +31,14 @@ class Job:
     """The run directory."""
     flop_per_image: float
     """What training on one image takes, see `deepres.models.cost`."""
+    net: str
+    """The net as `deepres train` is given it: its name, or FILE.py:NAME."""
+    recipe_arguments: tuple[str, ...]
+    """The recipe as `deepres train` is given it."""
+    data: str = "cifar10"
+    """The data set as `deepres train` is given it."""
+    num_train: int | None = None
+    """Images of the training set before a fraction of them is taken; None: CIFAR-10's."""
 
     @property
     def name(self) -> str:
@@ -37,16 +49,40 @@ class Job:
     def num_images(self) -> float:
         """Images trained on in the whole run, all epochs; small ones count in proportion to their pixels."""
         recipe = self.config.recipe
-        return recipe.compute(round(self.config.fraction * SPLITS[recipe.split]))
+        num_train = SPLITS[recipe.split] if self.num_train is None else self.num_train
+        return recipe.compute(max(1, round(self.config.fraction * num_train)))
 
     def arguments(self) -> list[str]:
         """Return what `deepres train` is to be given, but for the run directory and the machine's own settings."""
         config, recipe = self.config, self.config.recipe
         return [
-            *(config.name, "--recipe", recipe.name, "--seed", str(config.seed), "--split", recipe.split),
+            *(self.net, *self.recipe_arguments, "--seed", str(config.seed), "--split", recipe.split),
             *("--option", config.option, "--precision", config.precision, "--backend", config.backend),
-            *(("--fraction", f"{config.fraction:g}") if config.fraction != 1 else ()),
+            *(("--fraction", f"{config.fraction!r}") if config.fraction != 1 else ()),
+            *(("--data", self.data) if self.data != "cifar10" else ()),
         ]
+
+    def sources(self) -> dict[str, bytes]:
+        """Return the files of one's own that the run needs, by their paths, for a machine that does not have them.
+
+        Raises:
+            UserError: a path does not lie below this folder, or a file cannot be read.
+        """
+        recipe = self.config.recipe
+        named = [self.net, self.data, recipe.augmentation or "", recipe.optimizer.name if recipe.optimizer else ""]
+        files = {}
+        for name in named:
+            place = name.rpartition(":")[0]
+            if not place.endswith(".py"):
+                continue
+            path = Path(place)
+            if path.is_absolute() or ".." in path.parts:
+                raise UserError(f"{place} goes to other machines: name it by its path from this folder, below it")
+            try:
+                files[path.as_posix()] = path.read_bytes()
+            except OSError as error:
+                raise UserError(f"cannot read {place} ({error.strerror})") from None
+        return files
 
     def is_finished(self) -> bool:
         """Tell whether this very run has taken all its steps; what is damaged or of another configuration has not."""
@@ -73,22 +109,74 @@ def plan_grid(
     *,
     precision: str = "auto",
     backend: str = "auto",
+    evaluate_every: int | None = None,
+    options: Sequence[str] = ("A",),
+    fractions: Sequence[float] = (1.0,),
+    data: str = "cifar10",
+    dataset: Dataset | None = None,
+    recipe_arguments: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[Job]:
     """Return all runs, so that useful ones come early: recipe by recipe, within it low seeds, then shallow nets first.
 
+    Args:
+        models: names, or FILE.py:NAME of one's own.
+        recipes: each of another name.
+        seeds: of the runs.
+        out: the folder of the run directories.
+        precision: see `RunConfig`.
+        backend: see `RunConfig`.
+        evaluate_every: see `RunConfig`.
+        options: kinds of shortcut; nets of one's own have none.
+        fractions: of the training images.
+        data: as `deepres train` is given it.
+        dataset: that data set, where it is not CIFAR-10.
+        recipe_arguments: what `deepres train` is given for a recipe, by its name; else its name alone.
+
     Raises:
-        UserError: an unknown model.
+        UserError: an unknown model, or two runs would have the same directory.
     """
-    nets = {name: build_model(name) for name in dict.fromkeys(models)}
-    cost = {name: flop_per_image(net) for name, net in nets.items()}
-    jobs = []
+    num_classes = 10 if dataset is None else len(dataset.classes)
+    nets: dict[str, Net] = {name: load_object(name) if is_object_name(name) else name for name in models}
+    cost = {}
+    for name, net in nets.items():
+        for option in options:
+            cost[name] = flop_per_image(build_net(net, option=option, seed=0, num_classes=num_classes))
+    jobs: dict[Path, Job] = {}
     for recipe in recipes:
         for seed in seeds:
-            for name in sorted(nets, key=lambda name: nets[name].depth):
-                config = RunConfig(name, recipe, seed=seed, precision=precision, backend=backend)
-                path = out / run_name(name, recipe.name, seed, split=recipe.split)
-                jobs.append(Job(config, path, cost[name]))
-    return jobs
+            for name in sorted(nets, key=lambda name: cost[name]):
+                for option, fraction in product(options, fractions):
+                    config = RunConfig(
+                        nets[name],
+                        recipe,
+                        seed=seed,
+                        option=option,
+                        precision=precision,
+                        backend=backend,
+                        evaluate_every=evaluate_every,
+                        fraction=fraction,
+                    )
+                    path = out / run_name(
+                        name_of(nets[name]),
+                        recipe.name,
+                        seed,
+                        option=option,
+                        split=recipe.split,
+                        fraction=fraction,
+                        data=label_of(data),
+                    )
+                    if path in jobs:
+                        raise UserError(f"two runs of this grid would have the directory {path}: name them apart")
+                    jobs[path] = Job(
+                        config,
+                        path,
+                        cost[name],
+                        net=name,
+                        recipe_arguments=tuple(recipe_arguments.get(recipe.name, ("--recipe", recipe.name))),
+                        data=data,
+                        num_train=None if dataset is None else len(dataset.train.labels),
+                    )
+    return list(jobs.values())
 
 
 MAX_SEEDS = 1000

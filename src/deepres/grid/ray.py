@@ -91,6 +91,7 @@ def train_on_node(
     threads: int,
     program: Sequence[str],
     files: Files,
+    sources: Files,
     mailbox: Any,
 ) -> Outcome:
     """Train one run on the node that Ray has chosen, from the files of an earlier attempt if there are any.
@@ -103,6 +104,7 @@ def train_on_node(
         threads: of the computation.
         program: see `this_program`.
         files: what lies at home.
+        sources: files of the user's own that the run needs, by their paths from the folder in which it works.
         mailbox: handle of a `Mailbox`.
     """
     sent: dict[str, tuple[int, int]] = {}
@@ -117,12 +119,19 @@ def train_on_node(
     folder = Path(tempfile.mkdtemp(prefix=f"deepres-{run}-"))
     try:
         tell({"event": "placed", "node": ray.get_runtime_context().get_node_id()})
-        fetch_cifar10(data_dir)
+        if "--data" not in arguments:
+            fetch_cifar10(data_dir)
         run_dir = RunDir(folder / run)
         write_files(run_dir, files)
+        for name, content in sources.items():
+            (folder / "sources" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "sources" / name).write_bytes(content)
+        here = folder / "sources" if sources else None
         events: SimpleQueue[Event | None] = SimpleQueue()
         environment = {"OMP_NUM_THREADS": str(threads)}
-        process = TrainProcess(arguments, run_dir, program=program, environment=environment, listen=events.put)
+        process = TrainProcess(
+            arguments, run_dir, program=program, environment=environment, listen=events.put, folder=here
+        )
         try:
             while True:
                 try:
@@ -285,6 +294,7 @@ class RayCluster:
                 max(1, int(self._resources.cpus)),
                 this_program(),
                 files_to_go_on(RunDir(run.job.path)),
+                run.job.sources(),
                 self._mailbox,
             )
             active[reference] = run

@@ -48,6 +48,7 @@ class TrainProcess:
         program: see `this_program`.
         environment: variables to set beside those of this process.
         listen: is given each event, in a thread of its own; after the last one, None.
+        folder: in which the process works; None: in this one's.
 
     Raises:
         UserError: the run directory cannot be written.
@@ -61,6 +62,7 @@ class TrainProcess:
         program: Sequence[str],
         environment: Mapping[str, str],
         listen: Callable[[Event | None], None],
+        folder: Path | None = None,
     ) -> None:
         self._run_dir = run_dir
         self._stopped = False
@@ -75,6 +77,7 @@ class TrainProcess:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     env={**os.environ, **environment},
+                    cwd=folder,
                     start_new_session=True,
                 )
         except OSError as error:

@@ -47,7 +47,7 @@ class Cosine:
     Loshchilov, Hutter, "SGDR: Stochastic gradient descent with warm restarts", 2017, without restarts.
     """
 
-    warmup: float
+    warmup: float = 0.0
     """The share of all steps spent going up."""
 
     def __post_init__(self) -> None:

@@ -34,14 +34,28 @@ def read_recipe(source: str, settings: Iterable[str] = ()) -> Recipe:
     Raises:
         UserError: an unknown name, key or type, or a file that cannot be read.
     """
+    base, changes, name = _gather(source, settings)
+    return change(get_recipe(base), changes, name=name)
+
+
+def recipe_arguments(source: str, settings: Iterable[str] = ()) -> list[str]:
+    """Return what `deepres train` is to be given for the recipe of `read_recipe`, on a machine without its file."""
+    base, changes, name = _gather(source, settings)
+    if name is not None:
+        changes = {**changes, "name": name}
+    return ["--recipe", base, *(part for key, value in changes.items() for part in ("--set", f"{key}={_toml(value)}"))]
+
+
+def _gather(source: str, settings: Iterable[str]) -> tuple[str, dict[str, Any], str | None]:
+    """Return the name of the recipe to start from, what is changed by dotted key, and what the result is called."""
     if not source.endswith(".toml"):
-        recipe, changes = get_recipe(source), {}
+        base, changes = get_recipe(source).name, {}
     else:
         content = _read_file(Path(source))
         base = content.pop("base", None)
         if not isinstance(base, str):
             raise UserError(f'{source} names no recipe to start from: add a line base = "fast"')
-        recipe, changes = get_recipe(base), _flatten(content)
+        base, changes = get_recipe(base).name, _flatten(content)
     name = changes.pop("name", None)
     given: dict[str, Any] = {}
     for setting in settings:
@@ -54,7 +68,19 @@ def read_recipe(source: str, settings: Iterable[str] = ()) -> Recipe:
         raise UserError(f"{name!r} cannot name a recipe: use letters, digits and . + = , - _")
     if name in RECIPES and (changes or given):
         raise UserError(f"a changed recipe cannot be named {name!r}, as deepres's own is")
-    return change(recipe, {**changes, **given}, name=name)
+    return base, {**changes, **given}, name
+
+
+def setting_variants(setting: str) -> list[str]:
+    """Return the settings of a grid: "pad=2,4" is "pad=2" and "pad=4"; brackets and quotes hold commas together."""
+    key, equals, text = setting.partition("=")
+    try:
+        tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        pieces = re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|[^,])+", text)
+        if len(pieces) > 1:
+            return [f"{key}{equals}{piece.strip()}" for piece in pieces]
+    return [setting]
 
 
 def parse_setting(setting: str) -> tuple[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from deepres.data.cifar10 import CLASSES
 from deepres.errors import UserError, first_line
 from deepres.files import write_atomically, write_json
-from deepres.models import ResNet, count_parameters
+from deepres.models import count_parameters
 from deepres.models.cost import flop_per_image
 from deepres.runs.curve import draw_curve
 from deepres.runs.directory import Row, RunDir
@@ -311,7 +311,7 @@ class Recorder(SilentRecorder):
             split=recipe.split,
             seed=config.seed,
             num_parameters=count_parameters(trainer.model),
-            flop_per_image=flop_per_image(trainer.model) if isinstance(trainer.model, ResNet) else None,
+            flop_per_image=self._flop_per_image(),
             compute=recipe.compute(num_train, steps=trainer.step),
             steps=trainer.step,
             total_steps=trainer.total_steps,
@@ -329,6 +329,12 @@ class Recorder(SilentRecorder):
             backend=config.backend,
             workers=config.workers,
         )
+
+    def _flop_per_image(self) -> float | None:
+        try:
+            return flop_per_image(self.trainer.model)
+        except Exception:  # whatever a net of one's own raises at a single image
+            return None
 
     def _write_weights(self, path: Path) -> None:
         """Write the weights; of a net of one's own, its state with the normalisation."""

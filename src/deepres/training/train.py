@@ -17,6 +17,7 @@ from deepres.training.claim import claim, finished_result
 from deepres.training.config import RunConfig
 from deepres.training.group import Group
 from deepres.training.nets import build_net
+from deepres.training.optimizers import build_optimizers
 from deepres.training.progress import Reporter
 from deepres.training.recorder import Recorder, SilentRecorder
 from deepres.training.sets import Sets, load_sets
@@ -62,7 +63,10 @@ def train(
     sets = load_sets(data, config.recipe, device, config.fraction)
     total_steps = config.recipe.total_steps(num_train=len(sets.train[0]))
     target = min(total_steps, max_steps or total_steps)
-    build_net(config.model, option=config.option, seed=0, num_classes=sets.num_classes)  # an unknown name ends here
+    # Unknown names, of a net or of an optimizer, end here, before anything is written.
+    build_optimizers(
+        config.recipe, build_net(config.model, option=config.option, seed=0, num_classes=sets.num_classes)
+    )
 
     with run_dir.locked() if group.rank == 0 else nullcontext():
         recorder: SilentRecorder | None

@@ -1,0 +1,86 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deepres.data.mixing import build_mixing, cutmix, cutout, distributions
+from deepres.errors import UserError
+from deepres.recipes.named import one_cycle
+
+B, C = 64, 10
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(B, 3, 32, 32, generator=generator), torch.randint(C, (B,), generator=generator)
+
+
+def test_without_ingredients_there_is_nothing_to_do():
+    assert build_mixing(one_cycle(), 0, C) is None
+
+
+@pytest.mark.parametrize("changes", [{"cutout": 8}, {"mixup": 0.2}, {"cutmix": 1.0}, {"label_smoothing": 0.1}])
+def test_a_step_is_the_same_at_each_call_and_another_than_the_next(batch, changes):
+    mixing = build_mixing(replace(one_cycle(), **changes), 3, C)
+    first, again, other = mixing(*batch, 5), mixing(*batch, 5), mixing(*batch, 6)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert "label_smoothing" in changes or not torch.equal(first[0], other[0])
+    if first[1].ndim == 2:
+        assert torch.allclose(first[1].sum(dim=1), torch.ones(B))
+
+
+def test_smoothed_labels_are_szegedys(batch):
+    targets = distributions(batch[1], C, 0.1)
+    assert torch.allclose(targets[torch.arange(B), batch[1]], torch.tensor(0.91))
+    assert targets.min() == pytest.approx(0.01)
+
+
+def test_cutout_makes_a_square_zero_around_any_pixel():
+    images = torch.ones(2000, 1, 32, 32)
+    holes = cutout(images, 8, torch.Generator().manual_seed(0)) == 0
+    areas = holes.sum(dim=(1, 2, 3))
+    assert areas.max() == 64  # inside
+    assert areas.min() == 16  # a corner: half of each side lies outside
+    often = holes.float().mean(dim=0)[0]
+    assert float(often[16, 16]) == pytest.approx(64 / 1024, rel=0.3)
+    assert bool((often > 0).all())
+
+
+def test_cutmix_shares_labels_as_it_shares_pixels(batch):
+    images = torch.arange(B).float()[:, None, None, None].expand(B, 3, 32, 32)
+    partners = torch.arange(B).flip(0)
+    mixed, share = cutmix(images, partners, 0.6, np.random.default_rng(1))
+    own = (mixed == images).float().mean(dim=(1, 2, 3))
+    assert torch.allclose(own, torch.full((B,), share))
+    assert 0.6 <= share < 1  # at the edge less is cut out
+
+
+def test_mixup_mixes_images_and_labels_in_one_proportion(batch):
+    images = torch.nn.functional.one_hot(batch[1], C).float()[:, :, None, None].expand(B, C, 4, 4)
+    mixed, targets = build_mixing(replace(one_cycle(), mixup=1.0), 0, C)(images, batch[1], 7)
+    assert torch.allclose(mixed[:, :, 0, 0], targets, atol=1e-6)
+    assert float(targets.max(dim=1).values.min()) < 0.99
+
+
+def test_an_augmentation_of_ones_own_is_called_and_checked(batch, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "aug.py").write_text(
+        "import torch\n"
+        "def noise(images, labels, generator):\n"
+        "    return images + torch.randn(images.shape, generator=generator), labels\n"
+        "def wrong(images, labels, generator):\n    return images[:1], labels\n"
+        "def labels(images, labels, generator):\n    return images, labels.float()\n"
+        "def fails(images, labels, generator):\n    return 1 / 0\n"
+    )
+    images, _ = build_mixing(replace(one_cycle(), augmentation="aug.py:noise"), 0, C)(*batch, 0)
+    assert float((images - batch[0]).std()) == pytest.approx(1, abs=0.05)
+    for name, message in (
+        ("wrong", r"returns images torch.float32 \(1, 3, 32, 32\): they must be float32 \(64, 3, 32, 32\)"),
+        ("labels", r"returns labels torch.float32 \(64,\): they must be int64 \(64,\) or float32 \(64, 10\)"),
+        ("fails", r"fails \(ZeroDivisionError: division by zero\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_mixing(replace(one_cycle(), augmentation=f"aug.py:{name}"), 0, C)(*batch, 0)
