@@ -17,6 +17,7 @@ from deepres.recipes.recipe import Recipe
 
 NONE = "none"  # what stands for a setting that is switched off; TOML has no such value
 MAX_NAME = 80  # characters of a recipe's name, which is part of the run directory's
+SGD_ALONE = frozenset({"momentum", "nesterov"})  # settings that no other optimizer is given
 EXCLUSIVE = {"steps": "epochs", "epochs": "steps"}  # one of the two is the length
 
 
@@ -128,7 +129,7 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, name: str | None = Non
         if key in nested and other not in nested:
             nested[other] = NONE
     made: Recipe = _changed(Recipe, recipe, nested, "")
-    if made.optimizer and (given := {"momentum", "nesterov"} & nested.keys()):
+    if made.optimizer and (given := SGD_ALONE & nested.keys()):
         key = min(given)
         raise UserError(f"setting {key} is SGD's: give {made.optimizer.name} its own as optimizer.arguments.{key}")
     return replace(made, name=name or changed_name(recipe.name, changes))
@@ -253,7 +254,7 @@ def to_toml(recipe: Recipe) -> str:
     tables: list[str] = []
     for field in fields(recipe):
         value = getattr(recipe, field.name)
-        if field.name == "name":
+        if field.name == "name" or (recipe.optimizer and field.name in SGD_ALONE):
             continue
         if is_dataclass(value) and not isinstance(value, type):
             tables.append(f"\n[{field.name}]")
