@@ -47,7 +47,7 @@ class RunDir:
     | tensorboard/ | the same as TensorBoard events, where TensorBoard is installed |
     | checkpoints/ | the last two states, from which the run resumes |
     | model.safetensors | the trained weights with their normalisation |
-    | predictions.npz | for each test image its label, the predicted class and that class's probability |
+    | predictions.npz | for each test image its label, the predicted class, its probability, and all logits |
     | result.json | the outcome; its presence means finished |
     | curve.png | errors against steps; drawn last, and may be missing |
     | log.txt | what a run that a grid started said on standard error |

@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -16,6 +17,7 @@ from deepres.models import ResNet, count_parameters
 from deepres.models.cost import flop_per_image
 from deepres.runs.curve import draw_curve
 from deepres.runs.directory import Row, RunDir
+from deepres.runs.metrics import metrics_of_logits
 from deepres.runs.predictions import Predictions
 from deepres.runs.schema import EpochRow, Result, RunRecord
 from deepres.training.checkpoint import decode_state, encode_state
@@ -240,9 +242,9 @@ class Recorder(SilentRecorder):
         rows.append(row)
         self._publish(rows)
         self._write_weights()
-        predictions = Predictions.of_logits(test_logits.cpu().numpy(), sets.test[1].cpu().numpy())
-        write_atomically(self.run_dir.predictions, predictions.encode())
-        result = self._result(rows, test_error).to_json()
+        answers = test_logits.cpu().numpy(), sets.test[1].cpu().numpy()
+        write_atomically(self.run_dir.predictions, Predictions.of_logits(*answers).encode())
+        result = replace(self._result(rows, test_error), test_metrics=metrics_of_logits(*answers)).to_json()
         write_json(self.run_dir.result, result)
         self._draw(rows)
         return result
