@@ -56,3 +56,11 @@ def test_importing_the_package_imports_nothing_large():
     program = "import sys, deepres; print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "matplotlib", "tensorboard", "tensorflow", "click"} & set(done.stdout.split())
+
+
+def test_the_command_line_starts_without_the_extras():
+    extras = ("scipy", "jinja2", "tensorboard", "ray")
+    program = f"import sys; sys.modules |= dict.fromkeys({extras}); import deepres.cli.main"
+    program += "; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "matplotlib"} & set(done.stdout.split())  # so that it starts quickly

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deepres.recipes.named import get_recipe
     from deepres.recipes.read import read_recipe
     from deepres.recipes.recipe import Recipe
+    from deepres.runs.compare import compare
     from deepres.runs.finished import load_runs
     from deepres.runs.groups import group_runs
     from deepres.runs.statistics import summarise
@@ -33,6 +34,7 @@ __all__ = [
     "RunConfig",
     "UserError",
     "build_model",
+    "compare",
     "fetch_cifar10",
     "get_recipe",
     "group_runs",
@@ -54,6 +56,7 @@ HOMES = {
     "RunConfig": "training.config",
     "UserError": "errors",
     "build_model": "models",
+    "compare": "runs.compare",
     "fetch_cifar10": "data.fetch",
     "get_recipe": "recipes.named",
     "group_runs": "runs.groups",

@@ -58,7 +58,7 @@ def test_report_needs_no_torch(written):
 def test_every_figure_and_table_is_there_in_every_format(written):
     out, done = written
     figures = {"figure6-paper", "figure7", "error-depth-paper", "error-compute"}
-    figures |= {"confusion-resnet20-paper", "wrong-paper"}
+    figures |= {"confusion-resnet20-paper", "calibration-paper", "wrong-paper"}
     expected = {f"{name}.{suffix}" for name in figures for suffix in ("png", "svg", "pdf")}
     assert {path.name for path in out.iterdir()} == expected | {"table6.md", "table6.csv", "table6.tex", "report.html"}
     assert f"{len(expected) + 4} files written to {out}" in done.stdout
@@ -97,6 +97,7 @@ def test_the_page_says_what_the_runs_say(written, runs):
     assert "paper resnet20 8.00 ± 0.01 2 8.00 8.75 8.04 8.00 float32" in text
     assert "ResNet-20 is better than plain-20 paper too few seeds +1.50" in text
     assert "deepres grid --models plain32,plain44,plain56,resnet32,resnet44,resnet56,resnet110 --recipes paper" in text
+    assert "paper resnet20 2 8.00 ± 0.01 " in text
     assert "airplane taken for" not in text.split("The most confident errors")[0]
     assert "AMD EPYC" in text
     assert f"{runs / 'c'} : not finished" in text

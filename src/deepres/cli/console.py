@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.color import Color
@@ -16,6 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from deepres.runs.published import PUBLISHED
+
+if TYPE_CHECKING:
+    from deepres.runs.metrics import Metrics
 
 
 class _FoldingTable(Table):
@@ -72,9 +75,22 @@ def confusion_table(confusion: Sequence[Sequence[int]], classes: Sequence[str]) 
     table.add_column("", no_wrap=True)
     for name in classes:
         table.add_column(name[:4], justify="right", no_wrap=True)
+    table.add_column("error", justify="right", no_wrap=True)
     for i, (name, counts) in enumerate(zip(classes, confusion, strict=True)):
-        table.add_row(name, *(f"[bold]{n}[/]" if i == j else str(n) for j, n in enumerate(counts)))
+        error = f"{100 * (1 - counts[i] / sum(counts)):.2f}%" if sum(counts) else ""
+        table.add_row(name, *(f"[bold]{n}[/]" if i == j else str(n) for j, n in enumerate(counts)), error)
     return table
+
+
+def metrics_line(metrics: "Metrics") -> str:
+    """Return what the answers come to beyond their error, in words."""
+    parts = {
+        "top-5 error": None if metrics.top5_error is None else f"{metrics.top5_error:.2f}%",
+        "negative log-likelihood": _number(metrics.negative_log_likelihood),
+        "Brier score": _number(metrics.brier_score),
+        "calibration error": f"{metrics.calibration_error:.2f} points in 15 bins",
+    }
+    return ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
 
 
 def pixel_picture(image: Sequence[Sequence[Sequence[int]]]) -> Text:
@@ -86,6 +102,10 @@ def pixel_picture(image: Sequence[Sequence[Sequence[int]]]) -> Text:
             picture.append("▀", Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
         picture.append("\n")
     return picture
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4f}"
 
 
 def _percent(value: float | None) -> str:

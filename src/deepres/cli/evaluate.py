@@ -1,12 +1,13 @@
 """`deepres evaluate`: the error of trained weights."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from deepres.cli.console import confusion_table
+from deepres.cli.console import confusion_table, metrics_line
 from deepres.cli.options import DATA, DATA_DIR, DEVICE, NET, OWN_NET
 from deepres.errors import UserError
 from deepres.streams import out, say
@@ -46,6 +47,7 @@ def evaluate(
 
     from deepres.backends.device import resolve_device
     from deepres.cli.pretrained import load_classifier
+    from deepres.runs.metrics import metrics_of_logits
     from deepres.weights.evaluate import confusion_matrix, error_percent
 
     chosen = resolve_device(device)
@@ -64,14 +66,16 @@ def evaluate(
     logits = classifier.predict_logits(images)
     error = error_percent(logits, labels)
     confusion = confusion_matrix(logits, labels).tolist()
+    metrics = metrics_of_logits(logits.numpy(), labels.numpy())
     for name, fault in faults.items():
         say(f"deepres: error: {name}: {fault}")
     if as_json:
-        content = {"test_error": error, "num_images": len(labels), "confusion": confusion}
+        content = {"test_error": error, "num_images": len(labels), "confusion": confusion, **asdict(metrics)}
         click.echo(json.dumps({**content, "unreadable": faults} if folder is not None else content))
     else:
         if len(classes) <= MOST_SHOWN:
             out.print(confusion_table(confusion, classes))
+        out.print(metrics_line(metrics), markup=False)
         kind = "test error" if folder is None else "error"
         out.print(f"{classifier.name}: {kind} {error:.2f}% over {len(labels):,} images", markup=False, soft_wrap=True)
     if faults:

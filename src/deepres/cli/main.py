@@ -8,6 +8,7 @@ import click
 from deepres._version import __version__
 from deepres.backends.memory import keep_freed_memory
 from deepres.cli.bench import bench
+from deepres.cli.compare import compare
 from deepres.cli.evaluate import evaluate
 from deepres.cli.export import export
 from deepres.cli.figures import figures
@@ -42,6 +43,7 @@ for command in (
     bench,
     grid,
     results,
+    compare,
     figures,
     report,
     responses,

@@ -104,6 +104,9 @@ class Page:
     compute: list[PageFigure] = field(default_factory=list)
     figure7: list[PageFigure] = field(default_factory=list)
     confusion: list[PageFigure] = field(default_factory=list)
+    metrics: list[PageTable] = field(default_factory=list)
+    """What the answers come to, and the error of each class."""
+    calibration: list[PageFigure] = field(default_factory=list)
     wrong: list[LabelledPictures] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     """What could not be shown, and how to get it."""
@@ -129,6 +132,8 @@ class Page:
             compute=self.compute,
             figure7=self.figure7,
             confusion=self.confusion,
+            metrics=self.metrics,
+            calibration=self.calibration,
             wrong=self.wrong,
             runs=runs_table(self.runs),
             skipped=self.skipped,
@@ -154,6 +159,7 @@ class Page:
             ("depth", "Depth", self.depth),
             ("compute", "Compute", self.compute),
             ("figure7", "Layer responses", self.figure7),
+            ("metrics", "Answers", self.metrics),
             ("confusion", "Confusion", self.confusion),
             ("wrong", "Confident errors", self.wrong),
         )

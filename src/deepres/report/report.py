@@ -11,14 +11,23 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from deepres.data.cifar10 import Split, load_cifar10
+from deepres.data.cifar10 import CLASSES, Split, load_cifar10
 from deepres.errors import UserError
 from deepres.files import make_folder, write_atomically
 from deepres.report.answers import Answers, confident_errors, draw_confident_errors, draw_confusion, read_answers
+from deepres.report.calibration import (
+    CLASS_NOTE,
+    HEADINGS,
+    NOTE,
+    TEXT_COLUMNS,
+    class_cells,
+    draw_reliability,
+    metrics_cells,
+)
 from deepres.report.curves import seeds, training_remark
 from deepres.report.figures import draw_error_against_compute, draw_error_against_depth, draw_figure6
 from deepres.report.inline import PageFigure, figure6_values, inline_svg
-from deepres.report.page import LabelledPictures, Page, Picture
+from deepres.report.page import LabelledPictures, Page, PageTable, Picture
 from deepres.report.responses import JSON_FILE, draw_figure7, read_responses
 from deepres.report.style import write_figure
 from deepres.report.tables import table_csv, table_latex, table_markdown, table_rows
@@ -74,6 +83,7 @@ def write_report(
     add_compute(page, summaries, folder)
     add_responses(page, [out, *dirs], folder)
     answers = add_confusion(page, sorted(groups, key=lambda group: recipe_key(group.label)), folder, doing)
+    add_metrics(page, answers, folder)
     doing("the most confident errors")
     add_confident_errors(page, answers, summaries, folder, data_dir)
     write_atomically(out / PAGE, page.render())
@@ -171,6 +181,22 @@ def add_confusion(
     if without:
         page.remarks.append(f"answers on the test set: no predictions.npz in the runs of {', '.join(without)}")
     return answers
+
+
+def add_metrics(page: Page, answers: Sequence[Answers], folder: Folder) -> None:
+    """Add what the answers come to, and the reliability diagram of each recipe."""
+    if not answers:
+        return
+    rows, classes = list(map(metrics_cells, answers)), list(map(class_cells, answers))
+    headings = (*HEADINGS[:TEXT_COLUMNS], *CLASSES)
+    page.metrics.append(PageTable("metrics", HEADINGS, rows, TEXT_COLUMNS, NOTE))
+    page.metrics.append(PageTable("class-errors", headings, classes, TEXT_COLUMNS, CLASS_NOTE))
+    labels = labels_in_order([found.group for found in answers])
+    names = file_names([(label,) for label in labels])
+    for label in labels:
+        members = [found for found in answers if found.group.label == label]
+        title = f"Reliability, recipe {label}"
+        page.calibration.append(folder.add(draw_reliability(members), f"calibration-{names[label,]}", title))
 
 
 def add_confident_errors(

@@ -140,13 +140,13 @@ def table_csv(rows: Sequence[TableRow]) -> str:
 def table_latex(rows: Sequence[TableRow]) -> str:
     """Return the table as a LaTeX `tabular` (it needs the package booktabs)."""
     lines = [r"\begin{tabular}{" + "l" * TEXT_COLUMNS + "r" * (len(HEADINGS) - TEXT_COLUMNS) + "}", r"\toprule"]
-    lines += [" & ".join(map(_latex, HEADINGS)) + r" \\"]
+    lines += [" & ".join(map(latex_cell, HEADINGS)) + r" \\"]
     label = None
     for row in rows:
         if row.label != label:
             lines.append(r"\midrule")
             label = row.label
-        lines.append(" & ".join(map(_latex, row_cells(row))) + r" \\")
+        lines.append(" & ".join(map(latex_cell, row_cells(row))) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [f"% {note}".replace("±", "+-") for note in NOTES]
     lines += [f"% missing: {part.command}" for part in find_missing(rows)]
@@ -174,7 +174,7 @@ def claims_markdown(claims: Sequence[ClaimTest]) -> str:
     return markdown_table(CLAIM_HEADINGS, [claim_cells(test) for test in claims], CLAIM_TEXT_COLUMNS)
 
 
-def _latex(text: str) -> str:
+def latex_cell(text: str) -> str:
     """Escape a cell."""
     for character in "\\&%$#_{}":
         text = text.replace(character, r"\textbackslash " if character == "\\" else f"\\{character}")

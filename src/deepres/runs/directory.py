@@ -48,7 +48,7 @@ class RunDir:
     | checkpoints/ | the last two states, from which the run resumes |
     | model.safetensors | the trained weights with their normalisation |
     | model-ema.safetensors | the running mean of the weights, where the recipe keeps one |
-    | predictions.npz | for each test image its label, the predicted class and that class's probability |
+    | predictions.npz | for each test image its label, the predicted class, its probability, and all logits |
     | result.json | the outcome; its presence means finished |
     | curve.png | errors against steps; drawn last, and may be missing |
     | log.txt | what a run that a grid started said on standard error |

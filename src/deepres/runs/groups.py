@@ -84,7 +84,7 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:
 
 def _settings(run: FinishedRun) -> dict[str, str]:
     """Return what determines a run, but for its model and seed, without nesting, each value as JSON."""
-    return dict(_flatten({key: value for key, value in run.config.items() if key not in ("model", "seed")}))
+    return dict(flatten({key: value for key, value in run.config.items() if key not in ("model", "seed")}))
 
 
 def _usual_settings(name: str, found: Sequence[Mapping[str, str]]) -> dict[str, str]:
@@ -98,15 +98,15 @@ def _usual_settings(name: str, found: Sequence[Mapping[str, str]]) -> dict[str, 
             usual[key] = value
     if name in RECIPES:
         usual = {key: value for key, value in usual.items() if not key.startswith("recipe.")}
-        usual |= dict(_flatten({"option": "A", "workers": 1, "recipe": RECIPES[name]().to_json()}))
+        usual |= dict(flatten({"option": "A", "workers": 1, "recipe": RECIPES[name]().to_json()}))
     return usual
 
 
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield the leaves of nested objects as JSON, under names such as "recipe.schedule.kind"."""
     for key, value in content.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", json.dumps(value)
 

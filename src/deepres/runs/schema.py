@@ -14,6 +14,7 @@ from typing import Any
 from deepres.errors import UserError
 from deepres.recipes.recipe import held_out_name
 from deepres.runs.content import Content, check_numbers, object_in
+from deepres.runs.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -358,6 +359,8 @@ class Result:
     test_error_ema: float | None = None
     """Of the running mean of the weights, where the recipe keeps one, after the last step."""
     val_error_ema: float | None = None
+    test_metrics: Metrics | None = None
+    """What else the answers on the test images come to."""
 
     @classmethod
     def from_json(cls, content: Content, path: Path) -> "Result":
@@ -376,11 +379,14 @@ class Result:
         check_numbers(content, NUMBERS_OF_RESULT, path)
         check_numbers(content, [key for key in optional if content.get(key) is not None], path)
         values: dict[str, Any] = {each.name: content.get(each.name) for each in fields(cls)}
+        if values["test_metrics"] is not None:
+            values["test_metrics"] = Metrics.from_json(values["test_metrics"], path)
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of result.json."""
-        return {key: value for key, value in asdict(self).items() if value is not None or key == "test_error_best"}
+        content = asdict(self) | {"test_metrics": self.test_metrics and self.test_metrics.to_json()}
+        return {key: value for key, value in content.items() if value is not None or key == "test_error_best"}
 
 
 NUMBERS_OF_RESULT = (

@@ -18,6 +18,7 @@ from deepres.models import count_parameters
 from deepres.models.cost import flop_per_image
 from deepres.runs.curve import draw_curve
 from deepres.runs.directory import Row, RunDir
+from deepres.runs.metrics import metrics_of_logits
 from deepres.runs.predictions import Predictions
 from deepres.runs.schema import EpochRow, Result, RunRecord
 from deepres.training.checkpoint import decode_state, encode_state
@@ -249,12 +250,14 @@ class Recorder(SilentRecorder):
                 if sets.val is not None:
                     ema["val_error_ema"] = error_percent(self._final_logits(sets.val[0]), sets.val[1])
                 self._write_weights(self.run_dir.mean_weights)
-        predictions = Predictions.of_logits(test_logits.cpu().numpy(), sets.test[1].cpu().numpy())
-        write_atomically(self.run_dir.predictions, predictions.encode())
-        result = replace(self._result(rows, test_error), **ema).to_json()
-        write_json(self.run_dir.result, result)
+        answers = test_logits.cpu().numpy(), sets.test[1].cpu().numpy()
+        write_atomically(self.run_dir.predictions, Predictions.of_logits(*answers).encode())
+        result = self._result(rows, test_error)
+        result = replace(result, test_metrics=metrics_of_logits(*answers), **ema)
+        content = result.to_json()
+        write_json(self.run_dir.result, content)
         self._draw(rows)
-        return result
+        return content
 
     @property
     def _held_out(self) -> str:
