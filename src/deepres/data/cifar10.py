@@ -132,6 +132,11 @@ def load_cifar10(data_dir: str | Path | None = None) -> Cifar10:
 
     Raises:
         UserError: there is no data set, or a file of it is missing, truncated, altered or unreadable.
+
+    Example:
+        >>> import deepres
+        >>> deepres.load_cifar10().train.images.shape
+        (50000, 3, 32, 32)
     """
     read, folder = _find(data_dir)
     train = [decode(read(folder, name)) for name in FILES if name != TEST_FILE]

@@ -71,6 +71,11 @@ def fetch_cifar10(data_dir: str | Path | None = None, source: str = "auto", *, c
 
     Raises:
         UserError: no source could deliver, or the directory cannot be written. Good files are as they were.
+
+    Example:
+        >>> import deepres
+        >>> deepres.fetch_cifar10().is_dir()
+        True
     """
     if source not in ("auto", *_SOURCES):
         raise UserError(f"unknown source {source!r}: choose auto, official or mirror")

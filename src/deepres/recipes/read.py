@@ -33,6 +33,11 @@ def read_recipe(source: str, settings: Iterable[str] = ()) -> Recipe:
 
     Raises:
         UserError: an unknown name, key or type, or a file that cannot be read.
+
+    Example:
+        >>> import deepres
+        >>> deepres.read_recipe("fast", ["learning_rate=0.05"]).name
+        'fast+learning_rate=0.05'
     """
     if not source.endswith(".toml"):
         recipe, changes = get_recipe(source), {}
