@@ -11,7 +11,6 @@ from rich.table import Table
 
 from deepres.cli.console import new_table
 from deepres.errors import UserError
-from deepres.report.tables import markdown_table
 from deepres.runs.collect import collect_runs, csv_text, run_row
 from deepres.runs.finished import load_runs
 from deepres.runs.groups import group_runs, labels_in_order
@@ -147,6 +146,8 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _print_markdown(summaries: Sequence["Summary"], claims: Sequence["ClaimTest"]) -> None:
+    from deepres.report.tables import markdown_table  # here, since it needs scipy
+
     headings, rows = _summary_cells(summaries)
     headings = [heading.replace("\n", " ") for heading in headings]
     click.echo(f"### {_title(summaries)}\n\n{markdown_table(headings, rows)}")
