@@ -3,7 +3,12 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+CORE := $(VENV)/core
+REPORT := $(VENV)/report
 READY := $(VENV)/ready
+LOWEST := $(VENV)-lowest
+QUICK := tests/models tests/recipes tests/runs tests/data/test_augment.py tests/data/test_splits.py \
+	tests/data/test_class_names.py tests/data/test_images.py tests/training/test_schedule.py tests/test_rooms.py
 RUN_DIR ?= runs/reproduce
 RUNS ?= runs/table
 RECIPE ?= fast
@@ -12,17 +17,17 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help reproduce reproduce-table test extras lint types unit quick format readme figures notebook lock clean
+.PHONY: help reproduce reproduce-table test extras lint types unit quick coverage lowest format readme figures notebook lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
 
-reproduce: $(READY)  ## fetch CIFAR-10, train ResNet-20, show its test error beside the paper's
+reproduce: $(CORE)  ## fetch CIFAR-10, train ResNet-20, show its test error beside the paper's
 	$(BIN)/deepres fetch
 	@test -f $(RUN_DIR)/result.json || $(BIN)/deepres bench resnet20 --recipe fast
 	$(BIN)/deepres train resnet20 --recipe fast --seed 0 --run-dir $(RUN_DIR)
 
-reproduce-table: $(READY)  ## the paper's table: the nets of 20 to 56 layers, statistics, report (RECIPE=fast or paper, SEEDS=1)
+reproduce-table: $(REPORT)  ## the paper's table: the nets of 20 to 56 layers, statistics, report (RECIPE=fast or paper, SEEDS=1)
 	$(BIN)/deepres fetch
 	@# If some runs fail (1), the table is made of the others, and the failure stays one.
 	$(BIN)/deepres grid --recipes $(RECIPE) --seeds $(SEEDS) --out $(RUNS); code=$$?; \
@@ -32,7 +37,7 @@ reproduce-table: $(READY)  ## the paper's table: the nets of 20 to 56 layers, st
 test: lint types unit  ## lint, types and the tests
 
 extras: $(READY)  ## install TensorFlow and timm (1.5 GB) and test with them
-	@PIP_CONSTRAINT='$(CURDIR)/constraints.txt' $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[tensorflow,timm]'
+	@$(INSTALL) --editable '.[tensorflow,timm]'
 	$(BIN)/pytest tests/export tests/integrations -k 'tensorflow or timm'
 
 lint: $(READY)  ## check style and formatting
@@ -47,8 +52,17 @@ unit: $(READY)  ## the tests alone
 	$(BIN)/pytest -n 2 --dist worksteal
 
 quick: $(READY)  ## the quick tests, under a minute, for while one works
-	$(BIN)/pytest -q -n 2 tests/models tests/recipes tests/runs tests/data/test_augment.py tests/data/test_splits.py \
-		tests/data/test_class_names.py tests/data/test_images.py tests/training/test_schedule.py tests/test_rooms.py
+	$(BIN)/pytest -q -n 2 $(QUICK)
+
+coverage: $(READY)  ## all tests, and the lines and branches of src/ that none of them runs
+	$(BIN)/pytest -n 2 --dist worksteal --cov
+
+lowest: $(CORE)  ## the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(BIN)/python tools/lowest.py > $(LOWEST)/constraints.txt
+	PIP_CONSTRAINT='$(abspath $(LOWEST))/constraints.txt' $(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[report]' hypothesis pytest
+	$(LOWEST)/bin/pytest -q $(QUICK) tests/report tests/cli/test_results.py tests/training/test_trainer.py tests/weights
 
 format: $(READY)  ## put the code into its format
 	$(BIN)/ruff check --fix .
@@ -57,7 +71,7 @@ format: $(READY)  ## put the code into its format
 readme: $(READY)  ## write the generated tables of README.md and docs/
 	$(BIN)/python tools/readme.py && $(BIN)/python tools/architecture.py
 
-figures: $(READY)  ## draw the figures of the committed results anew
+figures: $(REPORT)  ## draw the figures of the committed results anew
 	rm -rf runs/report
 	$(BIN)/deepres report results --out runs/report
 	rm -rf results/figures && mkdir results/figures
@@ -70,14 +84,25 @@ notebook: $(READY)  ## execute main.ipynb from a clean kernel and save it with i
 
 lock: $(READY)  ## write the installed versions to constraints.txt
 	{ echo '# Exact versions of everything that the Makefile installs; written by `make lock`.'; \
-	  $(BIN)/pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
+	  $(BIN)/pip freeze --all --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
 
 clean:  ## remove the virtual environment and caches; runs and data stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(READY): pyproject.toml constraints.txt
+# Three steps, each of which adds to the one before: what trains, what the report needs, what the tests need.
+INSTALL = PIP_CONSTRAINT='$(CURDIR)/constraints.txt' $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(CORE): pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'deepres needs Python 3.11 or newer with its venv module (Debian: apt install python3-venv)'; exit 2; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	@echo 'installing the versions of constraints.txt into $(VENV); the first time this takes some minutes'
-	@PIP_CONSTRAINT='$(CURDIR)/constraints.txt' $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(INSTALL) pip && $(INSTALL) --editable .
+	@touch $@
+
+$(REPORT): $(CORE)
+	@$(INSTALL) --editable '.[report]'
+	@touch $@
+
+$(READY): $(REPORT)
+	@$(INSTALL) --editable '.[report,hub,onnx,ray,tensorboard]' --group dev
 	@touch $@

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import run_cli
-from tiny_cifar10 import TinyCifar10
+from tiny_cifar10 import TinyCifar10, md5_of_pickles
 from tiny_run import first_images
 
 from deepres.data import cifar10
@@ -46,6 +46,7 @@ def tiny_cifar10(monkeypatch: pytest.MonkeyPatch) -> TinyCifar10:
     monkeypatch.setattr(cifar10, "IMAGES_PER_FILE", 20)
     sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
     monkeypatch.setattr(cifar10, "FILES", sums)
+    monkeypatch.setattr(cifar10, "PICKLES", md5_of_pickles(files))
     return TinyCifar10(files)
 
 

@@ -1,5 +1,6 @@
 """A CIFAR-10 of 120 images for tests of files, and the pickles that Python 2 wrote, which Python 3 cannot write."""
 
+import hashlib
 import pickle
 import struct
 from dataclasses import dataclass
@@ -34,51 +35,53 @@ class TinyCifar10:
         return folder
 
 
-def dump_python2(
-    records: bytes, *, labels: list[int] | None = None, array: bytes | None = None, keys: type = bytes
-) -> bytes:
+def md5_of_pickles(files: dict[str, bytes]) -> dict[str, str]:
+    """What stands for the published md5 of the pickled files."""
+    return {Path(name).stem: hashlib.md5(dump_python2(content)).hexdigest() for name, content in files.items()}
+
+
+class TouchWhenLoaded:
+    """Pickles to a call that leaves a file, as a hostile pickle would."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.trace,)
+
+
+def hostile_pickle(trace: Path) -> bytes:
+    """A batch that creates the file `trace` where it is unpickled."""
+    batch = {b"labels": [0] * 20, b"data": np.zeros((20, 3072), np.uint8), b"extra": TouchWhenLoaded(trace)}
+    return pickle.dumps(batch, protocol=4)
+
+
+def dump_python2(records: bytes) -> bytes:
     """Pickle records of the binary format as Python 2 did, in protocol 2 with its ``str`` as bytes."""
     rows = np.frombuffer(records, np.uint8).reshape(-1, cifar10.RECORD_BYTES)
-    if labels is None:
-        labels = rows[:, 0].tolist()
-    if array is None:
-        array = dump_array(rows[:, 1:].tobytes(), (len(rows), 3072))
     return (
         (pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + pickle.BINPUT + b"\x01" + pickle.MARK)
-        + (_key("batch_label", keys) + _string(b"training batch 1 of 5"))
-        + (_key("labels", keys) + pickle.EMPTY_LIST + pickle.BINPUT + b"\x02")
-        + (pickle.MARK + b"".join(_integer(label) for label in labels) + pickle.APPENDS)
-        + (_key("data", keys) + array)
+        + (_string(b"batch_label") + _string(b"training batch 1 of 5"))
+        + (_string(b"labels") + pickle.EMPTY_LIST + pickle.BINPUT + b"\x02")
+        + (pickle.MARK + b"".join(_integer(label) for label in rows[:, 0].tolist()) + pickle.APPENDS)
+        + (_string(b"data") + _array(rows[:, 1:].tobytes(), (len(rows), 3072)))
         + (pickle.SETITEMS + pickle.STOP)
     )
 
 
-def dump_array(
-    content: bytes,
-    shape: tuple[int, ...],
-    *,
-    dtype: bytes = b"u1",
-    empty_shape: int = 0,
-    fortran: bytes = pickle.NEWFALSE,
-) -> bytes:
-    """The opcodes by which Python 2's numpy rebuilds an array."""
+def _array(content: bytes, shape: tuple[int, ...]) -> bytes:
+    """The opcodes by which Python 2's numpy rebuilds an array of uint8."""
     return (
         (pickle.GLOBAL + b"numpy.core.multiarray\n_reconstruct\n" + pickle.GLOBAL + b"numpy\nndarray\n")
-        + (_integer(empty_shape) + pickle.TUPLE1 + _string(b"b") + pickle.TUPLE3 + pickle.REDUCE)
+        + (_integer(0) + pickle.TUPLE1 + _string(b"b") + pickle.TUPLE3 + pickle.REDUCE)
         + (pickle.MARK + _integer(1))
         + (pickle.MARK + b"".join(_integer(size) for size in shape) + pickle.TUPLE)
-        + (pickle.GLOBAL + b"numpy\ndtype\n" + _string(dtype) + _integer(0) + _integer(1))
+        + (pickle.GLOBAL + b"numpy\ndtype\n" + _string(b"u1") + _integer(0) + _integer(1))
         + (pickle.TUPLE3 + pickle.REDUCE + pickle.MARK + _integer(3) + _string(b"|") + 3 * pickle.NONE)
         + (2 * _integer(-1) + _integer(0) + pickle.TUPLE + pickle.BUILD)
-        + (fortran + pickle.BINSTRING + struct.pack("<i", len(content)) + content)
+        + (pickle.NEWFALSE + pickle.BINSTRING + struct.pack("<i", len(content)) + content)
         + (pickle.TUPLE + pickle.BUILD)
     )
-
-
-def _key(name: str, keys: type) -> bytes:
-    if keys is bytes:
-        return _string(name.encode())
-    return pickle.BINUNICODE + struct.pack("<I", len(name)) + name.encode()
 
 
 def _string(text: bytes) -> bytes:

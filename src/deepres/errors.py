@@ -1,6 +1,7 @@
 """The one exception that users are meant to read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -8,6 +9,14 @@ class UserError(ValueError):
     """Something the user can mend: a name, a file, a setting.
 
     The message is one line that names the thing and the mend. The command line prints it and exits with `exit_code`.
+
+    Example:
+        >>> import deepres
+        >>> try:
+        ...     deepres.get_recipe("fasd")
+        ... except deepres.UserError as error:
+        ...     print(str(error).partition(":")[0])
+        unknown recipe 'fasd' (did you mean fast?)
     """
 
     exit_code = 2
@@ -17,6 +26,21 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or its type's name if it has none."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].strip()
+
+
+@contextmanager
+def extra_needed(what: str, extra: str) -> Iterator[None]:
+    """Turn a package that is missing into an error that names it and the extra that brings it.
+
+    Args:
+        what: needs the package; the subject of the message.
+        extra: what to install deepres with, such as "report".
+    """
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        raise UserError(f"{what} needs {package}: pip install 'deepres[{extra}]'") from None
 
 
 def unknown_name(kind: str, name: object, choices: Iterable[object]) -> UserError:

@@ -174,8 +174,23 @@ def test_nothing_to_report(report, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_extra_is_named(tmp_path):
-    hide = "import sys; sys.modules['jinja2'] = None\nfrom deepres.cli.main import main\nmain()"
-    command = [sys.executable, "-c", hide, "report", tmp_path, "--out", tmp_path / "out"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert_one_line_error((done.returncode, done.stdout, done.stderr), "needs jinja2", "pip install 'deepres[report]'")
+def test_the_command_line_starts_without_any_extra():
+    extras = ("jinja2", "matplotlib", "scipy", "ray", "huggingface_hub", "onnx", "tensorboard", "tensorflow", "timm")
+    hide = f"import sys; sys.modules |= dict.fromkeys({extras})\nfrom deepres.cli.main import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", hide, "recipes"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "fast" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "package"),
+    [("report", "jinja2"), ("report", "matplotlib"), ("responses", "matplotlib"), ("figures", "matplotlib")],
+)
+def test_a_missing_extra_is_named(tmp_path, command, package):
+    hide = f"import sys; sys.modules['{package}'] = None\nfrom deepres.cli.main import main\nmain()"
+    dirs = [] if command == "figures" else [tmp_path]
+    words = [sys.executable, "-c", hide, command, *dirs, "--out", tmp_path / "out"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    message = f"deepres {command} needs {package}: pip install 'deepres[report]'"
+    assert_one_line_error((done.returncode, done.stdout, done.stderr), message)
+    assert not (tmp_path / "out").exists()

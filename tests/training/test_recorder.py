@@ -92,15 +92,18 @@ def test_a_net_that_cannot_be_trained_is_an_error_before_anything_is_written(tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_picture_that_fails_is_a_notice(tmp_path, tiny_data, monkeypatch):
-    def fail(*arguments):
+@pytest.mark.parametrize("broken", ["missing", "failing"])
+def test_a_picture_that_fails_is_a_notice(tmp_path, tiny_data, monkeypatch, broken):
+    def fail(figure):
         raise RuntimeError("no fonts\nat all")
 
-    monkeypatch.setattr(recorders, "draw_curve", fail)
+    module = None if broken == "missing" else SimpleNamespace(FigureCanvasAgg=fail)
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", module)
     reporter = Notices()
     result = train(config(), tiny_data, tmp_path, device=CPU, max_steps=1, reporter=reporter)
     assert json.loads(RunDir(tmp_path).result.read_text()) == result
-    assert "no curve.png (no fonts); the result is complete" in reporter.notices
+    reason = "it needs matplotlib: pip install 'deepres[report]'" if broken == "missing" else "no fonts"
+    assert f"no curve.png ({reason}); the result is complete" in reporter.notices
     assert not RunDir(tmp_path).curve.exists()
 
 

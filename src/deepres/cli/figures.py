@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from deepres.cli.options import DATA_DIR
-from deepres.errors import unknown_name
+from deepres.errors import extra_needed, unknown_name
 from deepres.streams import out
 
 
@@ -19,6 +19,11 @@ def figures(out_dir: Path, models: str, option: str, data_dir: Path | None) -> N
 
     Writes classes, augmentation and architecture, each as .png, .svg and .pdf.
     """
+    with extra_needed("deepres figures", "report"):
+        from deepres.report.architecture import draw_architecture
+        from deepres.report.dataset import EXAMPLES, draw_classes, draw_rows
+        from deepres.report.style import write_figure
+
     import torch
 
     from deepres.data.augment import Augmentation, Normalization, crop_and_flip
@@ -27,9 +32,6 @@ def figures(out_dir: Path, models: str, option: str, data_dir: Path | None) -> N
     from deepres.models import OPTIONS, build_model, count_parameters
     from deepres.models.layout import read_layout
     from deepres.recipes.named import paper
-    from deepres.report.architecture import draw_architecture
-    from deepres.report.dataset import EXAMPLES, draw_classes, draw_rows
-    from deepres.report.style import write_figure
 
     if option not in OPTIONS:
         raise unknown_name("shortcut option", option, OPTIONS)

@@ -14,7 +14,7 @@ import click
 
 from deepres.cli.console import this_command
 from deepres.cli.options import DATA, DATA_DIR, DEVICE
-from deepres.errors import UserError
+from deepres.errors import UserError, extra_needed
 from deepres.runs.directory import RunDir
 from deepres.streams import out, say
 
@@ -240,10 +240,8 @@ def connect(address: str | None, cpus: float, gpus: float, device: str, precisio
             )
     if gpus > 1 and gpus != int(gpus):
         raise UserError(f"--gpus-per-run {gpus:g}: more than one GPU goes to a run as a whole number only")
-    try:
+    with extra_needed("--engine ray", "ray"):
         from deepres.grid.ray import RayCluster, Resources
-    except ModuleNotFoundError as missing:
-        raise UserError(f"--engine ray needs {missing.name}: pip install 'deepres[ray]'") from None
     return RayCluster(address, Resources(cpus, gpus), notice=lambda line: say(f"deepres: {line}"))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from deepres.cli.options import DATA_DIR
-from deepres.errors import UserError
+from deepres.errors import extra_needed
 from deepres.streams import err, out, say
 
 
@@ -20,10 +20,8 @@ def report(dirs: tuple[Path, ...], out_dir: Path, data_dir: Path | None) -> None
     against depth and compute, confusion matrices and the most confident errors as .png, .svg and .pdf; figure 7 where
     responses.json of `deepres responses` lies in a DIR or in OUT. Needs neither weights nor a GPU.
     """
-    try:
+    with extra_needed("deepres report", "report"):
         from deepres.report.report import write_report
-    except ModuleNotFoundError as missing:
-        raise UserError(f"deepres report needs {missing.name}: pip install 'deepres[report]'") from None
 
     with err.status("") as status:
         written, remarks = write_report(dirs, out_dir, data_dir, doing=status.update)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from deepres.cli.options import DATA_DIR, DEVICE
+from deepres.errors import extra_needed
 from deepres.streams import err, out
 
 
@@ -19,13 +20,15 @@ def responses(paths: tuple[Path, ...], out_dir: Path, data_dir: Path | None, dev
     RUN_OR_WEIGHTS is the directory of a finished run that holds model.safetensors, or such a file. Writes
     responses.json, responses.csv and figure7.png, .svg and .pdf; `deepres report` takes them up where it finds them.
     """
+    with extra_needed("deepres responses", "report"):
+        from deepres.report.responses import Responses, draw_figure7, write_responses
+        from deepres.report.style import write_figure
+
     import torch
 
     from deepres.backends.device import resolve_device
     from deepres.data.cifar10 import load_cifar10
     from deepres.files import make_folder
-    from deepres.report.responses import Responses, draw_figure7, write_responses
-    from deepres.report.style import write_figure
     from deepres.runs.directory import RunDir
     from deepres.weights.file import load_weights
     from deepres.weights.responses import layer_responses

@@ -12,7 +12,7 @@ from deepres.cli.options import DATA, DATA_DIR, DEVICE
 from deepres.cli.reporter import ConsoleReporter
 from deepres.errors import UserError
 from deepres.objects import is_object_name, load_object
-from deepres.runs.directory import run_name
+from deepres.runs.directory import RunDir, run_name
 from deepres.streams import out, say
 from deepres.training.progress import JsonReporter
 
@@ -186,4 +186,5 @@ def carry_out(
         reporter.write("result", result=result)
         return
     out.print(result_table(result, dataset.name))
-    out.print(f"run directory {run_dir}, curve {run_dir / 'curve.png'}", markup=False, soft_wrap=True)
+    curve = f", curve {RunDir(run_dir).curve}" if RunDir(run_dir).curve.exists() else ""
+    out.print(f"run directory {run_dir}{curve}", markup=False, soft_wrap=True)

@@ -41,9 +41,10 @@ class ImageData:
     """A data set of one's own, for `deepres.train` or as what FILE:NAME gives.
 
     Example:
-        >>> import numpy as np
+        >>> import deepres, numpy as np
+        >>> from deepres.data.cifar10 import Split
         >>> split = Split(np.zeros((2, 3, 32, 32), np.uint8), np.array([0, 1]))
-        >>> ImageData(train=split, test=split, name="two black images", classes=("black", "dark")).name
+        >>> deepres.ImageData(split, split, name="two black images", classes=("black", "dark")).name
         'two black images'
     """
 
@@ -64,6 +65,11 @@ def load_data(source: str | Path = "cifar10", data_dir: str | Path | None = None
 
     Raises:
         UserError: there is no such data set, or something is wrong with it; the message says what.
+
+    Example:
+        >>> import deepres
+        >>> deepres.load_data("cifar10").classes[0]
+        'airplane'
     """
     match source:
         case "cifar10":

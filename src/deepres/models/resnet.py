@@ -126,7 +126,8 @@ def build_model(name: str, *, option: str = "A", num_classes: int = 10, generato
         UserError: an unknown name or option, or a number of classes below 1.
 
     Example:
-        >>> build_model("resnet20")(torch.zeros(1, 3, 32, 32)).shape
+        >>> import deepres, torch
+        >>> deepres.build_model("resnet20")(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
     if (parts := parse_name(name)) is None:

@@ -120,6 +120,11 @@ def get_recipe(name: str) -> Recipe:
 
     Raises:
         UserError: an unknown name; the message lists the known ones.
+
+    Example:
+        >>> import deepres
+        >>> deepres.get_recipe("paper").steps
+        64000
     """
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)

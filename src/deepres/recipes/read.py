@@ -34,6 +34,11 @@ def read_recipe(source: str, settings: Iterable[str] = ()) -> Recipe:
 
     Raises:
         UserError: an unknown name, key or type, or a file that cannot be read.
+
+    Example:
+        >>> import deepres
+        >>> deepres.read_recipe("fast", ["learning_rate=0.05"]).name
+        'fast+learning_rate=0.05'
     """
     base, changes, name = _gather(source, settings)
     return change(get_recipe(base), changes, name=name)

@@ -40,7 +40,15 @@ def held_out_name(split: str) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a net is trained. Complete: with a model name and a seed it determines the run."""
+    """How a net is trained. Complete: with a model name and a seed it determines the run.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> import deepres
+        >>> recipe = replace(deepres.get_recipe("paper"), name="short", steps=1000)
+        >>> recipe.total_epochs(num_train=50_000)
+        3
+    """
 
     name: str
     batch_size: int

@@ -50,7 +50,7 @@ class RunDir:
     | model-ema.safetensors | the running mean of the weights, where the recipe keeps one |
     | predictions.npz | for each test image its label, the predicted class, its probability, and all logits |
     | result.json | the outcome; its presence means finished |
-    | curve.png | errors against steps; drawn last, and may be missing |
+    | curve.png | errors against steps, where Matplotlib is installed; drawn last, and may be missing |
     | log.txt | what a run that a grid started said on standard error |
     """
 

@@ -267,6 +267,12 @@ def load_runs(paths: Iterable[str | Path]) -> tuple[list[FinishedRun], list[Skip
 
     Raises:
         UserError: a path is no folder.
+
+    Example:
+        >>> import deepres
+        >>> finished, skipped = deepres.load_runs(["results"])
+        >>> finished[0].model
+        'plain20'
     """
     finished: dict[str, FinishedRun] = {}
     skipped: list[SkippedRun] = []

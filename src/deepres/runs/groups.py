@@ -61,7 +61,14 @@ def labels_in_order(groups: Sequence[RunGroup]) -> list[str]:
 
 
 def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:
-    """Put together the runs that differ in their seed alone; ordered by model and label."""
+    """Put together the runs that differ in their seed alone; ordered by model and label.
+
+    Example:
+        >>> import deepres
+        >>> groups = deepres.group_runs(deepres.load_runs(["results"])[0])
+        >>> groups[0].model
+        'plain20'
+    """
     usual = {
         name: _usual_settings(name, [_settings(run) for run in runs if run.recipe == name])
         for name in {run.recipe for run in runs}

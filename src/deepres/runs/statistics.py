@@ -62,7 +62,15 @@ class Summary:
 
 
 def summarise(group: RunGroup) -> Summary:
-    """Return the statistics of runs that differ in their seed alone."""
+    """Return the statistics of runs that differ in their seed alone.
+
+    Example:
+        >>> import deepres
+        >>> groups = deepres.group_runs(deepres.load_runs(["results"])[0])
+        >>> summary = deepres.summarise(groups[0])
+        >>> summary.n == len(groups[0].runs)
+        True
+    """
     last = [run.test_error_last for run in group.runs]
     best = [run.test_error_best for run in group.runs if run.test_error_best is not None]
     val = [run.val_error_last for run in group.runs if run.val_error_last is not None]

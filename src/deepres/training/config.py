@@ -12,7 +12,13 @@ from deepres.training.trained_start import TrainedStart
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What determines a run, with its data. "auto" means: as the run was begun, or else what suits the machine."""
+    """What determines a run, with its data. "auto" means: as the run was begun, or else what suits the machine.
+
+    Example:
+        >>> import deepres
+        >>> deepres.RunConfig("resnet20", deepres.get_recipe("fast"), seed=1).name
+        'resnet20'
+    """
 
     model: Net
     recipe: Recipe

@@ -52,10 +52,14 @@ def train(
         UserError: an unknown name, or another configuration was begun in the directory.
 
     Example:
-        >>> from deepres import train
-        >>> result = train("resnet8", data="my-images", max_steps=3)  # doctest: +SKIP
-        >>> result["test_error_last"]  # doctest: +SKIP
-        81.2
+        >>> import deepres
+        >>> from deepres.data.cifar10 import Split
+        >>> data = deepres.load_cifar10()
+        >>> split = Split(data.train.images[:100], data.train.labels[:100])
+        >>> few = deepres.ImageData(split, split, name="few", classes=data.classes)
+        >>> result = deepres.train("resnet8", "fast", few, max_steps=1, precision="float32", backend="eager")
+        >>> result["steps"]
+        1
     """
     made = read_recipe(recipe) if isinstance(recipe, str) else recipe
     loaded = load_data(data) if isinstance(data, str | Path) else data

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deepres.data.cifar10 import CLASSES
-from deepres.errors import UserError, first_line
+from deepres.errors import UserError, extra_needed, first_line
 from deepres.files import write_atomically, write_json
 from deepres.models import count_parameters
 from deepres.models.cost import flop_per_image
@@ -352,7 +352,9 @@ class Recorder(SilentRecorder):
         """Draw curve.png; the run has its result by now, so that a failure is no more than a notice."""
         title = f"{self.config.name}, recipe {self.config.recipe.name}, seed {self.config.seed}"
         try:
-            write_atomically(self.run_dir.curve, draw_curve(rows, self._held_out, title))
+            with extra_needed("it", "report"):
+                picture = draw_curve(rows, self._held_out, title)
+            write_atomically(self.run_dir.curve, picture)
         except Exception as error:  # whatever Matplotlib raises, or that there is none
             self.reporter.notice(f"no {self.run_dir.curve.name} ({first_line(error)}); the result is complete")
 

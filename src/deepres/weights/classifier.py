@@ -42,6 +42,12 @@ class PixelClassifier(nn.Module):
         mean: what is subtracted from pixels / 255, (3, 1, 1) or (3, 32, 32).
         std: what then divides them, (3, 1, 1) or (3, 32, 32).
         name: see above.
+
+    Example:
+        >>> import deepres
+        >>> model = deepres.load_pretrained("resnet20")
+        >>> model.classes[:3]
+        ('airplane', 'automobile', 'bird')
     """
 
     mean: Tensor

@@ -59,6 +59,12 @@ def save_weights(
     Raises:
         UserError: the file would give another net than this one: its layers or its head are not those of the net
             called `name`, or a weight is not finite.
+
+    Example:
+        >>> import deepres
+        >>> from pathlib import Path
+        >>> model = deepres.load_pretrained("resnet20")
+        >>> deepres.save_weights(Path("copy.safetensors"), "resnet20", model.net, model.normalization)
     """
     option = getattr(model, "option", "A")
     head = getattr(model, "fc", None)
@@ -143,6 +149,14 @@ def load_weights(path: Path) -> TrainedNet:
 
     Raises:
         UserError: the file is missing, damaged, not finite, or does not name its net and normalisation.
+
+    Example:
+        >>> import deepres
+        >>> from pathlib import Path
+        >>> model = deepres.load_pretrained("resnet20")
+        >>> deepres.save_weights(Path("copy.safetensors"), "resnet20", model.net, model.normalization)
+        >>> deepres.load_weights(Path("copy.safetensors")).name
+        'resnet20'
     """
     found = find_net(path)
     if found.name is None or found.normalization is None:

@@ -149,7 +149,8 @@ def load_pretrained(name: str | Path, *, folder: str | Path | None = None, url: 
         UserError: an unknown name, or a file that is damaged, of another kind, or not available.
 
     Example:
-        >>> model = load_pretrained("resnet20")
+        >>> import deepres, torch
+        >>> model = deepres.load_pretrained("resnet20")
         >>> model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape
         torch.Size([1, 10])
     """
