@@ -48,6 +48,7 @@ CHANGES = {
     "block": (["mine.py:GeluNet"], ("model",), "GeluNet"),
     "net": (["mine.py:small"], ("model",), "small"),
     "width": (["resnet8x2"], ("model",), "resnet8x2"),
+    "order": (["preresnet8"], ("model",), "preresnet8"),
     "optimizer": (["resnet8", "--set", "optimizer.name=AdamW"], ("recipe", "optimizer", "name"), "AdamW"),
     "augmentation": (["resnet8", "--set", "augmentation=mine.py:noise"], ("recipe", "augmentation"), "mine.py:noise"),
     "mixup": (["resnet8", "--set", "mixup=0.2"], ("recipe", "mixup"), 0.2),

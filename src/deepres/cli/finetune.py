@@ -55,6 +55,7 @@ def finetune(
     from deepres.cli.pretrained import load_classifier
     from deepres.data.datasets import label_of
     from deepres.models import ResNet, net_name
+    from deepres.models.preact import PreActResNet
     from deepres.objects import load_object
     from deepres.recipes.read import read_recipe
     from deepres.training.config import RunConfig
@@ -70,6 +71,8 @@ def finetune(
         model, option = load_object(own_net), "A"
     elif isinstance(classifier.net, ResNet):
         model, option = net_name(classifier.net), classifier.net.option
+    elif isinstance(classifier.net, PreActResNet):
+        model, option = f"preresnet{classifier.net.depth}", "A"
     else:
         raise UserError(f"{net} is no net of deepres: name its source with --net FILE.py:NAME")
     if run_dir is None:

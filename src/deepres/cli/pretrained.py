@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from deepres.errors import UserError
+from deepres.models.preact import preact_depth
 from deepres.objects import load_object
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import read_record
@@ -27,7 +28,7 @@ def load_classifier(net: str, own_net: str | None = None) -> PixelClassifier:
     path = weights_file(path) if path.is_dir() else path
     name = own_name(path) if path.is_file() else None
     if own_net is None:
-        if name is not None:
+        if name is not None and preact_depth(name) is None:
             raise UserError(f"{net} holds weights of your own net {name}: name its source with --net FILE.py:{name}")
         return load_pretrained(net)
     if not path.is_file():

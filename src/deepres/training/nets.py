@@ -12,13 +12,15 @@ from torch import nn
 
 from deepres.errors import UserError
 from deepres.models import build_model
+from deepres.models.preact import PreActResNet, preact_depth
 from deepres.objects import is_object_name, load_object
 from deepres.recipes.recipe import Recipe
 from deepres.seeding import Stream, derive_generator, derive_seed
 
 Net = str | nn.Module | Callable[[int], nn.Module]
-"""A key of `deepres.models.MODELS`; a module, whose weights are the first ones; or what makes one of the number of
-classes. The module takes normalised images, float32 (B, 3, H, W), and gives logits (B, num_classes)."""
+"""A name that `build_model` knows, or "preresnet20" and other pre-activation nets; a module, whose weights are the first
+ones; or what makes one of the number of classes. The module takes normalised images, float32 (B, 3, H, W), and gives
+logits (B, num_classes)."""
 
 TRAINED_DIMENSIONS = (1, 2, 4)  # of batch normalisation and biases, linear layers, convolutions
 
@@ -40,6 +42,10 @@ def build_net(net: Net, *, option: str, seed: int, num_classes: int) -> nn.Modul
     """
     if isinstance(net, str):
         generator = derive_generator(seed, Stream.WEIGHTS)
+        if (depth := preact_depth(net)) is not None:
+            if option != "A":
+                raise UserError(f"option {option!r} is a kind of shortcut of plain nets' twins: {net} has projections")
+            return PreActResNet(depth, num_classes=num_classes, generator=generator)
         return build_model(net, option=option, num_classes=num_classes, generator=generator)
     if option != "A":
         raise UserError(f"option {option!r} is a kind of shortcut of our nets: {name_of(net)} has none")

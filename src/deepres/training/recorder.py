@@ -14,7 +14,7 @@ from torch import Tensor
 from deepres.data.cifar10 import CLASSES
 from deepres.errors import UserError, extra_needed, first_line
 from deepres.files import write_atomically, write_json
-from deepres.models import count_parameters
+from deepres.models import count_parameters, parse_name
 from deepres.models.cost import flop_per_image
 from deepres.runs.curve import draw_curve
 from deepres.runs.directory import Row, RunDir
@@ -342,7 +342,7 @@ class Recorder(SilentRecorder):
     def _write_weights(self, path: Path) -> None:
         """Write the weights; of a net of one's own, its state with the normalisation."""
         model, normalization, classes = self.trainer.model, self.trainer.stream.normalization, self.sets.classes
-        if not isinstance(self.config.model, str):
+        if not isinstance(self.config.model, str) or parse_name(self.config.model) is None:
             save_own_weights(path, self.config.name, model, normalization, classes)
             return
         named = classes if classes != CLASSES and len(classes) == self.sets.num_classes else None

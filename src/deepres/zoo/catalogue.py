@@ -8,14 +8,17 @@ from typing import Any
 import platformdirs
 import pooch
 import requests
+import torch
 
 from deepres.errors import UserError, unknown_name
 from deepres.models import build_model
+from deepres.models.preact import PreActResNet, preact_depth
 from deepres.recipes.named import RECIPES
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import model_key
 from deepres.weights.classifier import PixelClassifier
 from deepres.weights.file import load_weights
+from deepres.weights.own import load_own_weights, own_name, read_own_weights
 from deepres.weights.read import SUFFIXES
 from deepres.zoo.card import Card, read_card
 
@@ -157,14 +160,23 @@ def load_pretrained(name: str | Path, *, folder: str | Path | None = None, url: 
     if not isinstance(name, str | Path):
         raise UserError(f"expected the name of weights, a run directory or a file, but got {type(name).__name__}")
     if isinstance(name, Path) or _is_path(name):
-        return load_weights(weights_file(Path(os.path.expanduser(name)))).classifier()  # noqa: PTH111  # never raises
+        return load_file(weights_file(Path(os.path.expanduser(name))))  # noqa: PTH111  # never raises
     try:
         card = find_card(name, folder)
     except UserError:
         if not exists(Path(name)):
             raise
-        return load_weights(weights_file(Path(name))).classifier()
+        return load_file(weights_file(Path(name)))
     return load_weights(get_weights(card, folder, url)).classifier(card.name)
+
+
+def load_file(path: Path) -> PixelClassifier:
+    """Load the weights of one of our nets from a file, see `load_weights`; of a pre-activation net too."""
+    if (depth := preact_depth(own_name(path))) is None:
+        return load_weights(path).classifier()
+    weights = read_own_weights(path)
+    with torch.random.fork_rng(devices=[]):
+        return load_own_weights(weights, PreActResNet(depth, num_classes=len(weights.classes)), path)
 
 
 def with_head(classifier: PixelClassifier, *, option: str, num_classes: int | None) -> PixelClassifier:
