@@ -162,12 +162,12 @@ def test_the_python_that_changes_one_thing_runs(tmp_path, monkeypatch, cifar10_d
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
     block = python_blocks("README.md")[1]
-    one_step = block.replace('device=torch.device("cpu")', 'device=torch.device("cpu"), max_steps=1')
+    one_step = block.replace("seed=0)", "seed=0, max_steps=1)")
     assert one_step != block
     exec(one_step, {})
-    recipe = json.loads((tmp_path / "runs" / "gentle" / "recipe.json").read_text())["recipe"]
+    recipe = json.loads((tmp_path / "runs" / "resnet20-gentle-seed0" / "recipe.json").read_text())["recipe"]
     assert (recipe["name"], recipe["learning_rate"]) == ("gentle", 0.05)
-    assert (tmp_path / "runs" / "gentle" / "result.json").exists()
+    assert (tmp_path / "runs" / "resnet20-gentle-seed0" / "result.json").exists()
 
 
 def test_the_papers_page_names_tests_that_exist():
