@@ -49,7 +49,7 @@ def explain(
         from deepres.report.explanation import draw_explanation
         from deepres.report.style import encode_figure
     except ModuleNotFoundError as missing:
-        raise UserError(f"deepres explain needs {missing.name}: pip install {missing.name}") from None
+        raise UserError(f"deepres explain needs {missing.name}: pip install 'deepres[report]'") from None
 
     chosen = resolve_device(device)
     classifier = load_classifier(net, own_net).to(chosen)
