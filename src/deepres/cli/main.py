@@ -10,6 +10,7 @@ from deepres.backends.memory import keep_freed_memory
 from deepres.cli.bench import bench
 from deepres.cli.compare import compare
 from deepres.cli.evaluate import evaluate
+from deepres.cli.explain import explain
 from deepres.cli.export import export
 from deepres.cli.figures import figures
 from deepres.cli.finetune import finetune
@@ -49,6 +50,7 @@ for command in (
     responses,
     evaluate,
     predict,
+    explain,
     verify,
     export,
     import_checkpoint,

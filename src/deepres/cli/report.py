@@ -12,8 +12,9 @@ from deepres.streams import err, out, say
 @click.command()
 @click.argument("dirs", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder for the report.")
+@click.option("--unfinished", is_flag=True, help="Show the curves so far of runs that are not finished too.")
 @DATA_DIR
-def report(dirs: tuple[Path, ...], out_dir: Path, data_dir: Path | None) -> None:
+def report(dirs: tuple[Path, ...], out_dir: Path, unfinished: bool, data_dir: Path | None) -> None:
     """Write tables, figures and report.html from the finished runs in DIR...
 
     A DIR is a run directory or holds some at any depth. Table 6 is written as .md, .csv and .tex; figure 6, error
@@ -24,7 +25,7 @@ def report(dirs: tuple[Path, ...], out_dir: Path, data_dir: Path | None) -> None
         from deepres.report.report import write_report
 
     with err.status("") as status:
-        written, remarks = write_report(dirs, out_dir, data_dir, doing=status.update)
+        written, remarks = write_report(dirs, out_dir, data_dir, unfinished=unfinished, doing=status.update)
     for remark in remarks:
         say(f"deepres: not shown: {remark}")
     out.print(f"{len(written)} files written to {out_dir}; read {written[-1]}", markup=False, soft_wrap=True)

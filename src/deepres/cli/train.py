@@ -1,6 +1,7 @@
 """`deepres train`: train a net, or resume its run."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +55,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="json: an object a line on standard output, for programs.",
 )
+@click.option(
+    "--log",
+    "logs",
+    multiple=True,
+    metavar="PROGRAM",
+    help="Record the run there too: wandb, mlflow, trackio or tensorboard; repeatable.",
+)
 def train(
     name: str,
     recipe_name: str,
@@ -73,6 +81,7 @@ def train(
     checkpoint_minutes: float,
     evaluate_every: int | None,
     progress: str,
+    logs: tuple[str, ...],
 ) -> None:
     """Train the net NAME, or resume its interrupted run.
 
@@ -118,6 +127,7 @@ def train(
         max_steps=max_steps,
         checkpoint_minutes=checkpoint_minutes,
         progress=progress,
+        logs=logs,
     )
 
 
@@ -132,18 +142,21 @@ def carry_out(
     max_steps: int | None = None,
     checkpoint_minutes: float = 5.0,
     progress: str = "bar",
+    logs: Sequence[str] = (),
 ) -> None:
     """Train as the command line says, show the progress and the result, and end the process if it is interrupted."""
     from deepres.backends.build import check_backend
     from deepres.backends.device import check_precision, describe_device, resolve_device
     from deepres.data.cifar10 import check_cifar10
     from deepres.data.datasets import load_data
+    from deepres.integrations.loggers import LoggingReporter, check_loggers
     from deepres.models import count_parameters
     from deepres.training.group import Group, launch, world_size
     from deepres.training.nets import build_net
     from deepres.training.stopping import InterruptedRun
     from deepres.training.train import train as train_net
 
+    check_loggers(logs)
     recipe = config.recipe
     chosen = resolve_device(device, lambda notice: say(f"deepres: {notice}"))
     check_precision(config.precision, chosen)  # a wrong one ends here, and so does a wrong backend
@@ -165,8 +178,10 @@ def carry_out(
         f"on {describe_device(chosen)}{f', {group.size} workers' if group.size > 1 else ''}, in {run_dir}"
     )
     reporter = JsonReporter(sys.stdout) if progress == "json" else ConsoleReporter(config.name)
+    settings = {"model": config.name, "option": config.option, "seed": config.seed, "recipe": recipe.to_json()}
+    logged = LoggingReporter(reporter, logs if group.rank == 0 else (), run_dir, settings)
     try:
-        with reporter:
+        with logged:
             result = train_net(
                 config,
                 dataset,
@@ -174,7 +189,7 @@ def carry_out(
                 device=chosen,
                 max_steps=max_steps,
                 checkpoint_minutes=checkpoint_minutes,
-                reporter=reporter,
+                reporter=logged,
                 group=group,
             )
     except InterruptedRun as interrupted:

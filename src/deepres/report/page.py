@@ -100,6 +100,8 @@ class Page:
     claims: Sequence[ClaimTest]
     table6: Sequence[TableRow]
     figure6: list[PageFigure] = field(default_factory=list)
+    unfinished: list[PageFigure] = field(default_factory=list)
+    """Runs that are not finished, which stand in no table."""
     depth: list[PageFigure] = field(default_factory=list)
     compute: list[PageFigure] = field(default_factory=list)
     figure7: list[PageFigure] = field(default_factory=list)
@@ -128,6 +130,7 @@ class Page:
             missing_note=MISSING.replace("`", ""),
             held_out=" or ".join(held_out),
             figure6=self.figure6,
+            unfinished=self.unfinished,
             depth=self.depth,
             compute=self.compute,
             figure7=self.figure7,
@@ -146,6 +149,8 @@ class Page:
         """One line on what the page is made of."""
         models = {run.model for run in self.runs}
         recipes = sorted({run.recipe for run in self.runs})
+        if not self.runs:
+            return f"no finished run yet; written by deepres {__version__} from the files of the runs alone"
         return (
             f"{len(self.runs)} finished run{'s' if len(self.runs) > 1 else ''} of {len(models)} "
             f"net{'s' if len(models) > 1 else ''}, recipe{'s' if len(recipes) > 1 else ''} {', '.join(recipes)}; "
@@ -156,6 +161,7 @@ class Page:
     def sections(self) -> list[tuple[str, str]]:
         """The page's sections: id and title."""
         optional = (
+            ("unfinished", "Unfinished", self.unfinished),
             ("depth", "Depth", self.depth),
             ("compute", "Compute", self.compute),
             ("figure7", "Layer responses", self.figure7),

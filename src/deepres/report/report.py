@@ -31,15 +31,22 @@ from deepres.report.page import LabelledPictures, Page, PageTable, Picture
 from deepres.report.responses import JSON_FILE, draw_figure7, read_responses
 from deepres.report.style import write_figure
 from deepres.report.tables import table_csv, table_latex, table_markdown, table_rows
+from deepres.report.unfinished import draw_unfinished
 from deepres.runs.finished import load_runs
 from deepres.runs.groups import RunGroup, group_runs, labels_in_order, recipe_key
 from deepres.runs.statistics import Summary, check_claims, summarise
+from deepres.runs.unfinished import UnfinishedRun, read_unfinished
 
 PAGE = "report.html"
 
 
 def write_report(
-    dirs: Sequence[Path], out: Path, data_dir: Path | None = None, doing: Callable[[str], None] = lambda _: None
+    dirs: Sequence[Path],
+    out: Path,
+    data_dir: Path | None = None,
+    doing: Callable[[str], None] = lambda _: None,
+    *,
+    unfinished: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Write all tables and figures of finished runs, and report.html, into a folder.
 
@@ -48,6 +55,7 @@ def write_report(
         out: the folder; made if missing. Files of the same names are replaced.
         data_dir: where CIFAR-10 lies, for the pictures of wrong test images.
         doing: receives what is being drawn.
+        unfinished: whether runs that are not finished are shown too, apart from all others and in no statistic.
 
     Returns:
         The files written, the page last; and remarks on what could not be shown.
@@ -56,16 +64,18 @@ def write_report(
         UserError: there is no finished run. Damaged files are left out, with a remark.
     """
     finished, skipped = load_runs(dirs)
-    if not finished:
+    running, skipped = read_unfinished(skipped) if unfinished else ([], skipped)
+    if not finished and not running:
+        hint = "" if unfinished else ", --unfinished shows those that have begun"
         raise UserError(
-            f"no finished run in {', '.join(map(str, dirs))}: `deepres train` or `deepres grid` makes some"
+            f"no finished run in {', '.join(map(str, dirs))}: `deepres train` or `deepres grid` makes some{hint}"
         )
     groups = group_runs(finished)
     labels = labels_in_order(groups)
     summaries = [summarise(group) for group in groups]
     page = Page(finished, skipped, check_claims(groups), table_rows(summaries))
     make_folder(out)
-    folder = Folder(out, write_tables(page, out))
+    folder = Folder(out, write_tables(page, out) if finished else [])
     names = file_names([(label,) for label in labels])
     for label in labels:
         doing(f"curves of recipe {label}")
@@ -80,6 +90,7 @@ def write_report(
             continue
         title = f"Error against depth, recipe {label}"
         page.depth.append(folder.add(draw_error_against_depth(members), f"error-depth-{name}", title))
+    add_unfinished(page, running, folder)
     add_compute(page, summaries, folder)
     add_responses(page, [out, *dirs], folder)
     answers = add_confusion(page, sorted(groups, key=lambda group: recipe_key(group.label)), folder, doing)
@@ -132,6 +143,16 @@ def write_tables(page: Page, out: Path) -> list[Path]:
     for path, lay_out in zip(paths, tables.values(), strict=True):
         write_atomically(path, lay_out(page.table6).encode())
     return paths
+
+
+def add_unfinished(page: Page, runs: Sequence[UnfinishedRun], folder: Folder) -> None:
+    """Draw the curves so far of unfinished runs, recipe by recipe."""
+    recipes = dict.fromkeys(str(run.record.recipe["name"]) for run in runs)
+    names = file_names([(recipe,) for recipe in recipes])
+    for recipe in recipes:
+        members = [run for run in runs if run.record.recipe["name"] == recipe]
+        title = f"Unfinished runs, recipe {recipe}"
+        page.unfinished.append(folder.add(draw_unfinished(members), f"unfinished-{names[recipe,]}", title))
 
 
 def add_compute(page: Page, summaries: Sequence[Summary], folder: Folder) -> None:

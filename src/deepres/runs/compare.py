@@ -168,6 +168,12 @@ def compare(
 
     Raises:
         UserError: a group mixes runs of different settings, groups differ in more than was asked, or there are none.
+
+    Example:
+        >>> import deepres
+        >>> (found,) = deepres.compare("model=resnet20,recipe=fast", "model=plain20,recipe=fast", runs="results")
+        >>> found.difference > 1, found.significant
+        (True, True)
     """
     folders = [runs] if isinstance(runs, str | Path) else list(runs)
     groups = [_group(i, content, folders) for i, content in enumerate((a, *others))]

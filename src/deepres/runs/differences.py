@@ -19,7 +19,10 @@ INGREDIENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "recipe": ("recipe",),
     }
 )
-"""Which settings belong together; a setting belongs to the first that fits. What is left is how a run computes."""
+"""Which settings belong together; a setting belongs to the first that fits, or else is an ingredient by itself."""
+
+COMPUTING = ("precision", "workers")
+"""How a run computes, which is no ingredient."""
 
 CONSEQUENCES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -47,9 +50,9 @@ class Difference:
     @property
     def ingredient(self) -> str | None:
         """The key of `INGREDIENTS` that the setting belongs to; None for how a run computes, and for names."""
-        if self.key in UNASKED:
+        if self.key in (*UNASKED, *COMPUTING):
             return None
-        return next((name for name, keys in INGREDIENTS.items() if _is_within(self.key, keys)), None)
+        return next((name for name, keys in INGREDIENTS.items() if _is_within(self.key, keys)), self.key.split(".")[0])
 
     def __str__(self) -> str:
         return f"{self.key} {self.values[0]} -> {self.values[1]}"
