@@ -52,7 +52,7 @@ def speed_of(report: dict[str, Any]) -> str:
         labels |= {
             f"loop {precision} 1 1": f"**deepres, {precision}, the whole loop**",
             f"loop {precision} 1 2": f"deepres, {precision}, `--evaluate-every 2`",
-            f"loop {precision} 2 1": f"deepres, {precision}, `--workers 2`",
+            f"loop {precision} 2 1": f"deepres, {precision}, two processes",
             f"loop {precision} 1": f"**deepres, {precision}, the whole loop**",
             f"loop {precision} 4": f"deepres, {precision}, `--evaluate-every 4`",
             f"bare {precision}": f"deepres, {precision}, the bare step",

@@ -145,12 +145,12 @@ def make_card(name: str, runs: Sequence[FinishedRun], classifier: PixelClassifie
 
 def train_command(run: FinishedRun) -> str:
     """Return the command that trains this run again anywhere: without the folders of the machine it was made on."""
-    words = ["deepres", "train", run.model, "--recipe", run.recipe, "--seed", str(run.seed)]
+    workers = run.record.workers
+    words = ["torchrun", "--standalone", "--nproc-per-node", str(workers), "-m"] if workers != 1 else []
+    words += ["deepres", "train", run.model, "--recipe", run.recipe, "--seed", str(run.seed)]
     words += ["--option", run.option] if run.option != "A" else []
     words += ["--split", run.split] if run.split != "50k" else []
     fraction = run.record.data.fraction
     words += ["--fraction", f"{fraction:g}"] if fraction != 1 else []
     words += ["--precision", run.precision]
-    workers = run.record.workers
-    words += ["--workers", str(workers)] if workers != 1 else []
     return shlex.join(words)
