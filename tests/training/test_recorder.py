@@ -117,8 +117,10 @@ def test_a_run_needs_no_tensorboard(tmp_path, tiny_data, monkeypatch, broken):
     reporter = Notices()
     train(config(), tiny_data, tmp_path, device=CPU, max_steps=1, reporter=reporter)
     assert RunDir(tmp_path).result.exists()
-    told = [line for line in reporter.notices if "TensorBoard" in line]
-    assert told == ([] if broken == "missing" else ["no TensorBoard events (another protobuf): going on without them"])
+    said = [line for line in reporter.notices if "TensorBoard" in line]
+    assert said == (
+        [] if broken == "missing" else ["no TensorBoard events (another protobuf): continuing without them"]
+    )
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])

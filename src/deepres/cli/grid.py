@@ -91,8 +91,8 @@ def grid(
 ) -> None:
     """Train models x recipes x seeds, each in a run directory of its own.
 
-    Finished runs are skipped, interrupted ones go on, failed ones are told of at the end. Ctrl-C saves all that run;
-    the same command goes on. Low seeds and shallow nets come first.
+    Finished runs are skipped, interrupted ones resumed, failed ones listed at the end. Ctrl-C saves all that run; the
+    same command continues. Low seeds and shallow nets come first.
     """
     from deepres.backends.build import check_backend
     from deepres.data.datasets import load_data
@@ -127,7 +127,7 @@ def grid(
     cluster = None
     if engine == "local":
         num_gpus = check_machine(device, precision, data_dir, data)
-        parallel = parallel or default_parallel(len(jobs), num_gpus)  # of all: a run goes on with as many threads
+        parallel = parallel or default_parallel(len(jobs), num_gpus)  # of all: a run continues with as many threads
     else:
         cluster = connect(address, cpus_per_run, gpus_per_run, device, precision)
         parallel = parallel or max(1, len(pending))
@@ -144,7 +144,7 @@ def grid(
             outcomes |= {job.name: ended.get(job.name, Outcome("not begun")) for job in pending}
     tell_outcomes(jobs, outcomes, out_dir)
     if stop.signal_number is not None:
-        say(f"deepres: stopped by {signal.Signals(stop.signal_number).name}; go on with: {this_command()}")
+        say(f"deepres: stopped by {signal.Signals(stop.signal_number).name}; continue with: {this_command()}")
         sys.exit(128 + stop.signal_number)
     if any(outcome.state != "finished" for outcome in outcomes.values()):
         sys.exit(1)

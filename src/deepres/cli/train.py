@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Fail unless torchrun has started so many processes.",
 )
-@click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it goes on.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it continues.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
 @click.option(
     "--evaluate-every",

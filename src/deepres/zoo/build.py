@@ -31,7 +31,7 @@ def build_zoo(paths: Iterable[Path], folder: Path, test: Split, notice: Callable
         paths: run directories, or folders that hold some; what has not finished is left out with a notice.
         folder: the zoo.
         test: the test images, on which each new file is evaluated before it is let in.
-        notice: is told what was done.
+        notice: is given a line on what was done.
 
     Raises:
         UserError: there is no finished run, runs of one name differ in more than their seed, or weights are
