@@ -63,7 +63,7 @@ def zoo(runs, test_set, tmp_path_factory):
 
 
 @pytest.fixture
-def in_zoo(zoo, few, test_set, monkeypatch, tmp_path):
+def in_zoo(zoo, few, test_set, monkeypatch, tmp_path, user_cache):
     """A copy of the zoo that may be damaged, where deepres looks for it, and a cache of its own."""
     folder = tmp_path / "zoo"
     folder.mkdir()
@@ -71,7 +71,6 @@ def in_zoo(zoo, few, test_set, monkeypatch, tmp_path):
         (folder / path.name).write_bytes(path.read_bytes())
     monkeypatch.setenv("DEEPRES_ZOO", str(folder))
     monkeypatch.delenv("DEEPRES_ZOO_URL", raising=False)
-    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / "cache")
     monkeypatch.setattr("deepres.data.cifar10.load_cifar10", lambda data_dir=None: Cifar10(few, test_set))
     return folder
 

@@ -132,7 +132,7 @@ def grid(
         cluster = connect(address, cpus_per_run, gpus_per_run, device, precision)
         parallel = parallel or max(1, len(pending))
 
-    say(f"deepres: {len(jobs)} runs in {out_dir}, {len(jobs) - len(pending)} of them finished before")
+    say(f"deepres: {number_of(jobs)} in {out_dir}, {len(jobs) - len(pending)} of them finished before")
     outcomes = {job.name: Outcome("finished") for job in jobs}
     stop = StopRequest()
     if pending:
@@ -245,10 +245,15 @@ def connect(address: str | None, cpus: float, gpus: float, device: str, precisio
     return RayCluster(address, Resources(cpus, gpus), notice=lambda line: say(f"deepres: {line}"))
 
 
+def number_of(jobs: Sequence["Job"]) -> str:
+    """Return "1 run" or "2 runs"."""
+    return f"{len(jobs)} run{'' if len(jobs) == 1 else 's'}"
+
+
 def tell_outcomes(jobs: Sequence["Job"], outcomes: Mapping[str, "Outcome"], out_dir: Path) -> None:
     """Say how the grid ended: numbers, and every run that is not finished with its reason."""
     counts = Counter(outcome.state for outcome in outcomes.values())
-    out.print(f"{len(jobs)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}", markup=False)
+    out.print(f"{number_of(jobs)}: {', '.join(f'{n} {state}' for state, n in counts.items())}", markup=False)
     for job in jobs:
         outcome = outcomes[job.name]
         if outcome.message:
