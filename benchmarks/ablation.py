@@ -4,8 +4,8 @@
     python benchmarks/ablation.py --model resnet56 --fraction 0.025 --variants "the recipe" "Muon's rate halved"
 
 On the 45,000 images of the 45k/5k split; errors are those of the 5,000 validation images at the last step. The test
-set decides nothing. Runs are kept under runs/ablation, so that an interrupted study goes on, and --out keeps what the
-file holds of other variants.
+set decides nothing. Runs are kept under runs/ablation, so that an interrupted study continues, and --out keeps what
+the file holds of other variants.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 `fused` are the kernels, `eager` is plain torch, whose bfloat16 is autocast. ResNet-20, recipe `one-cycle` cut to
 a few epochs, trained on the 45,000 images of the 45k/5k split; errors are those of the 5,000 validation images at the
-last step. Runs are kept under runs/precision, so that an interrupted study goes on.
+last step. Runs are kept under runs/precision, so that an interrupted study continues.
 """
 
 import argparse

@@ -9,7 +9,7 @@ standard deviation, compute and time beside the paper's. The curve of error agai
         --out benchmarks/results/error_compute.json --picture docs/error-compute.png
 
 where fractions are of the paper's compute, for the first recipe at other lengths. Runs are kept, by the names that
-`deepres grid` gives them, so that an interrupted benchmark goes on and `--runs` may name a folder of the grid's.
+`deepres grid` gives them, so that an interrupted benchmark continues and `--runs` may name a folder of the grid's.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from deepres.files import read_json, write_atomically
 from deepres.recipes.named import get_recipe, paper
 from deepres.recipes.recipe import Recipe
 from deepres.report.style import (
-    PAPER_GREY,
+    PAPER_GRAY,
     add_grid,
     encode_figure,
     family_look,
@@ -122,7 +122,7 @@ def draw_curve(model: str, target: float, rows: list[dict[str, Any]]) -> Figure:
     with house_style():
         figure = new_figure(7.4, 4.4)
         axes = figure.add_subplot()
-        axes.axhline(target, color=PAPER_GREY, ls=":", lw=1)
+        axes.axhline(target, color=PAPER_GRAY, ls=":", lw=1)
         axes.plot([1], [target], label="the paper", **published_points(look))
         for fraction, each in zip(fractions, errors, strict=True):
             axes.plot([fraction] * len(each), each, ls="", marker=".", ms=5, color=look.color, alpha=0.5, zorder=3)

@@ -63,7 +63,7 @@ def subset(steps: int) -> Cifar10:
 
 
 class Turns(Reporter):
-    """Lets a run go on from evaluation to evaluation, when the benchmark says so."""
+    """Lets a run continue from evaluation to evaluation, when the benchmark says so."""
 
     def __init__(self, images: int) -> None:
         self.images = images

@@ -5,7 +5,7 @@
     python benchmarks/tuning.py --show                     # what the rows say
 
 Errors and losses are those of the 5,000 validation images of the 45k/5k split at the last step; the test set decides
-nothing. Runs are kept under --runs, so that an interrupted one goes on, and each adds a row to --out as it ends,
+nothing. Runs are kept under --runs, so that an interrupted one continues, and each adds a row to --out as it ends,
 failures too.
 """
 

@@ -14,42 +14,35 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from safetensors.numpy import load_file
 
+from deepres.data.cifar10 import Cifar10, Split, load_cifar10
 from deepres.runs.directory import RunDir
 
-EPOCHS = "DEEPRES_EXAMPLE_EPOCHS"
+HERE = Path(__file__).resolve()
 SETTINGS = ["--precision", "float32", "--backend", "eager"]
 KILL_AFTER = 10  # steps, of which an epoch has five
 RESUMED = r"{}: resuming .* after step ([0-9,]+)"
 TIMES = ("seconds", "images_per_second")
 
 
-def command_line() -> None:
-    """Be `deepres` with a recipe of few steps, on 100 training and 100 test images."""
-    import deepres.recipes.recipe
-    from deepres.cli.main import main
-    from deepres.data import cifar10
-    from deepres.data.cifar10 import Cifar10, Split
+def few_images() -> Cifar10:
+    """Be the data set: the first 100 training and 100 test images of CIFAR-10."""
+    data = load_cifar10()
+    train, test = (Split(part.images[:100], part.labels[:100]) for part in (data.train, data.test))
+    return Cifar10(train, test)
 
-    load = cifar10.load_cifar10
 
-    def load_few(data_dir: str | Path | None = None) -> Cifar10:
-        data = load(data_dir)
-        train, test = (Split(part.images[:100], part.labels[:100]) for part in (data.train, data.test))
-        return Cifar10(train, test)
-
-    cifar10.load_cifar10 = load_few
-    short = replace(
-        deepres.recipes.named.fast(), name="short", batch_size=20, steps=None, epochs=int(os.environ[EPOCHS])
-    )
-    deepres.recipes.named.RECIPES = {"short": lambda: short}
-    main()
+def deepres(command: str, epochs: int, *arguments: str) -> subprocess.Popen[str]:
+    """Start `deepres train` or `deepres grid` on those images by a recipe of few steps, in this file's folder."""
+    recipe = "--recipe" if command == "train" else "--recipes"
+    words = [sys.executable, "-m", "deepres", command, *arguments, "--data", f"{HERE.name}:few_images", recipe, "fast"]
+    words += ["--set", "name=short", "--set", "batch_size=20", "--set", f"epochs={epochs}", *SETTINGS]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=HERE.parent)
 
 
 def say(text: str) -> None:
@@ -84,9 +77,8 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=40, help="of 5 steps each")
     parser.add_argument("--out", type=Path, help="default: a temporary folder")
     arguments = parser.parse_args()
-    out = arguments.out or Path(tempfile.mkdtemp(prefix="deepres-example-"))
+    out = (arguments.out or Path(tempfile.mkdtemp(prefix="deepres-example-"))).resolve()
     os.environ |= {
-        EPOCHS: str(arguments.epochs),
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # Ray's 15 would let it starve beside other work on this machine
@@ -98,7 +90,7 @@ def main() -> int:
     cluster.wait_for_nodes()
     say(f"the node to be killed is {doomed.node_id[:8]}")
     try:
-        victim, killed_at, lines = run_grid(cluster.address, doomed, out)
+        victim, killed_at, lines = run_grid(cluster.address, doomed, out, arguments.epochs)
     finally:
         cluster.shutdown()
 
@@ -106,13 +98,13 @@ def main() -> int:
     (resumed_at,) = (
         int(number.replace(",", "")) for line in lines for number in re.findall(RESUMED.format(victim), line)
     )
-    say(f"killed when the checkpoint of step {killed_at} lay at home; went on after step {resumed_at}")
+    say(f"killed when the checkpoint of step {killed_at} lay at home; continued after step {resumed_at}")
     say(f"training {victim} once more, without interruption, to compare")
     reference = RunDir(out / "reference" / victim)
-    model, _, seed = victim.split("-")
-    command = [sys.executable, __file__, "train", model, "--seed", seed.removeprefix("seed"), *SETTINGS]
-    command += ["--recipe", "short", "--run-dir", str(reference)]
-    subprocess.run(command, check=True, capture_output=True)
+    model, *_, seed = victim.split("-")
+    alone = ("--seed", seed.removeprefix("seed"), "--run-dir", str(reference))
+    with deepres("train", arguments.epochs, model, *alone) as process:
+        process.communicate()
     weights, others = load_file(home.weights), load_file(reference.weights)
     same = weights.keys() == others.keys() and all((weights[key] == others[key]).all() for key in weights)
     same = same and rows_without_times(home) == rows_without_times(reference)
@@ -120,16 +112,15 @@ def main() -> int:
     return 0 if same and resumed_at >= killed_at > 0 else 1
 
 
-def run_grid(address: str, doomed: Any, out: Path) -> tuple[str, int, list[str]]:
+def run_grid(address: str, doomed: Any, out: Path, epochs: int) -> tuple[str, int, list[str]]:
     """Run the grid and kill a node while it trains.
 
     Returns:
         The name of the run that was lost, the step of its checkpoint at home just before, and what the grid said.
     """
-    command = [sys.executable, __file__, "grid", "--engine", "ray", "--address", address, "--out", str(out), *SETTINGS]
-    command += ["--recipes", "short", "--models", "plain20", "--seeds", "2"]
+    cluster = ("--engine", "ray", "--address", address, "--out", str(out))
     lines: list[str] = []
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as grid:
+    with deepres("grid", epochs, *cluster, "--models", "plain20", "--seeds", "2") as grid:
 
         def read() -> None:
             for line in grid.stderr or ():
@@ -159,4 +150,4 @@ def run_grid(address: str, doomed: Any, out: Path) -> tuple[str, int, list[str]]
 
 
 if __name__ == "__main__":
-    command_line() if EPOCHS in os.environ else sys.exit(main())
+    sys.exit(main())

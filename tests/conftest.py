@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
 from command_line import run_cli
 from tiny_cifar10 import TinyCifar10, md5_of_pickles
@@ -88,6 +90,31 @@ def stand_in_zoo(few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         write_json(weights.with_suffix(".json"), fields)
     monkeypatch.setenv("DEEPRES_ZOO", str(folder))
     return folder
+
+
+@pytest.fixture
+def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new folder for what deepres keeps in the user's cache, moved as users move it: by the environment.
+
+    The compiled kernels stay where they are, since they take seconds to compile.
+    """
+    kernels = platformdirs.user_cache_path("deepres") / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if sys.platform == "darwin":
+        monkeypatch.setenv("HOME", str(tmp_path / "cache"))
+    cache = platformdirs.user_cache_path("deepres")
+    cache.mkdir(parents=True)
+    (cache / "kernels").symlink_to(kernels)
+    return cache
+
+
+@pytest.fixture
+def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a C++ compiler."""
+    (tmp_path / "nothing").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.delenv("CXX", raising=False)
 
 
 @pytest.fixture

@@ -8,11 +8,10 @@ import shutil
 import pytest
 from PIL import Image
 from run_files import write_run
-from tiny_run import first_images, tiny_recipe
+from tiny_run import TINY, first_images, tiny_recipe
 
 from deepres.data import cifar10
 from deepres.data.cifar10 import load_cifar10
-from deepres.recipes import named as recipes
 from deepres.runs.directory import RunDir
 
 NO_JSON = ["", " \n", "{", "[]", "null", "3", '"text"', "\0\0\0", "\udcff\udcfe", "[" * 100_000, '{"a": 1', "{'a': 1}"]
@@ -99,10 +98,8 @@ def few(cifar10_dir):
 
 
 @pytest.fixture
-def train(run, few, tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar10, "load_cifar10", lambda data_dir: few)
-    monkeypatch.setattr(recipes, "RECIPES", {**recipes.RECIPES, "tiny": tiny_recipe})
-    return lambda *arguments: run("train", "plain20", "--recipe", "tiny", "--device", "cpu", *arguments)
+def train(run):
+    return lambda *arguments: run("train", "plain8", *TINY, "--device", "cpu", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +111,7 @@ def begun(few, tmp_path_factory):
     from deepres.training.train import train as train_net
 
     path = tmp_path_factory.mktemp("begun")
-    config = RunConfig("plain20", tiny_recipe(), precision="float32", backend="eager")
+    config = RunConfig("plain8", tiny_recipe(), precision="float32", backend="eager")
     train_net(config, few, path, device=torch.device("cpu"), max_steps=1)
     return path
 

@@ -13,7 +13,7 @@ from run_files import write_run
 from deepres.report.tables import claims_markdown, table_markdown, table_rows
 from deepres.runs.finished import load_runs
 from deepres.runs.groups import group_runs
-from deepres.runs.statistics import check_claims, summarise
+from deepres.runs.statistics import check_claims, summarize
 
 ROOT = Path(__file__).parent.parent
 FEWER = """
@@ -110,7 +110,7 @@ def test_it_is_committed_with_its_outputs():
 def test_what_is_committed_says_what_the_committed_results_say():
     text = said(json.loads((ROOT / "main.ipynb").read_text())["cells"])
     groups = group_runs(load_runs([ROOT / "results"])[0])
-    assert table_markdown(table_rows([summarise(group) for group in groups])) in text, "run `make notebook`"
+    assert table_markdown(table_rows([summarize(group) for group in groups])) in text, "run `make notebook`"
     assert claims_markdown(check_claims(groups)) in text, "run `make notebook`"
 
 

@@ -1,25 +1,24 @@
-"""The command line on a few hundred real images with a recipe of short mini-batches, so that runs take seconds.
-
-Run as a script it is `deepres` on that; imported, it gives the pieces.
-"""
+"""Trainings that take seconds: a few real images, named on the command line as data of one's own, and `tiny.toml`."""
 
 import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from deepres.data import cifar10
-from deepres.data.cifar10 import Cifar10, Split
-from deepres.recipes.named import RECIPES, one_cycle
+from deepres.data.cifar10 import Cifar10, Split, load_cifar10
+from deepres.recipes.read import read_recipe
 from deepres.recipes.recipe import Recipe
 
 NUM_TRAIN, NUM_TEST, BATCH = 100, 80, 16  # an epoch is 6.25 steps: mini-batches straddle epochs
+RECIPE = Path(__file__).with_name("tiny.toml")
+DATA = f"{__file__}:few_images"
+TINY = ("--recipe", str(RECIPE), "--data", DATA)
+"""What `deepres train` is given."""
 
 
 def tiny_recipe() -> Recipe:
-    return replace(one_cycle(), name="tiny", batch_size=BATCH, epochs=4)  # 25 steps
+    return read_recipe(str(RECIPE))
 
 
 def first_images(data: Cifar10, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST) -> Cifar10:
@@ -29,16 +28,14 @@ def first_images(data: Cifar10, num_train: int = NUM_TRAIN, num_test: int = NUM_
     )
 
 
-def tiny_command(*arguments: object) -> list[str]:
-    return [sys.executable, __file__, *map(str, arguments)]
-
-
-def run_tiny(*arguments: object, data_dir: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "DEEPRES_DATA": str(data_dir)}
-    done = subprocess.run(tiny_command(*arguments), capture_output=True, text=True, env=environment, check=False)
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
+def few_images() -> Cifar10:
+    """The data set; deepres calls this in the process that trains, which is where a test can make it die."""
+    if name := os.environ.get("KILL_BEFORE"):
+        kill_before_writing(name)
+    if os.environ.get("FORBID_DYNAMO"):  # which takes seconds to import
+        assert "torch._dynamo" not in sys.modules
+        sys.modules["torch._dynamo"] = None  # type: ignore[assignment]
+    return first_images(load_cifar10())
 
 
 def kill_before_writing(name: str) -> None:
@@ -53,18 +50,16 @@ def kill_before_writing(name: str) -> None:
     Path.replace = replace_or_die  # type: ignore[method-assign, assignment]
 
 
-if __name__ == "__main__":
-    if "WORLD_SIZE" not in os.environ:  # torch.distributed needs it
-        sys.modules["torch._dynamo"] = None  # type: ignore[assignment]  # an error where it is imported for nothing
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "deepres", *map(str, arguments)]
 
-    from deepres.cli.main import main
 
-    if name := os.environ.get("KILL_BEFORE"):
-        kill_before_writing(name)
+def environment(data_dir: Path, **more: str) -> dict[str, str]:
+    return {**os.environ, "DEEPRES_DATA": str(data_dir), "FORBID_DYNAMO": "1", **more}
 
-    load = cifar10.load_cifar10
-    cifar10.load_cifar10 = lambda data_dir=None: first_images(load(data_dir))  # type: ignore[assignment]
-    import deepres.recipes.recipe
 
-    deepres.recipes.named.RECIPES = {**RECIPES, "tiny": tiny_recipe}
-    main()
+def run_command(*arguments: object, data_dir: Path) -> subprocess.CompletedProcess[str]:
+    """Run `deepres` in a process of its own, which must succeed."""
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(data_dir), check=False)
+    assert done.returncode == 0, done.stderr
+    return done

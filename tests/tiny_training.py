@@ -8,7 +8,7 @@ import time
 
 import torch
 from safetensors.torch import load_file
-from tiny_run import tiny_command, tiny_recipe
+from tiny_run import TINY, tiny_recipe
 
 from deepres.runs.directory import RunDir
 from deepres.training.train import RunConfig
@@ -19,7 +19,7 @@ STEPS = 25
 
 
 def config(seed=0, **changes):
-    return RunConfig(**{"model": "resnet20", "recipe": tiny_recipe(), "seed": seed, "precision": "float32", **changes})
+    return RunConfig(**{"model": "resnet8", "recipe": tiny_recipe(), "seed": seed, "precision": "float32", **changes})
 
 
 def without_times(row):
@@ -38,17 +38,16 @@ def assert_same_outcome(one, other):
     assert results[0] == results[1]
 
 
-TRAIN = ("train", "resnet20", "--recipe", "tiny", "--checkpoint-minutes", "0", "--device", "cpu")
+TRAIN = ("train", "resnet8", *TINY, "--checkpoint-minutes", "0", "--device", "cpu")
 
 
 def newest_step(path):
     return max((int(p.name.split("-")[1]) for p in path.glob("checkpoints/step-*.pt")), default=-1)
 
 
-def kill_when(arguments, data_dir, condition, number=signal.SIGKILL):
-    """Start the run, send it a signal once the condition holds, and return what it said."""
-    environment = {**os.environ, "DEEPRES_DATA": str(data_dir)}
-    with subprocess.Popen(tiny_command(*arguments), stderr=subprocess.PIPE, text=True, env=environment) as process:
+def kill_when(words, variables, condition, number=signal.SIGKILL):
+    """Start a command, send it a signal once the condition holds, and return what it said."""
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=variables) as process:
         deadline = time.monotonic() + 120
         while not condition() and process.poll() is None:
             assert time.monotonic() < deadline, "the run does not get on"

@@ -19,7 +19,7 @@ from deepres.report.tables import find_missing, markdown_table, noted_table, row
 from deepres.runs.finished import depth_of, load_runs
 from deepres.runs.groups import group_runs
 from deepres.runs.published import PUBLISHED
-from deepres.runs.statistics import Summary, summarise
+from deepres.runs.statistics import Summary, summarize
 from deepres.zoo.catalogue import PACKAGED, list_cards
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +52,7 @@ def speed_of(report: dict[str, Any]) -> str:
         labels |= {
             f"loop {precision} 1 1": f"**deepres, {precision}, the whole loop**",
             f"loop {precision} 1 2": f"deepres, {precision}, `--evaluate-every 2`",
-            f"loop {precision} 2 1": f"deepres, {precision}, `--workers 2`",
+            f"loop {precision} 2 1": f"deepres, {precision}, two processes",
             f"loop {precision} 1": f"**deepres, {precision}, the whole loop**",
             f"loop {precision} 4": f"deepres, {precision}, `--evaluate-every 4`",
             f"bare {precision}": f"deepres, {precision}, the bare step",
@@ -123,7 +123,7 @@ def table_time_of(report: dict[str, Any], on_gpu: bool) -> str:
 def summaries() -> list[Summary]:
     """Return the statistics of the committed runs, as `deepres results` orders them."""
     folder = ROOT / "results"
-    return [summarise(group) for group in group_runs(load_runs([folder])[0])] if folder.is_dir() else []
+    return [summarize(group) for group in group_runs(load_runs([folder])[0])] if folder.is_dir() else []
 
 
 def claim() -> str:

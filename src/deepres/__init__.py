@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deepres.runs.compare import compare
     from deepres.runs.finished import load_runs
     from deepres.runs.groups import group_runs
-    from deepres.runs.statistics import summarise
+    from deepres.runs.statistics import summarize
     from deepres.training.config import RunConfig
     from deepres.training.from_python import train
     from deepres.weights.classifier import PixelClassifier
@@ -45,7 +45,7 @@ __all__ = [
     "load_weights",
     "read_recipe",
     "save_weights",
-    "summarise",
+    "summarize",
     "train",
 ]
 
@@ -67,7 +67,7 @@ HOMES = {
     "load_weights": "weights.file",
     "read_recipe": "recipes.read",
     "save_weights": "weights.file",
-    "summarise": "runs.statistics",
+    "summarize": "runs.statistics",
     "train": "training.from_python",
 }
 

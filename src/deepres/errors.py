@@ -6,9 +6,10 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Something the user can mend: a name, a file, a setting.
+    """Something the user can fix: a name, a file, a setting.
 
-    The message is one line that names the thing and the mend. The command line prints it and exits with `exit_code`.
+    The message is one line that names the thing and the way out. The command line prints it and ends with
+    `exit_code`.
 
     Example:
         >>> import deepres

@@ -66,4 +66,4 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({error.strerror}): make room or mend the permissions") from None
+        raise UserError(f"cannot write {path} ({error.strerror}): free disk space or fix the permissions") from None

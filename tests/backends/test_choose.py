@@ -20,9 +20,8 @@ def fresh():
 
 
 @pytest.fixture(autouse=True)
-def empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(choosing, "user_cache_path", lambda name: tmp_path / "cache" / name)
-    return tmp_path / "cache" / "deepres" / "speed"
+def empty_cache(user_cache):
+    return user_cache / "speed"
 
 
 @pytest.fixture
@@ -205,13 +204,14 @@ def test_without_kernels_torch_is_measured_and_compiled_for_a_long_run(machine, 
     machine.reasons = dict.fromkeys(("float32", "bfloat16"), "the processor lacks avx512_f")
     machine.images_per_second = AMX_TODAY
     lacking = "no fused kernels (the processor lacks avx512_f): going on without them, slower"
-    monkeypatch.setattr("deepres.backends.build.find_compiler", lambda: "g++")
+    monkeypatch.setenv("CXX", sys.executable)  # any program: nothing is compiled here
     choice, notices = machine.choose()
     assert (choice.precision, choice.backend) == ("bfloat16", "eager")
     assert notices[0] == lacking
     choice, _ = machine.choose(num_steps=COMPILE_STEPS)
     assert (choice.precision, choice.backend) == ("bfloat16", "compiled")
-    monkeypatch.setattr("deepres.backends.build.find_compiler", lambda: None)
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "")
     choice, notices = machine.choose(num_steps=COMPILE_STEPS)
     assert choice.backend == "eager"
     assert "no C++ compiler found, which torch.compile needs: going on without it, slower" in notices
@@ -274,19 +274,17 @@ def test_the_model_and_the_random_numbers_are_left_alone():
 
 
 PROGRAM = """
-import sys, torch
+import torch
 from deepres.models import build_model
 from deepres.backends import choose
-from pathlib import Path
 torch.set_num_threads(1)
-choose.user_cache_path = lambda name: Path(sys.argv[1]) / name
 ways = [("eager", "float32"), ("eager", "bfloat16")]
 print(choose.measured_speeds(build_model("resnet20"), torch.device("cpu"), ways, 16))
 """
 
 
-def test_processes_that_start_together_measure_once(tmp_path):
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+def test_processes_that_start_together_measure_once():
+    command = [sys.executable, "-c", PROGRAM]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     first, second = (process.communicate()[0] for process in processes)
     assert first == second

@@ -66,7 +66,7 @@ def test_a_run_of_another_configuration_fails_with_its_reason(grid, tmp_path):
     before = run_dir.result.read_bytes()
     code, stdout, _ = grid("--models", "plain20", "--recipes", "paper", "--out", tmp_path)
     assert code == 1
-    assert stdout.startswith("1 runs: 1 failed\nplain20-paper-seed0: failed: run directory ")
+    assert stdout.startswith("1 run: 1 failed\nplain20-paper-seed0: failed: run directory ")
     assert "was begun with another configuration (option was B, is A)" in stdout
     assert f"all that it said: {run_dir.log}" in stdout
     assert run_dir.result.read_bytes() == before

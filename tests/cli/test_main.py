@@ -12,10 +12,9 @@ import pytest
 import torch
 from command_line import assert_one_line_error, run_cli
 from safetensors.torch import load_file, save_file
-from tiny_run import first_images, run_tiny, tiny_recipe
+from tiny_run import DATA, TINY, run_command
 
 import deepres
-from deepres.data.cifar10 import load_cifar10
 from deepres.models import MODELS
 from deepres.recipes.named import RECIPES
 from deepres.runs.directory import RunDir
@@ -27,20 +26,11 @@ def run(run, monkeypatch, cifar10_dir):
     return run
 
 
-@pytest.fixture
-def run_on_few(run, monkeypatch, cifar10_dir):
-    """Call the command line in this process on what `run_tiny` trains on."""
-    few = first_images(load_cifar10(cifar10_dir))
-    monkeypatch.setattr("deepres.data.cifar10.load_cifar10", lambda data_dir: few)
-    monkeypatch.setattr("deepres.recipes.named.RECIPES", {**RECIPES, "tiny": tiny_recipe})
-    return run
-
-
 @pytest.fixture(scope="module", params=["auto", "eager"])
 def finished(request, tmp_path_factory, cifar10_dir):
     path = tmp_path_factory.mktemp("finished")
-    arguments = ("train", "resnet20", "--recipe", "tiny", "--run-dir", path, "--backend", request.param)
-    return path, run_tiny(*arguments, data_dir=cifar10_dir)
+    arguments = ("train", "resnet20", *TINY, "--run-dir", path, "--backend", request.param)
+    return path, run_command(*arguments, data_dir=cifar10_dir)
 
 
 def test_version_help_and_installed_command(run):
@@ -100,18 +90,18 @@ def test_train_ends_with_the_errors_beside_the_published_ones(finished):
     assert "left" in lines[0]
 
 
-def test_training_again_says_that_it_is_finished(finished, run_on_few):
+def test_training_again_says_that_it_is_finished(finished, run):
     path, done = finished
-    code, stdout, stderr = run_on_few("train", "resnet20", "--recipe", "tiny", "--run-dir", path)
+    code, stdout, stderr = run("train", "resnet20", *TINY, "--run-dir", path)
     assert code == 0
     assert f"the run in {path} is finished: nothing to do" in stderr
     assert stdout == done.stdout
 
 
-def test_evaluate_agrees_with_the_run(finished, run_on_few):
+def test_evaluate_agrees_with_the_run(finished, run):
     path, _ = finished
     for target in (path, RunDir(path).weights):
-        code, stdout, _ = run_on_few("evaluate", target, "--json")
+        code, stdout, _ = run("evaluate", target, "--data", DATA, "--json")
         assert code == 0
         report = json.loads(stdout)
         assert report["test_error"] == json.loads(RunDir(path).result.read_text())["test_error_last"]
@@ -121,8 +111,8 @@ def test_evaluate_agrees_with_the_run(finished, run_on_few):
         assert report["test_error"] == 100 - 100 * right / 80
 
 
-def test_evaluate_prints_the_confusion_matrix(finished, run_on_few):
-    code, stdout, _ = run_on_few("evaluate", finished[0])
+def test_evaluate_prints_the_confusion_matrix(finished, run):
+    code, stdout, _ = run("evaluate", finished[0], "--data", DATA)
     assert code == 0
     assert "airplane" in stdout
     assert "test error" in stdout
@@ -239,13 +229,8 @@ def no_space(descriptor):
 
 
 def test_full_disk_is_one_line_and_damages_nothing(monkeypatch, capsys, cifar10_dir, tmp_path):
-    from tiny_run import tiny_recipe
-
     monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
-    tiny = first_images(load_cifar10(cifar10_dir))
-    monkeypatch.setattr("deepres.data.cifar10.load_cifar10", lambda data_dir: tiny)
-    monkeypatch.setattr("deepres.recipes.named.RECIPES", {"tiny": tiny_recipe})
-    arguments = ("train", "resnet20", "--recipe", "tiny", "--run-dir", tmp_path)
+    arguments = ("train", "resnet20", *TINY, "--run-dir", tmp_path)
     assert run_cli(monkeypatch, capsys, *arguments, "--max-steps", 7)[0] == 0
     before = {path: path.read_bytes() for path in RunDir(tmp_path).checkpoints.iterdir()}
 

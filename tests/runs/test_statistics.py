@@ -11,7 +11,7 @@ from scipy import stats
 from deepres.recipes.named import fast
 from deepres.runs.finished import load_runs
 from deepres.runs.groups import group_runs
-from deepres.runs.statistics import check_claims, mean_interval, summarise
+from deepres.runs.statistics import check_claims, mean_interval, summarize
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def summaries(tmp_path):
     def make(*runs, **settings):
         for seed, (model, last, best) in enumerate(runs):
             write_run(tmp_path / f"{model}-{seed}", model, seed=seed, test_errors=(50.0, best, last), **settings)
-        return {group.model: summarise(group) for group in group_runs(load_runs([tmp_path])[0])}
+        return {group.model: summarize(group) for group in group_runs(load_runs([tmp_path])[0])}
 
     return make
 

@@ -1,18 +1,17 @@
 """`deepres train --progress json`: what a program that starts runs gets to read."""
 
 import json
-import os
 import subprocess
 import time
 
-from tiny_run import run_tiny, tiny_command
+from tiny_run import TINY, command, environment, run_command
 
 from deepres.runs.directory import RunDir
 
 
 def test_every_event_is_one_json_line(tmp_path, cifar10_dir):
-    arguments = ("train", "resnet20", "--recipe", "tiny", "--run-dir", tmp_path, "--progress", "json")
-    done = run_tiny(*arguments, data_dir=cifar10_dir)
+    arguments = ("train", "resnet8", *TINY, "--run-dir", tmp_path, "--progress", "json")
+    done = run_command(*arguments, data_dir=cifar10_dir)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     while events[0]["event"] == "notice":  # of a machine without fused kernels
         events.pop(0)
@@ -23,15 +22,15 @@ def test_every_event_is_one_json_line(tmp_path, cifar10_dir):
     assert steps[0].keys() == {"event", "step", "epoch", "loss", "error", "images_per_second", "seconds_left"}
     assert [event["event"] for event in events[-3:]] == ["evaluating", "epoch", "result"]
     assert events[-1]["result"] == json.loads(RunDir(tmp_path).result.read_text())
-    again = run_tiny(*arguments, data_dir=cifar10_dir)
+    again = run_command(*arguments, data_dir=cifar10_dir)
     assert [json.loads(line)["event"] for line in again.stdout.splitlines()] == ["notice", "result"]
 
 
 def test_a_run_whose_reader_has_gone_saves_and_ends(tmp_path, cifar10_dir):
-    arguments = ("train", "resnet56", "--recipe", "tiny", "--run-dir", tmp_path, "--progress", "json")
-    environment = {**os.environ, "DEEPRES_DATA": str(cifar10_dir)}
-    command = tiny_command(*arguments)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+    arguments = ("train", "resnet56", *TINY, "--run-dir", tmp_path, "--progress", "json")
+    with subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(cifar10_dir)
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         while json.loads(process.stdout.readline())["event"] != "start":

@@ -59,7 +59,7 @@ def test_a_net_of_ones_own_is_trained_as_it_is_and_resumed(tmp_path, tiny_data):
     train(config(), tiny_data, resumed.path, device=CPU, max_steps=9)
     train(config(), tiny_data, resumed.path, device=CPU)
     weights, others = load_file(straight.weights), load_file(resumed.weights)
-    assert weights.keys() == others.keys() == {*SmallNet(10).state_dict(), "mean", "std"}
+    assert weights.keys() == others.keys() == {*(f"net.{key}" for key in SmallNet(10).state_dict()), "mean", "std"}
     assert all(torch.equal(weights[key], others[key]) for key in weights)
     errors = [row["train_error"] for row in straight.read_metrics()]
     assert errors[-1] < errors[0]
@@ -117,8 +117,10 @@ def test_a_run_needs_no_tensorboard(tmp_path, tiny_data, monkeypatch, broken):
     reporter = Notices()
     train(config(), tiny_data, tmp_path, device=CPU, max_steps=1, reporter=reporter)
     assert RunDir(tmp_path).result.exists()
-    told = [line for line in reporter.notices if "TensorBoard" in line]
-    assert told == ([] if broken == "missing" else ["no TensorBoard events (another protobuf): going on without them"])
+    said = [line for line in reporter.notices if "TensorBoard" in line]
+    assert said == (
+        [] if broken == "missing" else ["no TensorBoard events (another protobuf): continuing without them"]
+    )
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])

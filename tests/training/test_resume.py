@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from filelock import FileLock
-from tiny_run import run_tiny, tiny_command, tiny_recipe
+from tiny_run import TINY, command, environment, run_command, tiny_recipe
 from tiny_training import (
     CPU,
     TRAIN,
@@ -23,9 +24,7 @@ from tiny_training import (
 )
 
 from deepres.backends.device import has_native_bfloat16
-from deepres.data import cifar10
 from deepres.errors import UserError
-from deepres.recipes import named
 from deepres.runs.directory import RunDir
 from deepres.training.train import InterruptedRun, train
 
@@ -37,7 +36,7 @@ NATIVE_BFLOAT16 = pytest.mark.skipif(
 @pytest.fixture(scope="module", params=["float32", pytest.param("bfloat16", marks=NATIVE_BFLOAT16)])
 def precision_and_reference(request, tmp_path_factory, cifar10_dir):
     path = tmp_path_factory.mktemp(request.param)
-    run_tiny(*TRAIN, "--precision", request.param, "--run-dir", path, data_dir=cifar10_dir)
+    run_command(*TRAIN, "--precision", request.param, "--run-dir", path, data_dir=cifar10_dir)
     return request.param, path
 
 
@@ -45,9 +44,9 @@ def precision_and_reference(request, tmp_path_factory, cifar10_dir):
 def test_killed_runs_end_bit_identical(tmp_path, cifar10_dir, precision_and_reference, kill_after_step):
     precision, reference = precision_and_reference
     arguments = (*TRAIN, "--precision", precision, "--run-dir", tmp_path)
-    kill_when(arguments, cifar10_dir, lambda: newest_step(tmp_path) >= kill_after_step)
+    kill_when(command(*arguments), environment(cifar10_dir), lambda: newest_step(tmp_path) >= kill_after_step)
     assert not RunDir(tmp_path).result.exists()
-    done = run_tiny(*arguments, data_dir=cifar10_dir)
+    done = run_command(*arguments, data_dir=cifar10_dir)
     assert "resuming" in done.stderr
     assert_same_outcome(tmp_path, reference)
 
@@ -63,26 +62,26 @@ def test_killed_again_and_again(tmp_path, cifar10_dir, precision_and_reference):
         def some_steps_later(step=step, started=started):
             return newest_step(tmp_path) > step + 2 and time.monotonic() - started > 0.3
 
-        kill_when(arguments, cifar10_dir, some_steps_later)
+        kill_when(command(*arguments), environment(cifar10_dir), some_steps_later)
         if RunDir(tmp_path).result.exists():
             break
         step = newest_step(tmp_path)
-    run_tiny(*arguments, data_dir=cifar10_dir)
+    run_command(*arguments, data_dir=cifar10_dir)
     assert_same_outcome(tmp_path, reference)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_prints_the_resume_command(tmp_path, cifar10_dir, uninterrupted, number):
-    arguments = ("train", "resnet20", "--recipe", "tiny", "--precision", "float32", "--run-dir", tmp_path)
-    code, stderr = kill_when(arguments, cifar10_dir, lambda: newest_step(tmp_path) >= 7, number)
+    arguments = ("train", "resnet8", *TINY, "--precision", "float32", "--run-dir", tmp_path)
+    code, stderr = kill_when(command(*arguments), environment(cifar10_dir), lambda: newest_step(tmp_path) >= 7, number)
     assert code == 128 + number
     last = stderr.strip().splitlines()[-1]
     assert f"stopped by {number.name} after step" in last
-    assert f"train resnet20 --recipe tiny --precision float32 --run-dir {tmp_path}" in last.split("resume with: ")[1]
+    assert f"train resnet8 {shlex.join(TINY)} --precision float32" in last.split("resume with: ")[1]
     assert "Traceback" not in stderr
     step = newest_step(tmp_path)
     assert f"after step {step}, state saved" in last
-    done = run_tiny(*arguments, data_dir=cifar10_dir)
+    done = run_command(*arguments, data_dir=cifar10_dir)
     assert f"after step {step}" in done.stderr
     assert_same_outcome(tmp_path, uninterrupted)
 
@@ -121,12 +120,11 @@ def test_damaged_checkpoints_alone_are_an_error(tmp_path, tiny_data):
         train(config(), tiny_data, tmp_path, device=CPU)
 
 
-def test_a_second_process_is_refused(tmp_path, tiny_data, run, monkeypatch):
-    monkeypatch.setattr(cifar10, "load_cifar10", lambda data_dir: tiny_data)
+def test_a_second_process_is_refused(tmp_path, tiny_data, run):
     with FileLock(tmp_path / ".lock"):
         with pytest.raises(UserError, match=r"is in use by another process"):
             train(config(), tiny_data, tmp_path, device=CPU)
-        code, _, stderr = run("train", "resnet20", "--run-dir", tmp_path)
+        code, _, stderr = run("train", "resnet8", *TINY, "--run-dir", tmp_path)
     assert code == 2
     assert stderr.splitlines()[-1].endswith("wait for it, or give another --run-dir")
     assert {path.name for path in tmp_path.iterdir()} <= {".lock", "checkpoints"}
@@ -136,7 +134,7 @@ def test_a_second_process_is_refused(tmp_path, tiny_data, run, monkeypatch):
     ("changes", "difference"),
     [
         ({"seed": 7}, "seed was 0, is 7"),
-        ({"model": "plain20"}, "model was resnet20, is plain20"),
+        ({"model": "plain8"}, "model was resnet8, is plain8"),
         ({"option": "B"}, "option was A, is B"),
         ({"precision": "bfloat16"}, "precision was float32, is bfloat16"),
     ],
@@ -165,8 +163,8 @@ KILLED_AT = ("recipe.json", "environment.json", "metrics.jsonl", "model.safetens
 @pytest.mark.parametrize("name", KILLED_AT)
 def test_killed_while_a_file_is_written(tmp_path, cifar10_dir, tiny_data, uninterrupted, name):
     arguments = (*TRAIN, "--precision", "float32", "--run-dir", tmp_path)
-    environment = {**os.environ, "DEEPRES_DATA": str(cifar10_dir), "KILL_BEFORE": name}
-    killed = subprocess.run(tiny_command(*arguments), capture_output=True, env=environment, check=False)
+    dying = environment(cifar10_dir, KILL_BEFORE=name)
+    killed = subprocess.run(command(*arguments), capture_output=True, env=dying, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert RunDir(tmp_path).result.exists() == (name == "curve.png")  # the one file that comes after the result
     train(config(), tiny_data, tmp_path, device=CPU, checkpoint_minutes=0)
@@ -188,12 +186,10 @@ def finished_copy(tmp_path, uninterrupted):
         ("result.json", '{"steps": 25}', "result.json is damaged (no 'model')"),
     ],
 )
-def test_damaged_files_are_one_line(tmp_path, tiny_data, uninterrupted, monkeypatch, run, name, content, message):
-    monkeypatch.setattr(cifar10, "load_cifar10", lambda data_dir: tiny_data)
-    monkeypatch.setattr(named, "RECIPES", {**named.RECIPES, "tiny": tiny_recipe})
+def test_damaged_files_are_one_line(tmp_path, uninterrupted, run, name, content, message):
     copy = finished_copy(tmp_path, uninterrupted)
     (copy.path / name).write_text(content)
-    arguments = ("train", "resnet20", "--recipe", "tiny", "--precision", "float32", "--run-dir", copy)
+    arguments = ("train", "resnet8", *TINY, "--precision", "float32", "--run-dir", copy)
     code, _, stderr = run(*arguments)
     assert code == 2
     assert message in stderr.splitlines()[-1]
@@ -218,10 +214,10 @@ def test_a_checkpoint_of_something_else_is_refused_and_nothing_is_lost(tmp_path,
     if kind == "junk":
         state = b"junk with a checksum that fits"
     else:
-        train(config(model="plain20", option="A"), tiny_data, tmp_path / "other", device=CPU, max_steps=3)
+        train(config(model="plain8", option="A"), tiny_data, tmp_path / "other", device=CPU, max_steps=3)
         state = RunDir(tmp_path / "other").latest_checkpoint()[1]
     foreign = run_dir.write_checkpoint(3, state)
-    what = "not of this run" if kind == "junk" else r"of another configuration \(model was plain20, is resnet20\)"
+    what = "not of this run" if kind == "junk" else r"of another configuration \(model was plain8, is resnet8\)"
     with pytest.raises(UserError, match=rf"checkpoint {foreign} is {what}"):
         train(config(), tiny_data, tmp_path, device=CPU)
     assert run_dir.result.read_bytes() == before

@@ -66,11 +66,11 @@ def test_run_directory_holds_everything(uninterrupted):
         "images_per_second",
     }
     errors = [row["test_error"] for row in rows]
-    assert result["model"] == "resnet20"
+    assert result["model"] == "resnet8"
     assert result["recipe"] == "tiny"
     assert result["seed"] == 0
-    assert result["num_parameters"] == 269_722
-    assert result["flop_per_image"] == flop_per_image(build_model("resnet20"))
+    assert result["num_parameters"] == 75_290
+    assert result["flop_per_image"] == flop_per_image(build_model("resnet8"))
     assert result["compute"] == STEPS * BATCH
     assert result["steps"] == result["total_steps"] == STEPS
     assert result["epochs"] == STEPS * BATCH / NUM_TRAIN == 4
@@ -225,7 +225,7 @@ def test_a_net_with_silu_is_trained_as_such(tmp_path, tiny_data, monkeypatch, pa
     (row,) = RunDir(tmp_path).read_metrics()
     recipe = tiny_recipe()
     sets = load_sets(tiny_data, recipe, CPU)
-    model = build_model("resnet20", generator=derive_generator(0, Stream.WEIGHTS))
+    model = build_model("resnet8", generator=derive_generator(0, Stream.WEIGHTS))
     images, labels = build_stream(*sets.train, recipe, seed=0).batch(0)
     assert row["train_loss"] == pytest.approx(F.cross_entropy(model(images), labels).item(), rel=1e-4)
     assert json.loads(RunDir(tmp_path).environment.read_text())["backend"] == "eager"

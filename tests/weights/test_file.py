@@ -20,7 +20,7 @@ from deepres.errors import UserError
 from deepres.integrations.huggingface import HubClassifier
 from deepres.models import build_model
 from deepres.weights.file import load_weights, save_weights
-from deepres.weights.read import find_net, summarise
+from deepres.weights.read import find_net, summarize
 
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -280,8 +280,8 @@ def test_a_bare_net_is_imported_and_nothing_else(classifier, tmp_path):
 
 def test_what_is_left_over():
     keys = ["epoch_weights", *(f"ema.{i}" for i in range(9)), "a.b"]
-    assert summarise(keys) == "ema.* (9), epoch_weights, a.b"
-    assert summarise([f"k{i}" for i in range(7)]) == "k0, k1, k2, k3 and 3 more"
+    assert summarize(keys) == "ema.* (9), epoch_weights, a.b"
+    assert summarize([f"k{i}" for i in range(7)]) == "k0, k1, k2, k3 and 3 more"
 
 
 def test_neither_writing_nor_reading_draws_random_numbers(classifier, tmp_path):

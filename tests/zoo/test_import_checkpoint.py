@@ -270,7 +270,7 @@ def without(key):
         (lambda s: {"state_dict": {"epoch": 3}}, "holds no state dict, but dict of 'state_dict'"),
         (lambda s: {"args": torch.nn.ReLU(), **s}, "holds a whole module, pickled"),
         (lambda s: [1, 2], "holds no state dict, but list"),
-        (lambda s: {"args": Payload(), **s}, "holds print, which loading it would run, and is refused"),
+        (lambda s: {"args": Payload(), **s}, "holds print, which loading it would run, and is not loaded"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_first_key(tmp_path, capsys, change, message):

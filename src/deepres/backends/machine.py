@@ -50,7 +50,7 @@ def _control_groups(controller: str) -> Iterator[Path]:
 
 
 def _numbers(*files: Path) -> list[int]:
-    """Return the numbers in files; none where one is missing, or tells of no limit."""
+    """Return the numbers in files; none where one is missing, or states no limit."""
     try:
         return [int(word) for file in files for word in file.read_text().split()]
     except (OSError, ValueError):  # "max"

@@ -27,12 +27,12 @@ def bench(names: tuple[str, ...], recipe_names: tuple[str, ...], seconds: float,
     from deepres.recipes.named import RECIPES, get_recipe
     from deepres.training.bench import Speed, measure_speed
 
-    told: set[str] = set()
+    said: set[str] = set()
 
     def reported(notice: str) -> None:
-        if notice not in told:
+        if notice not in said:
             say(f"deepres: {notice}")
-        told.add(notice)
+        said.add(notice)
 
     chosen = resolve_device(device, reported)
     check_precision(precision, chosen)

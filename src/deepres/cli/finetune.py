@@ -27,7 +27,7 @@ from deepres.runs.directory import run_name
 @DEVICE
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 @click.option("--backend", default="auto", show_default=True, help="auto, fused, compiled or eager.")
-@click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it goes on.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it continues.")
 @click.option("--progress", type=click.Choice(["bar", "json"]), default="bar", show_default=True)
 def finetune(
     net: str,

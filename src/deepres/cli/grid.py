@@ -91,8 +91,8 @@ def grid(
 ) -> None:
     """Train models x recipes x seeds, each in a run directory of its own.
 
-    Finished runs are skipped, interrupted ones go on, failed ones are told of at the end. Ctrl-C saves all that run;
-    the same command goes on. Low seeds and shallow nets come first.
+    Finished runs are skipped, interrupted ones resumed, failed ones listed at the end. Ctrl-C saves all that run; the
+    same command continues. Low seeds and shallow nets come first.
     """
     from deepres.backends.build import check_backend
     from deepres.data.datasets import load_data
@@ -127,12 +127,12 @@ def grid(
     cluster = None
     if engine == "local":
         num_gpus = check_machine(device, precision, data_dir, data)
-        parallel = parallel or default_parallel(len(jobs), num_gpus)  # of all: a run goes on with as many threads
+        parallel = parallel or default_parallel(len(jobs), num_gpus)  # of all: a run continues with as many threads
     else:
         cluster = connect(address, cpus_per_run, gpus_per_run, device, precision)
         parallel = parallel or max(1, len(pending))
 
-    say(f"deepres: {len(jobs)} runs in {out_dir}, {len(jobs) - len(pending)} of them finished before")
+    say(f"deepres: {number_of(jobs)} in {out_dir}, {len(jobs) - len(pending)} of them finished before")
     outcomes = {job.name: Outcome("finished") for job in jobs}
     stop = StopRequest()
     if pending:
@@ -144,7 +144,7 @@ def grid(
             outcomes |= {job.name: ended.get(job.name, Outcome("not begun")) for job in pending}
     tell_outcomes(jobs, outcomes, out_dir)
     if stop.signal_number is not None:
-        say(f"deepres: stopped by {signal.Signals(stop.signal_number).name}; go on with: {this_command()}")
+        say(f"deepres: stopped by {signal.Signals(stop.signal_number).name}; continue with: {this_command()}")
         sys.exit(128 + stop.signal_number)
     if any(outcome.state != "finished" for outcome in outcomes.values()):
         sys.exit(1)
@@ -245,10 +245,15 @@ def connect(address: str | None, cpus: float, gpus: float, device: str, precisio
     return RayCluster(address, Resources(cpus, gpus), notice=lambda line: say(f"deepres: {line}"))
 
 
+def number_of(jobs: Sequence["Job"]) -> str:
+    """Return "1 run" or "2 runs"."""
+    return f"{len(jobs)} run{'' if len(jobs) == 1 else 's'}"
+
+
 def tell_outcomes(jobs: Sequence["Job"], outcomes: Mapping[str, "Outcome"], out_dir: Path) -> None:
     """Say how the grid ended: numbers, and every run that is not finished with its reason."""
     counts = Counter(outcome.state for outcome in outcomes.values())
-    out.print(f"{len(jobs)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}", markup=False)
+    out.print(f"{number_of(jobs)}: {', '.join(f'{n} {state}' for state, n in counts.items())}", markup=False)
     for job in jobs:
         outcome = outcomes[job.name]
         if outcome.message:

@@ -48,7 +48,7 @@ def import_checkpoint(
     from deepres.weights.classifier import PixelClassifier
     from deepres.weights.evaluate import error_percent
     from deepres.weights.file import check_output, save_weights
-    from deepres.weights.read import find_net, summarise
+    from deepres.weights.read import find_net, summarize
     from deepres.zoo import import_checkpoint as foreign
     from deepres.zoo.catalogue import weights_file
 
@@ -92,7 +92,7 @@ def import_checkpoint(
     classifier = PixelClassifier(net, normalization, name, named)
     say(f"deepres: {file} is {name}, {described}; normalised with {normalized}")
     if found.left_over:
-        say(f"deepres: left over in {file}, and not used: {summarise(found.left_over)}")
+        say(f"deepres: left over in {file}, and not used: {summarize(found.left_over)}")
     outcome = f"{len(classifier.classes)} classes that are not CIFAR-10's, so that there is no test error"
     if tuple(classifier.classes) == CLASSES:
         logits = classifier.predict_logits(torch.from_numpy(data.test.images))

@@ -30,7 +30,7 @@ def predict(
     """Tell what is in each IMAGE: an image file, a folder of them, or - for standard input.
 
     The whole picture is squeezed to 32x32 pixels, as CIFAR-10's are, without cropping. A file that cannot be used is
-    named, and the others go on; the exit code is then 2.
+    named, and the others are predicted; the exit code is then 2.
     """
     import numpy as np
 

@@ -41,7 +41,7 @@ def results(dirs: tuple[Path, ...], out_dir: Path | None, style: str) -> None:
     With --out, the small files of each run are copied to OUT/runs/ and a row of each is written to OUT/runs.csv.
     """
     try:
-        from deepres.runs.statistics import check_claims, claim_row, summarise, summary_row
+        from deepres.runs.statistics import check_claims, claim_row, summarize, summary_row
     except ModuleNotFoundError as missing:
         raise UserError(f"deepres results needs {missing.name}: pip install 'deepres[report]'") from None
 
@@ -54,7 +54,7 @@ def results(dirs: tuple[Path, ...], out_dir: Path | None, style: str) -> None:
         collected = collect_runs(finished, out_dir)
         say(f"deepres: {len(finished)} runs gathered in {out_dir}, which holds {len(collected)} now")
     groups = group_runs(finished)
-    summaries = [summarise(group) for group in groups]
+    summaries = [summarize(group) for group in groups]
     claims = check_claims(groups)
     if style == "json":
         content = {

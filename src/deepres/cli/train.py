@@ -1,5 +1,6 @@
 """`deepres train`: train a net, or resume its run."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,8 +40,12 @@ if TYPE_CHECKING:
 @DEVICE
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 @click.option("--backend", default="auto", show_default=True, help="auto, fused, compiled or eager.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that share each mini-batch. Default: 1.")
-@click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it goes on.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Fail unless torchrun has started so many processes.",
+)
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it continues.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
 @click.option(
     "--evaluate-every",
@@ -147,11 +152,10 @@ def carry_out(
     """Train as the command line says, show the progress and the result, and end the process if it is interrupted."""
     from deepres.backends.build import check_backend
     from deepres.backends.device import check_precision, describe_device, resolve_device
-    from deepres.data.cifar10 import check_cifar10
     from deepres.data.datasets import load_data
     from deepres.integrations.loggers import LoggingReporter, check_loggers
     from deepres.models import count_parameters
-    from deepres.training.group import Group, launch, world_size
+    from deepres.training.group import Group, count_workers
     from deepres.training.nets import build_net
     from deepres.training.stopping import InterruptedRun
     from deepres.training.train import train as train_net
@@ -161,18 +165,14 @@ def carry_out(
     chosen = resolve_device(device, lambda notice: say(f"deepres: {notice}"))
     check_precision(config.precision, chosen)  # a wrong one ends here, and so does a wrong backend
     check_backend(config.backend)
-    if (size := world_size() or workers or 1) > recipe.batch_size:
+    if (size := count_workers(workers, shlex.join(sys.argv[1:]))) > recipe.batch_size:
         raise UserError(f"{size} workers are too many: a mini-batch has {recipe.batch_size} images")
-    if world_size() is None and size > 1:
-        if data == "cifar10":
-            check_cifar10(data_dir)  # in the memory of one file; every worker loads its own
-        sys.exit(launch(size, chosen))
     dataset = load_data(data, data_dir)
     num_classes = len(dataset.classes)
     parameters = count_parameters(
         build_net(config.model, option=config.option, seed=config.seed, num_classes=num_classes)
     )
-    group = Group.join(workers, chosen)
+    group = Group.join(chosen)
     say(
         f"deepres: {config.name} ({parameters:,} parameters), recipe {recipe.name}, seed {config.seed}, "
         f"on {describe_device(chosen)}{f', {group.size} workers' if group.size > 1 else ''}, in {run_dir}"

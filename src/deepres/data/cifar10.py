@@ -98,11 +98,11 @@ class Cifar10:
 
 
 class BadFileError(UserError):
-    """A data file that is missing, truncated or altered: to fetch it again is the mend."""
+    """A data file that is missing, truncated or altered, and what brings it back."""
 
-    def __init__(self, path: Path, fault: str, mend: str) -> None:
+    def __init__(self, path: Path, fault: str, way_out: str) -> None:
         self.fault = f"{path} {fault}"
-        super().__init__(f"{self.fault}: {mend}")
+        super().__init__(f"{self.fault}: {way_out}")
 
 
 def default_data_dir() -> Path:
@@ -299,16 +299,16 @@ def fetch_command(folder: Path) -> str:
     return f"deepres fetch --data-dir {shlex.quote(str(data_dir))}"
 
 
-def _size(path: Path, mend: str) -> int:
+def _size(path: Path, way_out: str) -> int:
     """Size in bytes, before anything is read: the path may lead to something huge or endless."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise BadFileError(path, "is missing", mend) from exc
+        raise BadFileError(path, "is missing", way_out) from exc
     except OSError as exc:
         raise _unreadable(path, exc) from exc
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path} is not a regular file: move it away, then {mend}")
+        raise UserError(f"{path} is not a regular file: move it away, then {way_out}")
     return status.st_size
 
 
@@ -320,4 +320,4 @@ def _read(path: Path) -> bytes:
 
 
 def _unreadable(path: Path, exc: OSError) -> UserError:
-    return UserError(f"{path} cannot be read ({exc.strerror or exc}): mend its permissions or use another --data-dir")
+    return UserError(f"{path} cannot be read ({exc.strerror or exc}): fix its permissions or use another --data-dir")

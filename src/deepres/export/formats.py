@@ -146,7 +146,7 @@ def compare(classifier: PixelClassifier, run: Callable[[Any], Logits], images: I
     try:
         logits = run((few / 255).astype(np.float32))
     except Exception:  # each runtime has its own
-        return difference  # floats are refused
+        return difference  # floats raise an error
     if not np.abs(logits - expected[: len(few)]).max() <= MAX_DIFFERENCE:
         raise UserError(f"the {name} file takes floats in [0, 1] for something else, and is not kept")
     return difference

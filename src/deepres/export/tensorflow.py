@@ -90,7 +90,7 @@ def _shortcut(x: Any, shortcut: nn.Module, name: str) -> Any:
         return x
     # The average of one pixel at every second place: subsampling.
     pool = keras.layers.AveragePooling2D(1, strides=shortcut.stride, data_format=LAST, name=f"{name}_subsample")
-    # Told that channels come first, this layer pads the last two axes: ours are width, left as it is, and channels.
+    # With channels first, this layer pads the last two axes: ours are width, left as it is, and channels.
     padding = ((0, 0), (0, shortcut.extra_channels))
     pad = keras.layers.ZeroPadding2D(padding, data_format="channels_first", name=f"{name}_zeros")
     return pad(pool(x))

@@ -43,7 +43,7 @@ class GridDisplay:
         self._progress.stop()
 
     def started(self, job: Job, where: str = "") -> None:
-        """A run begins, or goes on."""
+        """A run begins, or continues."""
         self._all[job.name].state = "running"
         self._bars[job.name] = self._progress.add_task(job.name, total=1.0, state="starting")
         if where or not err.is_terminal:
@@ -106,7 +106,7 @@ class GridDisplay:
             )
 
     def _num_running(self) -> int:
-        """Return how many runs go on now."""
+        """Return how many runs there are now."""
         return sum(run.state == "running" for run in self._all.values())
 
     def _done(self, num_parallel: int | None = None) -> tuple[str, str]:

@@ -17,7 +17,7 @@ RUN_MEMORY = 2 << 30  # bytes that a run takes at most, but for nets of 110 laye
 
 
 def default_parallel(num_runs: int, num_gpus: int) -> int:
-    """Return how many runs go on at the same time: one per GPU, else one per core, as far as memory goes.
+    """Return how many runs to train at the same time: one per GPU, else one per core, as far as memory goes.
 
     Two runs of one thread each train more images a second than one run of two threads.
     """
@@ -52,7 +52,7 @@ def run_local(
         num_parallel: processes at the same time.
         num_gpus: how many GPUs they share; 0 for the CPU.
         settings: further arguments of `deepres train`.
-        display: is told of the progress.
+        display: is informed of the progress.
         stop: once asked, the running ones save their state and end, and nothing more is begun.
     """
     outcomes: dict[str, Outcome] = {}

@@ -2,7 +2,7 @@
 
 No storage is shared. A run trains in a temporary folder of its node and sends its files home at each checkpoint, to a
 mailbox on the node of this program, which writes them into the run directory. When a node is lost its runs are
-submitted again, with the files that lie at home, so that they go on from their last checkpoint.
+submitted again, with the files that lie at home, so that they continue from their last checkpoint.
 """
 
 import shutil
@@ -156,7 +156,7 @@ def train_on_node(
 
 
 def changed_files(run_dir: RunDir, sent: dict[str, tuple[int, int]], *, everything: bool = False) -> Files:
-    """Return the files that have changed since they were sent: those that a run goes on from, or all of them.
+    """Return the files that have changed since they were sent: those that a run continues from, or all of them.
 
     Of the checkpoints that is the newest. `sent` is brought up to date.
     """
@@ -194,7 +194,7 @@ def write_files(run_dir: RunDir, files: Files) -> None:
 
 
 def files_to_go_on(run_dir: RunDir) -> Files:
-    """Return what a run needs to go on elsewhere."""
+    """Return what a run needs to continue elsewhere."""
     files = {
         path.name: path.read_bytes() for path in (run_dir.recipe, run_dir.environment, run_dir.log) if path.exists()
     }
@@ -245,7 +245,7 @@ class RayCluster:
     Args:
         address: as `ray.init` takes it; None for $RAY_ADDRESS or the cluster of this machine.
         resources: for each run.
-        notice: is told if no node has them.
+        notice: is given a line if no node has them.
 
     Raises:
         UserError: there is no such cluster.

@@ -1,4 +1,4 @@
-"""How long a grid will go on, from what its runs have measured so far."""
+"""How long a grid will take, from what its runs have measured so far."""
 
 import heapq
 from collections.abc import Iterable, Sequence

@@ -85,7 +85,7 @@ class HubClassifier(
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
-        """Load what `save_pretrained` wrote, from a folder or the Hub; a file that lacks a weight is refused."""
+        """Load what `save_pretrained` wrote, from a folder or the Hub; a file that lacks a weight raises an error."""
         loaded: Self = super().from_pretrained(pretrained_model_name_or_path, **{"strict": True, **kwargs})
         return loaded
 

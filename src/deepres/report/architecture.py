@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
-from deepres.report.style import PAPER_GREY, house_style, new_figure
+from deepres.report.style import PAPER_GRAY, house_style, new_figure
 
 if TYPE_CHECKING:  # at run time it would bring torch along
     from deepres.models.layout import Layout, Shortcut
@@ -81,7 +81,7 @@ def _draw_net(axes: Axes, layout: Layout, center: float) -> None:
         if layer.size != shown:
             left = center - BOX_WIDTH / 2 - 0.12
             text = f"output\nsize {layer.size}"
-            axes.text(left, middle, text, ha="right", va="center", fontsize=8.5, color=PAPER_GREY)
+            axes.text(left, middle, text, ha="right", va="center", fontsize=8.5, color=PAPER_GRAY)
             shown = layer.size
     for shortcut in layout.shortcuts:
         _draw_shortcut(axes, shortcut, center, middles)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from deepres.data.cifar10 import CLASSES
 from deepres.report.answers import Answers
 from deepres.report.curves import seeds
-from deepres.report.style import PAPER_GREY, house_style, net_look, net_name, new_figure, own_points
+from deepres.report.style import PAPER_GRAY, house_style, net_look, net_name, new_figure, own_points
 from deepres.runs.finished import family_of
 from deepres.runs.metrics import BINS, Metrics, Reliability, class_errors, metrics_of_logits, reliability
 from deepres.runs.predictions import Predictions
@@ -109,7 +109,7 @@ def draw_reliability(answers: Sequence[Answers]) -> Figure:
         figure = new_figure(4.6 * len(families), 4.6)
         panels = figure.subplots(1, len(families), sharey=True, squeeze=False)
         for axes, family in zip(panels.flat, families, strict=True):
-            axes.plot([0, 1], [0, 1], "--", color=PAPER_GREY, lw=1, zorder=1)
+            axes.plot([0, 1], [0, 1], "--", color=PAPER_GRAY, lw=1, zorder=1)
             for found in answers:
                 if family_of(found.group.model) != family:
                     continue

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from deepres.report.style import PAPER_GREY, house_style, new_figure
+from deepres.report.style import PAPER_GRAY, house_style, new_figure
 from deepres.report.tables import latex_cell
 from deepres.runs.compare import Comparison, Group, show_p
 
@@ -71,13 +71,13 @@ def draw_groups(groups: Sequence[Group]) -> Figure:
                 ha="center",
                 va="top",
                 fontsize=8.5,
-                color=PAPER_GREY,
+                color=PAPER_GRAY,
             )
         names = [f"{group.name}: {_short(group.text)}\n{group.n} run{'s' if group.n > 1 else ''}" for group in groups]
         axes.set_yticks(range(len(groups)), names)
         axes.set_ylim(len(groups) - 0.4, -0.5)
         axes.set_xlabel("test error at the last step (%)")
-        axes.set_title("dot: a seed; diamond: the mean; line: its 95% interval", fontsize=9, color=PAPER_GREY)
+        axes.set_title("dot: a seed; diamond: the mean; line: its 95% interval", fontsize=9, color=PAPER_GRAY)
         axes.grid(axis="x")
         axes.margins(x=0.08)
     return figure

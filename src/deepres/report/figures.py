@@ -13,7 +13,7 @@ from deepres.report.curves import Curve, average, error_limit, seeds, training_r
 from deepres.report.style import (
     FAMILY_NAMES,
     OUTLINE,
-    PAPER_GREY,
+    PAPER_GRAY,
     add_grid,
     family_look,
     house_style,
@@ -71,7 +71,7 @@ def draw_figure6(groups: Sequence[RunGroup]) -> Figure:
             axes.xaxis.set_major_locator(MaxNLocator(7, steps=(1, 2, 5, 10)))  # 64,000 steps: every 10,000
             axes.yaxis.set_major_locator(MultipleLocator(5 if top <= 30 else top / 4))
             for _, end in groups[0].runs[0].small_images:
-                axes.axvline(end, color=PAPER_GREY, ls=":", lw=1, zorder=1)
+                axes.axvline(end, color=PAPER_GRAY, ls=":", lw=1, zorder=1)
             axes.tick_params(labelleft=True)
             add_grid(axes)
         panels[0].set_ylabel("error (%)")
@@ -87,7 +87,7 @@ def draw_figure6(groups: Sequence[RunGroup]) -> Figure:
 def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
     """Draw the nets of one family."""
     if not curves:
-        axes.text(0.5, 0.5, "no finished runs", transform=axes.transAxes, ha="center", color=PAPER_GREY)
+        axes.text(0.5, 0.5, "no finished runs", transform=axes.transAxes, ha="center", color=PAPER_GRAY)
         return
     handles = []
     for i, curve in enumerate(curves):

@@ -84,7 +84,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class LabelledPictures:
+class LabeledPictures:
     """The wrong test images of one net."""
 
     title: str
@@ -109,7 +109,7 @@ class Page:
     metrics: list[PageTable] = field(default_factory=list)
     """What the answers come to, and the error of each class."""
     calibration: list[PageFigure] = field(default_factory=list)
-    wrong: list[LabelledPictures] = field(default_factory=list)
+    wrong: list[LabeledPictures] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     """What could not be shown, and how to get it."""
 

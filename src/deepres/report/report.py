@@ -27,14 +27,14 @@ from deepres.report.calibration import (
 from deepres.report.curves import seeds, training_remark
 from deepres.report.figures import draw_error_against_compute, draw_error_against_depth, draw_figure6
 from deepres.report.inline import PageFigure, figure6_values, inline_svg
-from deepres.report.page import LabelledPictures, Page, PageTable, Picture
+from deepres.report.page import LabeledPictures, Page, PageTable, Picture
 from deepres.report.responses import JSON_FILE, draw_figure7, read_responses
 from deepres.report.style import write_figure
 from deepres.report.tables import table_csv, table_latex, table_markdown, table_rows
 from deepres.report.unfinished import draw_unfinished
 from deepres.runs.finished import load_runs
 from deepres.runs.groups import RunGroup, group_runs, labels_in_order, recipe_key
-from deepres.runs.statistics import Summary, check_claims, summarise
+from deepres.runs.statistics import Summary, check_claims, summarize
 from deepres.runs.unfinished import UnfinishedRun, read_unfinished
 
 PAGE = "report.html"
@@ -72,7 +72,7 @@ def write_report(
         )
     groups = group_runs(finished)
     labels = labels_in_order(groups)
-    summaries = [summarise(group) for group in groups]
+    summaries = [summarize(group) for group in groups]
     page = Page(finished, skipped, check_claims(groups), table_rows(summaries))
     make_folder(out)
     folder = Folder(out, write_tables(page, out) if finished else [])
@@ -248,7 +248,7 @@ def add_confident_errors(
             figure = draw_confident_errors(found, wrong, test.images)
             folder.written += write_figure(figure, folder.path, f"wrong-{names[label,]}")
             pictures = [Picture(image, test.images[image.index]) for image in wrong]
-            page.wrong.append(LabelledPictures(f"{found.group.model}, recipe {label}", pictures))
+            page.wrong.append(LabeledPictures(f"{found.group.model}, recipe {label}", pictures))
 
 
 def same_images(answers: Answers, test: Split) -> bool:

@@ -64,7 +64,7 @@ STROKES = (
     Stroke(":", "right"),
 )
 
-PAPER_GREY = "#666666"
+PAPER_GRAY = "#666666"
 """What others published, beside our own."""
 
 FAMILY_NAMES = {"plain": "plain", "resnet": "ResNet"}
@@ -122,7 +122,7 @@ def own_points(look: Look, stroke: Stroke = STROKES[0]) -> dict[str, Any]:
 
 def published_points(look: Look) -> dict[str, Any]:
     """Return the line and markers of published numbers, for `Axes.plot`."""
-    return {"marker": look.marker, "ms": 6, "mfc": "white", "color": PAPER_GREY, "lw": 1, "ls": ":", "zorder": 2}
+    return {"marker": look.marker, "ms": 6, "mfc": "white", "color": PAPER_GRAY, "lw": 1, "ls": ":", "zorder": 2}
 
 
 OUTLINE = [withStroke(linewidth=2.5, foreground="white")]

@@ -61,13 +61,13 @@ class Summary:
         return None if self.paper is None else self.mean - self.paper
 
 
-def summarise(group: RunGroup) -> Summary:
+def summarize(group: RunGroup) -> Summary:
     """Return the statistics of runs that differ in their seed alone.
 
     Example:
         >>> import deepres
         >>> groups = deepres.group_runs(deepres.load_runs(["results"])[0])
-        >>> summary = deepres.summarise(groups[0])
+        >>> summary = deepres.summarize(groups[0])
         >>> summary.n == len(groups[0].runs)
         True
     """

@@ -19,7 +19,7 @@ from deepres.training.nets import build_net
 from deepres.training.progress import Reporter
 from deepres.training.sets import Sets
 
-SAME_BITS = ("device", "device_name", "num_threads", "torch")  # must be the same for a run to go on bit-identical
+SAME_BITS = ("device", "device_name", "num_threads", "torch")  # must be the same for a run to continue bit-identical
 
 
 def claim(
@@ -114,7 +114,7 @@ def settle(
     if last and last.backend and last.backend != backend:
         backend = last.backend
         reporter.notice(
-            f"going on with the backend {backend}, as the run began: --backend {choice.backend} is faster "
+            f"continuing with the backend {backend}, as the run began: --backend {choice.backend} is faster "
             "(other rounding)"
         )
     return replace(config, precision=choice.precision, backend=backend)
@@ -130,7 +130,7 @@ def last_start(run_dir: RunDir) -> Environment | None:
 
 
 def finished_result(run_dir: RunDir, target: int) -> Result | None:
-    """Return the result of a run that has already taken `target` steps, else None: it is to go on.
+    """Return the result of a run that has already taken `target` steps, else None: it is to continue.
 
     Raises:
         UserError: result.json is damaged.

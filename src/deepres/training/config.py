@@ -28,7 +28,7 @@ class RunConfig:
     """"auto", "float32" or "bfloat16"."""
     backend: str = "auto"
     """"auto", "fused", "compiled" or "eager", see `deepres.backends`. It determines the rounding and nothing else, so
-    that a run may go on with another one."""
+    that a run may continue with another one."""
     workers: int = 1
     """Processes among which each mini-batch is divided; batch statistics are those of each share."""
     evaluate_every: int | None = None

@@ -14,8 +14,8 @@ from deepres.runs.directory import Row
 class Events:
     """Writes rows as TensorBoard events, begun anew in one file: what a killed start wrote is among the rows.
 
-    Nothing depends on them: where TensorBoard is not installed there are none, and where it fails the run goes on
-    without.
+    Nothing depends on them: where TensorBoard is not installed there are none, and where it fails the run
+    continues without.
 
     Args:
         folder: where to write.
@@ -57,4 +57,4 @@ class Events:
 
     def _fail(self, error: Exception) -> None:
         self._writer = None
-        self._notice(f"no TensorBoard events ({first_line(error)}): going on without them")
+        self._notice(f"no TensorBoard events ({first_line(error)}): continuing without them")

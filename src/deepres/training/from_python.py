@@ -30,7 +30,7 @@ def train(
     evaluate_every: int | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Train a net in a run directory, or go on with the run that was begun there; return its result.json.
+    """Train a net in a run directory, or continue the run that was begun there; return its result.json.
 
     Args:
         model: a name such as "resnet20"; a module, whose weights are the first ones; or what makes a module of the
@@ -44,9 +44,9 @@ def train(
         device: "auto", "cpu" or "cuda".
         precision: "auto", "float32" or "bfloat16".
         backend: "auto", "fused", "compiled" or "eager".
-        max_steps: stop after so many steps of the schedule; a later call goes on from there.
+        max_steps: stop after so many steps of the schedule; a later call continues from there.
         evaluate_every: epochs from one evaluation to the next; None: as the run was begun, or else 1.
-        reporter: is told of the progress.
+        reporter: is informed of the progress.
 
     Raises:
         UserError: an unknown name, or another configuration was begun in the directory.

@@ -1,13 +1,8 @@
 """Several processes that train one net: each computes a share of every mini-batch, gradients are summed over gloo."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from datetime import timedelta
-from types import FrameType
 from typing import Any
 
 import torch
@@ -17,7 +12,6 @@ from torch import Tensor
 from deepres.errors import UserError
 
 TIMEOUT = timedelta(minutes=10)  # longer than anything one process does while the others wait
-GRACE_SECONDS = 30.0  # for the others to end when one has died
 
 
 class LostWorkerError(UserError):
@@ -29,8 +23,8 @@ class LostWorkerError(UserError):
 class Group:
     """The processes of a run. By default this one alone.
 
-    Process 0 owns the run directory and speaks to the user; the others compute. Launch them with `--workers`, or with
-    torchrun, whose environment variables `join` reads.
+    Process 0 owns the run directory and speaks to the user; the others compute. torchrun starts them, and `join` reads
+    the environment variables that it sets.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -38,19 +32,17 @@ class Group:
         self.size = size
 
     @staticmethod
-    def join(workers: int | None, device: torch.device) -> "Group":
+    def join(device: torch.device) -> "Group":
         """Join the group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe; alone if they are not set.
 
         Raises:
-            UserError: `workers` contradicts WORLD_SIZE, or a group was asked for on another device than the CPU.
+            UserError: there are several processes on another device than the CPU, or they do not find one another.
         """
         size = world_size()
         if size is None:
             return Group()
-        if workers is not None and workers != size:
-            raise UserError(f"--workers {workers} contradicts WORLD_SIZE {size}: leave one of them out")
         if size > 1 and device.type != "cpu":
-            raise UserError("several workers train on CPUs only: give --device cpu, or --workers 1")
+            raise UserError("several workers train on CPUs only: give --device cpu, or run one process")
         try:
             dist.init_process_group("gloo", timeout=TIMEOUT)
         except (RuntimeError, ValueError) as error:
@@ -112,58 +104,20 @@ def world_size() -> int | None:
     return int(value)
 
 
-def launch(workers: int, device: torch.device) -> int:
-    """Run this very command in `workers` processes, with the environment variables that torchrun would set.
+def count_workers(asked: int | None, arguments: str) -> int:
+    """Return the number of processes that train together: as many as torchrun has started, else this one.
 
-    Returns the exit code once all have ended: the first above 0. When one worker dies the others notice within
-    seconds and end, for half a step is not worth saving; whatever still runs half a minute later is ended.
+    Args:
+        asked: how many the user wants; None: as many as there are.
+        arguments: the command line after the program's name, for the error.
 
     Raises:
-        UserError: on another device than the CPU.
+        UserError: there are not as many as were asked for.
     """
-    if device.type != "cpu":
-        raise UserError("several workers train on CPUs only: give --device cpu, or --workers 1")
-    # The store finds a free port by itself.
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    shared = {
-        "WORLD_SIZE": str(workers),
-        "LOCAL_WORLD_SIZE": str(workers),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is here, not in worker 0
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // workers))),
-    }
-    command = [sys.executable, *sys.orig_argv[1:]]
-    processes = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(workers)
-    ]
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        for process in processes:
-            process.send_signal(number)
-
-    # Ctrl-C reaches the workers by itself: a terminal sends it to all processes in the foreground.
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, forward)
-    try:
-        while all(process.poll() is None for process in processes):
-            time.sleep(0.1)
-        failed = any(process.poll() for process in processes)
-        deadline = time.monotonic() + GRACE_SECONDS
-        hanging = set()
-        for rank, process in enumerate(processes):
-            try:
-                # Those that end well have nothing left to do, while the first still evaluates and writes.
-                process.wait(max(0.0, deadline - time.monotonic()) if failed else None)
-            except subprocess.TimeoutExpired:
-                hanging.add(rank)
-                process.kill()
-                process.wait()
-    finally:
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), previous, strict=True):
-            signal.signal(number, handler)
-    for rank, process in enumerate(processes):
-        if process.returncode < 0 and rank not in hanging:
-            name = signal.Signals(-process.returncode).name
-            raise LostWorkerError(f"worker {rank} was killed by {name}: run the same command to go on")
-    return next((process.returncode for process in processes if process.returncode > 0), 0)
+    size = world_size()
+    if size is None and (asked or 1) > 1:
+        command = f"torchrun --standalone --nproc-per-node {asked} -m deepres {arguments}"
+        raise UserError(f"--workers {asked}: torchrun starts the processes; run `{command}`")
+    if size is not None and asked not in (None, size):
+        raise UserError(f"--workers {asked} contradicts WORLD_SIZE {size}: leave one of them out")
+    return size or 1

@@ -58,13 +58,13 @@ class Reporter:
 
 
 class JsonReporter(Reporter):
-    """Writes what it is told as JSON objects, one a line, for the program that started the run.
+    """Writes each event as a JSON object, one a line, for the program that started the run.
 
     Each has "event", the name of the method, and the method's arguments. If that program has gone, so that nobody
     reads any more, the run is asked to save its state and end, as by SIGTERM.
     """
 
-    STEP_SECONDS = 0.5  # steps in between are not told
+    STEP_SECONDS = 0.5  # steps in between are not written
 
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream

@@ -38,23 +38,23 @@ def train(
     reporter: Reporter | None = None,
     group: Group | None = None,
 ) -> dict[str, Any]:
-    """Train a net in a run directory, or go on with the run that was begun there; return its result.json.
+    """Train a net in a run directory, or continue the run that was begun there; return its result.json.
 
     Args:
         config: what to train and how.
         data: training and test images with the names of their classes, see `deepres.data.datasets.load_data`.
         path: the run directory; created if missing.
         device: where to compute.
-        max_steps: stop after so many steps of the schedule, which stays as it is; a later call goes on from there.
+        max_steps: stop after so many steps of the schedule, which stays as it is; a later call continues from there.
         checkpoint_minutes: time between checkpoints; each evaluation is followed by one in any case.
-        reporter: is told of the progress.
+        reporter: is informed of the progress.
         group: the processes that train together; every one of them calls this function with the same arguments.
             Process 0 does all that is said here, the others compute their shares and return an empty dictionary.
 
     Raises:
         UserError: another process holds the directory, or another configuration was begun in it.
         DivergedError: a loss or a weight is not finite.
-        LostWorkerError: another process of the group died; the last checkpoint is what the run goes on from.
+        LostWorkerError: another process of the group died; the run continues from the last checkpoint.
         InterruptedRun: SIGINT or SIGTERM arrived; the state is saved.
     """
     keep_freed_memory()

@@ -164,17 +164,17 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
         ) from None
     if metadata.get("format") != FORMAT:
         return tensors, {}
-    told: dict[str, Any] = {key: metadata[key] for key in ("model", "option", "num_classes") if key in metadata}
-    if missing := {"model", "option", "num_classes"} - told.keys():
+    stated: dict[str, Any] = {key: metadata[key] for key in ("model", "option", "num_classes") if key in metadata}
+    if missing := {"model", "option", "num_classes"} - stated.keys():
         raise UserError(
             f"{path} does not fit its net {metadata.get('model')}: its header lacks {sorted(missing)[0]!r}"
         )
     if "classes" in metadata:
         try:
-            told["classes"] = json.loads(metadata["classes"])
+            stated["classes"] = json.loads(metadata["classes"])
         except ValueError:
             raise UserError(f"{path} is damaged: its class names are no JSON") from None
-    return tensors, told
+    return tensors, stated
 
 
 def _read_torch(path: Path) -> Any:
@@ -199,7 +199,7 @@ def _is_plain_data(name: str) -> bool:
 
 
 def _blocked(name: str | None) -> str:
-    way_out = "and is refused: save its state_dict() alone, where you trust it"
+    way_out = "and is not loaded: save its state_dict() alone, where you trust it"
     if name is None:
         return f"something that is no tensor or plain data, {way_out}"
     if re.search(r"torch\.nn\.|\.models?\.|[Nn]et", name):

@@ -98,24 +98,24 @@ def find_net(path: Path) -> FoundNet:
     found = min(fits, key=lambda net: ("ema" in net.prefix.lower(), net.prefix.count(".")))
     base = found.prefix.removesuffix("net.")  # where a classifier has its normalisation and description
     own = {key: tensors.get(f"{base}{key}") for key in ("mean", "std", "_extra_state")}
-    told = {**_config_beside(path), **read_extra_state(own["_extra_state"]), **metadata}
-    normalization = _normalization(own["mean"], own["std"], path, told.get("model"))
+    stated = {**_config_beside(path), **read_extra_state(own["_extra_state"]), **metadata}
+    normalization = _normalization(own["mean"], own["std"], path, stated.get("model"))
     check_values(found.state, f"{path} holds")
-    _check_description(told, found, path)
+    _check_description(stated, found, path)
     if normalization is None and metadata:
         raise UserError(f"{path} does not fit its net {metadata['model']}: it lacks 'mean' or 'std'")
     used = {found.prefix + key for key in _our_keys(tensors, found)}
-    used |= {f"{base}{key}" for key in own} if told or normalization else set()
+    used |= {f"{base}{key}" for key in own} if stated or normalization else set()
     try:
-        classes = check_classes(told["classes"], found.num_classes) if told.get("classes") else None
+        classes = check_classes(stated["classes"], found.num_classes) if stated.get("classes") else None
     except UserError as fault:
         raise UserError(f"{path} is damaged: {fault}") from None
     return replace(
         found,
-        name=told.get("model"),
+        name=stated.get("model"),
         normalization=normalization,
         classes=classes,
-        title=title if isinstance(title := told.get("name"), str) else "",
+        title=title if isinstance(title := stated.get("name"), str) else "",
         left_over=tuple(key for key in tensors if key not in used),
     )
 
@@ -136,11 +136,11 @@ def _our_keys(tensors: State, found: FoundNet) -> Iterator[str]:
             yield key.removeprefix(found.prefix)
 
 
-def _check_description(told: Mapping[str, Any], found: FoundNet, path: Path) -> None:
+def _check_description(stated: Mapping[str, Any], found: FoundNet, path: Path) -> None:
     """Raise the error for weights that are not of the net that the file names."""
-    if (name := told.get("model")) is None:
+    if (name := stated.get("model")) is None:
         return
-    option, count = told.get("option", "A"), str(told.get("num_classes", found.num_classes))
+    option, count = stated.get("option", "A"), str(stated.get("num_classes", found.num_classes))
     if (parts := parse_name(name)) is None:
         raise UserError(f"{path} does not fit its net {name}: there is no such net")
     residual, depth, width = parts
@@ -273,7 +273,7 @@ def unpruned(tensors: State) -> State:
     return whole
 
 
-def summarise(keys: Sequence[str], shown: int = 4) -> str:
+def summarize(keys: Sequence[str], shown: int = 4) -> str:
     """Write keys in a few words: a part that has many as "ema.* (116)", and of the rest the first ones."""
     roots = Counter(key.partition(".")[0] for key in keys)
     words = [f"{root}.* ({count})" for root, count in roots.items() if count > shown]

@@ -31,7 +31,7 @@ def build_zoo(paths: Iterable[Path], folder: Path, test: Split, notice: Callable
         paths: run directories, or folders that hold some; what has not finished is left out with a notice.
         folder: the zoo.
         test: the test images, on which each new file is evaluated before it is let in.
-        notice: is told what was done.
+        notice: is given a line on what was done.
 
     Raises:
         UserError: there is no finished run, runs of one name differ in more than their seed, or weights are
@@ -145,12 +145,12 @@ def make_card(name: str, runs: Sequence[FinishedRun], classifier: PixelClassifie
 
 def train_command(run: FinishedRun) -> str:
     """Return the command that trains this run again anywhere: without the folders of the machine it was made on."""
-    words = ["deepres", "train", run.model, "--recipe", run.recipe, "--seed", str(run.seed)]
+    workers = run.record.workers
+    words = ["torchrun", "--standalone", "--nproc-per-node", str(workers), "-m"] if workers != 1 else []
+    words += ["deepres", "train", run.model, "--recipe", run.recipe, "--seed", str(run.seed)]
     words += ["--option", run.option] if run.option != "A" else []
     words += ["--split", run.split] if run.split != "50k" else []
     fraction = run.record.data.fraction
     words += ["--fraction", f"{fraction:g}"] if fraction != 1 else []
     words += ["--precision", run.precision]
-    workers = run.record.workers
-    words += ["--workers", str(workers)] if workers != 1 else []
     return shlex.join(words)

@@ -96,7 +96,7 @@ def get_weights(card: Card, folder: str | Path | None = None, url: str | None = 
             DEEPRES_ZOO_URL.
 
     Raises:
-        UserError: the file is damaged, cannot be had, or there is no address to have it from.
+        UserError: the file is damaged, cannot be downloaded, or there is no address to download it from.
     """
     if path := find_weights(card, folder):
         if file_sha256(path) != card.sha256:
@@ -125,9 +125,9 @@ def download(address: str, path: Path, sha256: str) -> Path:
         )
     except requests.RequestException as error:
         reason = str(error) if isinstance(error, requests.HTTPError) else type(error).__name__
-        raise UserError(f"{address} cannot be had ({reason}): mend DEEPRES_ZOO_URL, or try again later") from None
+        raise UserError(f"could not download {address} ({reason}): fix DEEPRES_ZOO_URL, or try again later") from None
     except ValueError:  # pooch's, for a wrong checksum
-        raise UserError(f"{address} is refused: its sha256 is not the card's") from None
+        raise UserError(f"{address} has another sha256 than its card says: it is not used") from None
     return path
 
 

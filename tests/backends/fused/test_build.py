@@ -13,17 +13,17 @@ from deepres.backends.fused.build import KernelsUnavailable, load_kernels
 
 
 @pytest.fixture
-def empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(kernels, "user_cache_path", lambda name: tmp_path / name)
-    return tmp_path / "deepres" / "kernels"
+def empty_cache(user_cache):
+    kernels = user_cache / "kernels"
+    kernels.unlink()
+    return kernels
 
 
-def make_compiler(path, monkeypatch, body):
+def make_compiler(path, monkeypatch, body, shell="/bin/sh"):
     """A compiler that tells its version and then does what the shell commands of `body` say."""
-    path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo 1.0 && exit 0\n{body}\n')
+    path.write_text(f'#!{shell}\n[ "$1" = --version ] && echo 1.0 && exit 0\n{body}\n')
     path.chmod(0o755)
-    monkeypatch.setattr(kernels, "find_compiler", lambda: str(path))
+    monkeypatch.setenv("CXX", str(path))
 
 
 @needs_float32
@@ -43,10 +43,13 @@ def test_why_there_are_no_kernels(tmp_path, monkeypatch, empty_cache):
     with pytest.raises(KernelsUnavailable, match="the compiled kernels do not load: "):
         load_kernels("float32")
 
-    monkeypatch.setattr(kernels, "find_compiler", lambda: str(tmp_path / "absent"))
-    with pytest.raises(KernelsUnavailable, match="absent does not run: No such file"):
+    make_compiler(tmp_path / "broken", monkeypatch, "", shell=tmp_path / "absent")
+    with pytest.raises(KernelsUnavailable, match="broken does not run: No such file"):
         load_kernels("float32")
-    monkeypatch.setattr(kernels, "find_compiler", lambda: None)
+
+
+@needs_float32
+def test_without_a_compiler(empty_cache, no_compiler, monkeypatch):
     with pytest.raises(KernelsUnavailable, match=r"there is no C\+\+ compiler"):
         load_kernels("float32")
     avx512 = dict.fromkeys(("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq"), True)
@@ -85,7 +88,7 @@ def test_the_kernels_compile_for_every_processor(processor, precision, size, tmp
 @needs_float32
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(kernels, "user_cache_path", lambda name: tmp_path / "file" / name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(KernelsUnavailable, match=r"cannot write to .*file.*: Not a directory"):
         load_kernels("float32")
 

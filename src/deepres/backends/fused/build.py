@@ -2,7 +2,7 @@
 
 The kernels run on the OpenMP threads of the process. Torch's libgomp is loaded before and has the name that the
 compiled kernels ask for, so both share one pool of threads; where torch brings a runtime of another name there are
-two pools, of which one sleeps while the other works. Every kernel is told the number of threads.
+two pools, of which one sleeps while the other works. Every kernel is given the number of threads.
 """
 
 import ctypes
@@ -34,12 +34,12 @@ AMX = ("amx_tile", "amx_bf16")
 ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18  # Linux on x86-64, for the state of AMX's tiles
 
 
-class KernelsUnavailable(Exception):  # noqa: N818 (it is no error: training goes on without the kernels)
-    """The kernels cannot be had; the message is one line that says why."""
+class KernelsUnavailable(Exception):  # noqa: N818 (it is no error: training continues without the kernels)
+    """The kernels are not available; the message is one line that says why."""
 
 
 def kernels_error(reason: str) -> UserError:
-    """Return the error for kernels that were asked for and cannot be had."""
+    """Return the error for kernels that were asked for and are not available."""
     return UserError(f"the fused kernels do not work here ({reason}): give --backend compiled or eager")
 
 

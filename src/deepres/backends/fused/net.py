@@ -43,7 +43,7 @@ class FusedNet:
         capacity: the most images of one `forward_backward`; memory is proportional to it.
 
     Raises:
-        KernelsUnavailable: the model is not supported (see `why_unsupported`), or the kernels cannot be had.
+        KernelsUnavailable: the model is not supported (see `why_unsupported`), or the kernels are not available.
     """
 
     name = "fused"
