@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 from deepres.runs.directory import RunDir
 
 EPOCHS = "DEEPRES_EXAMPLE_EPOCHS"
-SETTINGS = ["--precision", "float32", "--backend", "eager"]
+SETTINGS = ["--precision", "float32", "--backend", "eager", "--checkpoint-minutes", "0"]
 KILL_AFTER = 10  # steps, of which an epoch has five
 RESUMED = r"{}: resuming .* after step ([0-9,]+)"
 TIMES = ("seconds", "images_per_second")
