@@ -24,7 +24,7 @@ from deepres.data.cifar10 import Cifar10, Split, load_cifar10
 from deepres.runs.directory import RunDir
 
 HERE = Path(__file__).resolve()
-SETTINGS = ["--precision", "float32", "--backend", "eager"]
+SETTINGS = ["--precision", "float32", "--backend", "eager", "--checkpoint-minutes", "0"]
 KILL_AFTER = 10  # steps, of which an epoch has five
 RESUMED = r"{}: resuming .* after step ([0-9,]+)"
 TIMES = ("seconds", "images_per_second")

@@ -6,10 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-from deepres.backends.build import build_backend, check_backend, why_not_fused
+from deepres.backends.build import build_backend, check_backend, plain_backend, why_not_fused
 from deepres.backends.device import resolve_device
 from deepres.backends.fused.build import KernelsUnavailable
-from deepres.backends.torch_backend import TorchBackend
+from deepres.backends.torch_backend import LOSS_SCALE, TorchBackend
 from deepres.errors import UserError
 from deepres.models import build_model
 from deepres.recipes.named import fast, one_cycle, paper
@@ -166,3 +166,46 @@ def test_speed_is_measured():
     assert speed.scaled(4).train == speed.train / 4
     assert speed.precision == "float32"
     assert speed.backend in ("fused", "compiled", "eager")
+
+
+class TinyNet(torch.nn.Module):
+    """With gradients of activations that float16 does not tell from zero."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+        self.fc = torch.nn.Linear(4, 10)
+        self.fc.weight.data.mul_(1e-5)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).mean(dim=(2, 3)))
+
+
+def test_float16_computes_the_gradients_of_a_multiple_of_the_loss():
+    images, labels = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(8)
+    losses, gradients = {}, {}
+    for precision in ("float32", "float16"):
+        net = TinyNet()
+        losses[precision], wrong = build_backend("eager", net, CPU, precision, 8, pytest.fail).forward_backward(
+            images, labels
+        )
+        assert wrong.dtype == torch.int64
+        gradients[precision] = {name: p.grad for name, p in net.named_parameters()}
+    assert losses["float16"].item() == pytest.approx(losses["float32"].item(), rel=1e-3)
+    for name, gradient in gradients["float16"].items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - gradients["float32"][name]).norm() < 0.02 * gradient.norm()
+
+    # By hand, to the last bit: the scaled gradients, divided. And without the scale they are not there.
+    for scale, there in ((LOSS_SCALE, True), (1.0, False)):
+        net = TinyNet()
+        with torch.autocast("cpu", dtype=torch.float16):
+            logits = net(images.contiguous(memory_format=torch.channels_last))
+        (torch.nn.functional.cross_entropy(logits.float(), labels) * scale).backward()
+        assert torch.equal(net.conv.weight.grad / scale, gradients["float16"]["conv.weight"]) == there
+
+
+def test_a_gpu_computes_plainly_however_long_the_run():
+    assert plain_backend(10**6, torch.device("cuda"), pytest.fail) == "eager"
+    assert plain_backend(10, CPU, pytest.fail) == "eager"

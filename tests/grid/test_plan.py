@@ -34,6 +34,17 @@ def test_a_variant_has_a_name_and_arguments_of_its_own(tmp_path):
     assert job.num_images == 64_000 * 128
 
 
+def test_evaluations_are_as_often_as_asked(tmp_path):
+    (job,) = plan_grid(["plain20"], [paper()], [0], tmp_path, evaluate_every=4)
+    assert job.config.evaluate_every == 4
+    run_dir = RunDir(write_run(job.path, "plain20"))  # which was evaluated after each epoch
+    assert not job.is_finished()
+    (job,) = plan_grid(["plain20"], [paper()], [0], tmp_path)
+    assert job.is_finished()
+    change_json(run_dir.recipe, evaluation={"set": "test", "every": 4, "precision": "float32"})
+    assert job.is_finished()  # however it was begun
+
+
 @pytest.mark.parametrize(
     ("text", "seeds"),
     [("1", [0]), ("3", [0, 1, 2]), ("5-5", [5]), ("0,2,5-7", [0, 2, 5, 6, 7]), ("4, 1,4", [4, 1]), (" 3 ", [0, 1, 2])],

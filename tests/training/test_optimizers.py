@@ -9,7 +9,9 @@ from deepres.recipes.named import one_cycle, paper
 from deepres.recipes.recipe import Adam as AdamRule
 from deepres.recipes.recipe import Muon as MuonRule
 from deepres.seeding import Stream, derive_generator
-from deepres.training.optimizers import SGD, Adam, Muon, ParamGroup, build_optimizers, orthogonalize
+from deepres.training.muon import Muon, StackedMuon, orthogonalize
+from deepres.training.optimizer import ParamGroup
+from deepres.training.optimizers import SGD, Adam, build_optimizers
 
 MUON = MuonRule(learning_rate=0.05, momentum=0.8)
 
@@ -24,7 +26,7 @@ def test_sgd_against_its_formula(make_recipe, decay, nesterov):
     velocity = {name: torch.zeros_like(p) for name, p in expected.items()}
     for step in range(3):
         for group in optimizer.groups:
-            group.lr = 0.1
+            group.lr.fill_(0.1)
         for name, p in model.named_parameters():
             p.grad = torch.full_like(p, 0.01 * (step + 1))
             gradient = 0.01 * (step + 1) + decay * expected[name]
@@ -45,7 +47,8 @@ def test_sgd_takes_the_steps_of_torchs_bit_for_bit_and_goes_on_from_its_state(mo
     generator = torch.Generator().manual_seed(0)
 
     def new_optimizer():
-        group = ParamGroup(list(model.parameters()), peak_lr=0.1, weight_decay=0.01, lr=0.1)
+        group = ParamGroup(list(model.parameters()), peak_lr=0.1, weight_decay=0.01)
+        group.lr.fill_(0.1)
         return SGD([group], momentum=momentum, nesterov=nesterov)
 
     def same_step(ours):
@@ -107,7 +110,9 @@ def test_adam_takes_the_steps_of_torchs_bit_for_bit_and_goes_on_from_its_state()
     theirs = torch.optim.Adam(torchs, lr=0.01, betas=(0.9, 0.99), eps=1e-10, fused=True)
 
     def new_optimizer():
-        return Adam([ParamGroup(params, peak_lr=0.01, lr=0.01)], betas=(0.9, 0.99), eps=1e-10)
+        adam = Adam([ParamGroup(params, peak_lr=0.01)], betas=(0.9, 0.99), eps=1e-10)
+        adam.set_rate(0.3, highest=0.3)
+        return adam
 
     def same_step(ours):
         for p, other in zip(params, torchs, strict=True):
@@ -151,7 +156,7 @@ def test_muon_against_torchs_own():
     start *= 4 / start.norm()
     filters, matrix = start.clone().requires_grad_(), start.flatten(1).clone().requires_grad_()
     ours = Muon([filters], peak_lr=0.1, momentum=0.8)
-    ours.groups[0].lr = 0.1
+    ours.set_rate(1.0, highest=1.0)
     theirs = torch.optim.Muon([matrix], lr=0.1, momentum=0.8, weight_decay=0.0, adjust_lr_fn="original")
     velocity = torch.zeros_like(start)
     for _ in range(3):
@@ -167,16 +172,48 @@ def test_muon_against_torchs_own():
         torch.testing.assert_close(filters.detach().flatten(1), matrix.detach(), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("kind", [Muon, StackedMuon])
 @pytest.mark.parametrize(("shape", "norm"), [((32, 16, 3, 3), 32**0.5), ((32, 16, 1, 1), 16**0.5)])
-def test_muon_keeps_filter_banks_at_one_norm_and_turns_them_by_the_rate(shape, norm):
+def test_muon_keeps_filter_banks_at_one_norm_and_turns_them_by_the_rate(shape, norm, kind):
     """A convolution, and the projection of a shortcut, whose matrix has more rows than columns."""
     generator = torch.Generator().manual_seed(0)
     banks = [torch.randn(shape, generator=generator) * scale for scale in (0.01, 1, 100)]
-    optimizer = Muon(banks, peak_lr=0.05, momentum=0.9)
-    optimizer.groups[0].lr = 0.05
+    optimizer = kind(banks, peak_lr=0.05, momentum=0.9)
+    optimizer.set_rate(1.0, highest=1.0)
     for bank in banks:
         bank.grad = torch.randn(bank.shape, generator=generator) * 1e-4
     before = [bank / bank.norm() * norm for bank in banks]
     optimizer.step()
     for bank, old in zip(banks, before, strict=True):
         assert (bank - old).norm() / old.norm() == pytest.approx(0.05, rel=0.3)  # singular values are 0.7 to 1.2
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("name", "option"), [("resnet20", "C"), ("plain20", "A")])
+def test_muon_in_one_stack_is_muon(name, option, channels_last):
+    """Banks of all shapes, 1x1 projections among them; and each goes on from the other's state."""
+    generator = torch.Generator().manual_seed(0)
+    models = [build_model(name, option=option, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
+    if channels_last:
+        models = [model.to(memory_format=torch.channels_last) for model in models]
+    recipe = replace(one_cycle(), muon=MUON)
+    optimizers = [build_optimizers(recipe, models[i], stacked=bool(i))[0] for i in range(2)]
+    assert [type(optimizer) for optimizer in optimizers] == [Muon, StackedMuon]
+    banks = [optimizer.groups[0].params for optimizer in optimizers]
+    for step in range(6):
+        if step == 3:
+            states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
+            for optimizer, state in zip(optimizers, reversed(states), strict=True):
+                optimizer.load_state_dict(state)
+        for one, other in zip(*banks, strict=True):
+            one.grad = torch.empty_like(one).copy_(torch.randn(one.shape, generator=generator))
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.set_rate(0.1 * (step + 1), highest=1.0)
+            optimizer.step()
+    for one, other in zip(*banks, strict=True):
+        assert one.stride() == other.stride()
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    buffers = [optimizer.tensors() for optimizer in optimizers]
+    for one, other in zip(*buffers, strict=True):
+        torch.testing.assert_close(one, other)

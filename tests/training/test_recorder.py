@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tiny_run import tiny_recipe
 from torch import nn
 
+from deepres.backends.accelerator import Accelerator
 from deepres.data.splits import stratified_split, stratified_subset
 from deepres.errors import UserError
 from deepres.runs.directory import RunDir
@@ -123,8 +124,13 @@ def test_a_run_needs_no_tensorboard(tmp_path, tiny_data, monkeypatch, broken):
     )
 
 
-@pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_a_run_that_is_resumed_on_a_gpu_says_that_it_is_not_bit_identical(tmp_path, tiny_data, monkeypatch, kind):
+@pytest.mark.parametrize(
+    ("kind", "backend", "exact"),
+    [("cpu", "eager", True), ("cuda", "eager", True), ("cuda", "compiled", False), ("xpu", "eager", False)],
+)
+def test_a_run_that_is_resumed_says_where_it_is_not_bit_identical(
+    tmp_path, tiny_data, monkeypatch, kind, backend, exact
+):
     train(config(), tiny_data, tmp_path, device=CPU, max_steps=1)
 
     class Trainer:
@@ -140,8 +146,10 @@ def test_a_run_that_is_resumed_on_a_gpu_says_that_it_is_not_bit_identical(tmp_pa
     record = RunRecord.from_json(json.loads(run_dir.recipe.read_text()), run_dir.recipe)
     decode = recorders.decode_state
     monkeypatch.setattr(recorders, "decode_state", lambda content, device: decode(content, CPU))
-    assert Recorder(config(), record, Trainer(), None, run_dir, reporter, 5.0).resume() is not None
-    assert any("not bit-identical" in line for line in reporter.notices) == (kind == "cuda")
+    monkeypatch.setattr(Accelerator, "of", lambda device: Accelerator(device.type, "some device"))
+    settled = config(backend=backend)
+    assert Recorder(settled, record, Trainer(), None, run_dir, reporter, 5.0).resume() is not None
+    assert any("not bit-identical" in line for line in reporter.notices) == (not exact)
 
 
 def test_a_fraction_trains_on_fewer_images_and_the_same_test_set(tmp_path, tiny_data):

@@ -73,6 +73,7 @@ def test_killed_again_and_again(tmp_path, cifar10_dir, precision_and_reference):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_prints_the_resume_command(tmp_path, cifar10_dir, uninterrupted, number):
     arguments = ("train", "resnet8", *TINY, "--precision", "float32", "--run-dir", tmp_path)
+    arguments += ("--checkpoint-minutes", "0")
     code, stderr = kill_when(command(*arguments), environment(cifar10_dir), lambda: newest_step(tmp_path) >= 7, number)
     assert code == 128 + number
     last = stderr.strip().splitlines()[-1]
@@ -89,7 +90,7 @@ def test_a_signal_saves_and_prints_the_resume_command(tmp_path, cifar10_dir, uni
 def interrupted_copy(path, data):
     """Stop a run after step 20, in the fourth epoch; its checkpoints are those of steps 19 and 20."""
     with pytest.raises(InterruptedRun):
-        train(config(), data, path, device=CPU, reporter=InterruptAt(20))
+        train(config(), data, path, device=CPU, reporter=InterruptAt(20), checkpoint_minutes=0)
     assert not RunDir(path).result.exists()
     return sorted(RunDir(path).checkpoints.iterdir())
 

@@ -31,6 +31,7 @@ from deepres.recipes.recipe import LowResolution
 from deepres.runs.directory import RunDir, checkpoint_step
 from deepres.runs.predictions import Predictions
 from deepres.seeding import Stream, derive_generator
+from deepres.training.checkpoint import decode_state, encode_state
 from deepres.training.progress import JsonReporter
 from deepres.training.train import InterruptedRun, load_sets, train
 from deepres.weights.evaluate import predict_logits
@@ -137,13 +138,17 @@ def test_max_steps_stops_early_and_a_later_call_goes_on(tmp_path, tiny_data, uni
 
 
 def test_max_steps_at_an_epochs_end_whose_checkpoint_is_left(tmp_path, tiny_data, uninterrupted):
-    """As after a kill in the next epoch: the epoch has its row, and its sums are gone."""
-    train(config(), tiny_data, tmp_path, device=CPU, max_steps=8, checkpoint_minutes=60)
+    """As older versions wrote it after an evaluation: the epoch has its row, and its sums are gone."""
+    train(config(), tiny_data, tmp_path, device=CPU, max_steps=8, checkpoint_minutes=0)
     run_dir = RunDir(tmp_path)
     newest, left = run_dir.checkpoint_paths()
     assert checkpoint_step(left) == 7
-    newest.unlink()
-    run_dir.result.unlink()
+    state = decode_state(left.read_bytes(), CPU)
+    state["rows"] = run_dir.read_metrics()[:1]
+    state["trainer"]["totals"] = [0.0, 0, 0]
+    for path in (newest, left, run_dir.result):
+        path.unlink()
+    run_dir.write_checkpoint(7, encode_state(state))
     result = train(config(), tiny_data, tmp_path, device=CPU, max_steps=7)
     rows, all_rows = run_dir.read_metrics(), RunDir(uninterrupted).read_metrics()
     assert [without_times(row) for row in rows] == [without_times(row) for row in all_rows[:1]]
@@ -285,9 +290,9 @@ def test_a_diverging_run_names_its_last_good_checkpoint(tmp_path, tiny_data):
     from deepres.training.trainer import DivergedError
 
     wild = replace(tiny_recipe(), schedule=StepDecay((8,), 1e9))
-    with pytest.raises(DivergedError, match=r"the last good checkpoint is .*step-00000007-") as raised:
-        train(config(recipe=wild), tiny_data, tmp_path, device=CPU)
-    assert newest_step(tmp_path) == 7
+    with pytest.raises(DivergedError, match=r"the last good checkpoint is .*step-00000009-") as raised:
+        train(config(recipe=wild), tiny_data, tmp_path, device=CPU, checkpoint_minutes=0)
+    assert newest_step(tmp_path) == 9  # whose weights are huge, and finite
     assert "learning rate 2e+08" in str(raised.value)
 
 

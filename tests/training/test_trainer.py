@@ -135,7 +135,7 @@ def test_every_optimizer_follows_the_schedule(trainer_of):
     recipe = replace(one_cycle(), batch_size=16, learning_rate=0.5, muon=Muon(learning_rate=0.1, momentum=0.8))
     trainer = trainer_of(recipe)
     trainer.advance()
-    rates = [group.lr for optimizer in trainer.optimizers for group in optimizer.groups]
+    rates = [float(group.lr) for optimizer in trainer.optimizers for group in optimizer.groups]
     assert rates == pytest.approx([0.1 / 4, 0.5 / 4, 0.5 / 4])  # the first of three steps up
 
 

@@ -91,8 +91,7 @@ def test_workers_take_the_step_that_their_shares_add_up_to(tmp_path, tiny_data, 
         gradient = sum(part.grad * weight for part, weight in zip(parts, weights_of_shares, strict=True))
         p.grad = torch.empty_like(p).copy_(gradient)  # in the memory format of p
     (optimizer,) = trainer.optimizers
-    for group in optimizer.groups:
-        group.lr = learning_rate(tiny_recipe(), 0, STEPS)
+    optimizer.set_rate(learning_rate(tiny_recipe(), 0, STEPS), tiny_recipe().learning_rate)
     optimizer.step()
 
     once = ("--backend", "eager", "--run-dir", tmp_path, "--max-steps", 1)

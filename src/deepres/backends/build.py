@@ -25,9 +25,13 @@ def check_backend(name: str) -> None:
         raise unknown_name("backend", name, BACKENDS)
 
 
-def plain_backend(num_steps: int, notice: Callable[[str], None]) -> str:
-    """Return the faster of torch's two for a run of `num_steps`; tell `notice` what would be faster."""
-    if num_steps < COMPILE_STEPS:
+def plain_backend(num_steps: int, device: torch.device, notice: Callable[[str], None]) -> str:
+    """Return the faster of torch's two for a run of `num_steps`; tell `notice` what would be faster.
+
+    Elsewhere than on a CPU that is plain torch: compiling takes longer than most runs, and what it saves most of, the
+    host's time for each operation, a graph saves too.
+    """
+    if num_steps < COMPILE_STEPS or device.type != "cpu":
         return "eager"
     if find_compiler() is None:
         notice("no C++ compiler found, which torch.compile needs: going on without it, slower")
@@ -64,7 +68,7 @@ def build_backend(
         name: "fused", "compiled" or "eager".
         model: computes on `device`.
         device: where.
-        precision: "float32" or "bfloat16".
+        precision: "float32", "bfloat16" or "float16".
         capacity: the most images of a mini-batch.
         notice: is given lines for the user.
         examples: images as they are trained on and their labels, a pair for each size of image, on which the fused

@@ -78,12 +78,12 @@ def choose(
 
     On a CPU the fused kernels and plain torch are measured in float32 and, where the hardware has it, bfloat16.
     Starting torch.compile takes longer than that: it replaces plain torch where this was the fastest and the run is
-    long. A GPU computes in bfloat16 if it can.
+    long. A GPU computes by plain torch, in the narrowest precision that suits it.
 
     Args:
         model: left as it is.
         device: where the model lies.
-        precision: "auto", "float32" or "bfloat16".
+        precision: "auto", "float32", "bfloat16" or "float16".
         backend: "auto", "fused", "compiled" or "eager".
         num_steps: the length of the run.
         sizes: rows of the images, the largest first, which is measured.
@@ -117,7 +117,7 @@ def choose(
     chosen = prefer(ways, speeds)
     name = chosen[0]
     if name == "eager":
-        name = plain_backend(num_steps, notice) if backend == "auto" else backend
+        name = plain_backend(num_steps, device, notice) if backend == "auto" else backend
     choice = Choice(chosen[1], name, speeds)
     if speeds:
         notice(str(choice))

@@ -1,20 +1,19 @@
 """What the machine has: device, precision, compiler."""
 
 import os
-import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from platformdirs import user_cache_path
 
+from deepres.backends.accelerator import Accelerator
 from deepres.backends.machine import num_cores
-from deepres.errors import UserError, unknown_name
+from deepres.errors import UserError, first_line, unknown_name
 
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "float32", "bfloat16")
-FIRST_BFLOAT16 = (8, 0)  # compute capability of the first GPUs that multiply bfloat16 matrices: Ampere
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 def check_device(name: str) -> None:
@@ -23,55 +22,92 @@ def check_device(name: str) -> None:
         raise unknown_name("device", name, DEVICES)
 
 
-def resolve_device(name: str, notice: Callable[[str], None] = lambda _: None) -> torch.device:
-    """Turn "auto", "cpu" or "cuda" into a device; auto is a GPU if this torch can use one.
+def resolve_device(name: str, notice: Callable[[str], None] = lambda _: None, *, prove: bool = True) -> torch.device:
+    """Turn a name of `DEVICES` into a device; auto is an NVIDIA or AMD GPU if this torch can use it, else the CPU.
 
-    On the way the process is given no more threads than it has cores, see `limit_threads`.
+    On the way the process is given no more threads than it has cores, see `limit_threads`, and the device's rounding
+    is fixed, see `fix_rounding`.
 
     Args:
-        name: "auto", "cpu" or "cuda".
+        name: "auto", "cpu", "cuda" (AMD's GPUs too), "mps" or "xpu".
         notice: is given a line where "auto" leaves a GPU alone.
+        prove: whether the device has to compute something; that takes memory on it, which a program that only starts
+            others does not need.
 
     Raises:
-        UserError: an unknown name, or "cuda" where torch sees no GPU or has no kernels for it.
+        UserError: an unknown name, or torch does not see such a device, or has no kernels for it.
     """
     check_device(name)
-    reason = "torch sees no GPU here"
-    if torch.cuda.is_available():
-        reason = why_no_gpu(torch.cuda.get_device_capability(), torch.cuda.get_arch_list()) or ""
-        if reason and name == "auto":
-            notice(f"{reason}: the CPU computes; install a build of torch for this GPU to use it")
-    if reason and name == "cuda":
-        raise UserError(f"device 'cuda': {reason}: use --device cpu, or install another CUDA build of torch")
     limit_threads()
-    torch.backends.cudnn.allow_tf32 = False  # float32 is to mean float32, on a GPU too
-    return torch.device("cuda" if not reason and name != "cpu" else "cpu")
+    fix_rounding()
+    kind = "cuda" if name == "auto" else name
+    if kind == "cpu":
+        return torch.device("cpu")
+    device, seen = torch.device(kind), sees(kind)
+    reason = (why_unusable(device, prove) or "") if seen else f"torch sees no {DEVICE_NAMES[kind]} here"
+    if not reason:
+        return device
+    if name != "auto":
+        raise UserError(f"device {name!r}: {reason}: use --device cpu, or install a build of torch for it")
+    if seen:
+        notice(f"{reason}: the CPU computes; install a build of torch for this GPU to use it")
+    elif other := next((other for other in ("mps", "xpu") if sees(other)), None):
+        notice(f"the CPU computes: deepres is not tested on {DEVICE_NAMES[other]}s; --device {other} uses this one")
+    return torch.device("cpu")
 
 
-def why_no_gpu(capability: tuple[int, int], architectures: Sequence[str]) -> str | None:
-    """Return why a build of torch does not run on a GPU, or None.
+DEVICE_NAMES = {"cuda": "GPU", "mps": "Apple GPU", "xpu": "Intel GPU"}
 
-    Binary code ("sm_86") runs on GPUs of the same major and at least the minor number, code for one architecture alone
-    ("sm_90a") on that one; "compute_90" is compiled for any later GPU when it is loaded.
 
-    Args:
-        capability: the GPU's, as `torch.cuda.get_device_capability` has it.
-        architectures: what the build is for, as `torch.cuda.get_arch_list` has it. AMD's are not judged.
+def sees(kind: str) -> bool:
+    """Tell whether torch sees a device of a kind: "cuda", "mps" or "xpu"."""
+    if kind == "cuda":
+        return torch.cuda.is_available()
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found is not None and found.type == kind
+
+
+def why_unusable(device: torch.device, prove: bool) -> str | None:
+    """Return why this build of torch cannot use a device that it sees, or None.
+
+    A build may lack kernels of which its list of architectures says nothing, so that a first sum is the proof.
     """
-    known = [match for name in architectures if (match := re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name))]
-    for kind, major, minor, suffix in (match.groups() for match in known):
-        built_for = int(major), int(minor)
-        if suffix == "a":
-            covered = capability == built_for
-        elif kind == "sm":
-            covered = capability[0] == built_for[0] and capability >= built_for
-        else:
-            covered = capability >= built_for
-        if covered:
-            return None
-    if not known:
-        return None
-    return f"this build of torch has no kernels for a GPU of compute capability {capability[0]}.{capability[1]}"
+    if reason := Accelerator.of(device).why_no_kernels:
+        return reason
+    if prove and (failure := first_failure(device)):
+        return f"{describe_device(device)} does not compute ({failure})"
+    return None
+
+
+def first_failure(device: torch.device) -> str | None:
+    """Add two numbers on a device; return what goes wrong, or None."""
+    try:
+        total = torch.ones(2, device=device).sum().item()
+    except RuntimeError as error:
+        return first_line(error)
+    return None if total == 2 else f"1 + 1 = {total:g}"
+
+
+def fix_rounding() -> None:
+    """Let a GPU compute float32 in float32, and by algorithms that give the same bits each time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False  # which algorithm is fastest may turn out otherwise next time
+
+
+def replays_graphs(device: torch.device) -> bool:
+    """Tell whether steps on a device are recorded as graphs."""
+    return device.type != "cpu" and Accelerator.of(device).replays
+
+
+def resumes_exactly(device: torch.device, backend: str) -> bool:
+    """Tell whether a run that is resumed ends with the bits of one that never stopped.
+
+    By torch.compile it need not on a GPU: what is compiled anew may add up in another order.
+    """
+    return device.type == "cpu" or (backend == "eager" and Accelerator.of(device).repeats)
 
 
 def limit_threads() -> None:
@@ -83,34 +119,41 @@ def limit_threads() -> None:
         torch.set_num_threads(cores)
 
 
-def check_precision(name: str, device: torch.device) -> None:
-    """Raise the error for an unknown precision, or one that the device does not compute in."""
+def check_precision(name: str, device: torch.device | None = None) -> None:
+    """Raise the error for an unknown precision, or one that the device, if it is known, does not compute in."""
     if name not in PRECISIONS:
         raise unknown_name("precision", name, PRECISIONS)
-    if name == "bfloat16" and device.type == "cuda" and not has_native_bfloat16(device):
-        major, minor = torch.cuda.get_device_capability(device)
-        raise UserError(
-            f"precision 'bfloat16' needs a GPU of compute capability 8.0, this one has {major}.{minor}: "
-            "use --precision float32"
-        )
+    if name in ("auto", "float32") or device is None:
+        return
+    if device.type == "cpu":
+        if name == "float16":  # bfloat16 is allowed on every CPU: slow is no error
+            raise UserError("precision 'float16' is for GPUs: on a CPU use --precision float32 or bfloat16")
+        return
+    accelerator = Accelerator.of(device)
+    if name not in accelerator.precisions:
+        others = " or ".join(accelerator.precisions)
+        raise UserError(f"precision {name!r} does not suit {accelerator}: use --precision {others}")
 
 
 def native_precisions(device: torch.device) -> list[str]:
-    """Return the precisions that "auto" chooses among: float32, and bfloat16 where the hardware computes in it."""
+    """Return the precisions that "auto" chooses among: float32, and narrower ones if the hardware computes in them."""
+    if device.type != "cpu":
+        return Accelerator.of(device).precisions
     return ["float32", "bfloat16"] if has_native_bfloat16(device) else ["float32"]
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """Tell whether the device multiplies bfloat16 matrices in hardware: AVX-512 BF16, AMX, or Ampere and later."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= FIRST_BFLOAT16
+    """Tell whether the device multiplies bfloat16 matrices in hardware: a CPU by AVX-512 BF16 or AMX."""
+    if device.type != "cpu":
+        return "bfloat16" in Accelerator.of(device).precisions
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context in which the net computes; parameters stay float32 in either precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    """Return the context in which the net computes; parameters stay float32 in every precision."""
+    narrow = torch.float16 if precision == "float16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=narrow, enabled=precision != "float32")
 
 
 def find_compiler() -> str | None:
@@ -127,8 +170,8 @@ def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def describe_device(device: torch.device) -> str:
     """Return the name of the chip."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return Accelerator.of(device).name
     capabilities = torch.cpu.get_capabilities()
     threads = torch.get_num_threads()
     return f"{capabilities.get('cpu_name', 'CPU')}, {threads} thread{'s' if threads > 1 else ''}"

@@ -11,6 +11,11 @@ from deepres.backends.device import autocast, compile_function
 from deepres.errors import first_line
 from deepres.models import ResNet
 
+# In float16 the smallest gradients of activations vanish, so those of a multiple of the loss are computed, and divided
+# where they are float32. A power of two changes no digit. The factor stays while a net trains, so that every step
+# counts and nobody has to look whether one did; a loss that is not finite ends the run.
+LOSS_SCALE = 1024.0
+
 
 class Backend(Protocol):
     """Computes with a model's own parameters and buffers."""
@@ -42,7 +47,7 @@ class TorchBackend:
     Args:
         model: computes on `device`.
         device: where.
-        precision: "float32", or "bfloat16" for autocast.
+        precision: "float32", or "bfloat16" or "float16" for autocast.
         compiled: whether to use torch.compile.
         notice: is given a line when compilation fails and the plain way is taken.
     """
@@ -84,7 +89,7 @@ class TorchBackend:
             module.training = False
         if not self._is_first(True, images):
             loss, wrong = self._objective(images, labels)
-            loss.backward()  # type: ignore[no-untyped-call]
+            self._backward(loss)
             return loss.detach(), wrong
 
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
@@ -95,6 +100,14 @@ class TorchBackend:
             self._model.load_state_dict(buffers, strict=False)
             self._model.zero_grad(set_to_none=True)
             return self.forward_backward(images, labels)
+
+    def _backward(self, loss: Tensor) -> None:
+        """Leave the loss's gradients in the parameters' `grad`."""
+        if self._precision != "float16":
+            loss.backward()  # type: ignore[no-untyped-call]
+            return
+        (loss * LOSS_SCALE).backward()  # type: ignore[no-untyped-call]
+        torch._foreach_div_([p.grad for p in self._model.parameters() if p.grad is not None], LOSS_SCALE)
 
     @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from deepres.streams import err, out, say
     help="For each net and image size.",
 )
 @DEVICE
-@click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option("--precision", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 def bench(names: tuple[str, ...], recipe_names: tuple[str, ...], seconds: float, device: str, precision: str) -> None:
     """Measure how fast this machine trains, and tell how long a run of each net and recipe will take."""
     from deepres.backends.device import check_precision, describe_device, resolve_device

@@ -9,10 +9,16 @@ DATA_DIR = click.option(
     type=click.Path(path_type=Path),
     help="Folder that holds, or will hold, cifar-10-batches-bin/. Default: $DEEPRES_DATA, or the user cache.",
 )
-DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps or xpu.")
 NET = click.argument("net", metavar="NAME|RUN_DIR|FILE")
 OWN_NET = click.option(
     "--net", "own_net", metavar="FILE:NAME", help="The source of your own net, where RUN_DIR or FILE has its weights."
+)
+EVALUATE_EVERY = click.option(
+    "--evaluate-every",
+    type=click.IntRange(min=1),
+    metavar="EPOCHS",
+    help="Fewer evaluations save time; the last step has one in any case. Default: as the run was begun, or 1.",
 )
 DATA = click.option(
     "--data",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deepres.cli.console import result_table, this_command
-from deepres.cli.options import DATA, DATA_DIR, DEVICE
+from deepres.cli.options import DATA, DATA_DIR, DEVICE, EVALUATE_EVERY
 from deepres.cli.reporter import ConsoleReporter
 from deepres.errors import UserError
 from deepres.objects import is_object_name, load_object
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/NAME-RECIPE-seedN.")
 @DATA_DIR
 @DEVICE
-@click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option("--precision", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--backend", default="auto", show_default=True, help="auto, fused, compiled or eager.")
 @click.option(
     "--workers",
@@ -47,12 +47,7 @@ if TYPE_CHECKING:
 )
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it continues.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
-@click.option(
-    "--evaluate-every",
-    type=click.IntRange(min=1),
-    metavar="EPOCHS",
-    help="Fewer evaluations save time; the last step has one in any case. Default: as the run was begun, or 1.",
-)
+@EVALUATE_EVERY
 @click.option(
     "--progress",
     type=click.Choice(["bar", "json"]),

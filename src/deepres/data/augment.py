@@ -24,7 +24,7 @@ class Normalization:
 
     @classmethod
     def fit(cls, images: Tensor, kind: str) -> "Normalization":
-        """Compute the statistics of training images.
+        """Compute the statistics of training images, on the CPU whatever holds them: the same ones for every device.
 
         Args:
             images: uint8 (N, 3, H, W), the training images and no others.
@@ -36,21 +36,22 @@ class Normalization:
         """
         if kind not in NORMALIZATIONS:
             raise unknown_name("normalization", kind, NORMALIZATIONS)
-        num_channels = images.shape[1]
+        device, images, num_channels = images.device, images.cpu(), images.shape[1]
         if kind == "pixel_mean":
             mean = images.sum(dim=0, dtype=torch.int64).double() / len(images)  # (3, H, W)
-            return cls(mean=(mean / 255).float(), std=torch.ones(num_channels, 1, 1, device=images.device))
+            return cls(mean=(mean / 255).float(), std=torch.ones(num_channels, 1, 1)).to(device)
         # From counts of the 256 values: exact, and without a copy of the images in a wider type.
         counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(num_channels)])
         share = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
-        values = torch.arange(256, dtype=torch.float64, device=images.device) / 255
+        values = torch.arange(256, dtype=torch.float64) / 255
         mean = (share * values).sum(dim=1, keepdim=True)  # (3, 1)
         std = (share * (values - mean) ** 2).sum(dim=1, keepdim=True).sqrt()
-        return cls(mean=mean.float().unsqueeze(-1), std=std.float().unsqueeze(-1))  # (3, 1, 1)
+        return cls(mean=mean.float().unsqueeze(-1), std=std.float().unsqueeze(-1)).to(device)  # (3, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalise uint8 images (B, 3, H, W) to float32 of the same shape."""
-        return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+        highest = self.mean.new_full((), 255.0)  # a tensor: by a number, a GPU multiplies with its rounded reciprocal
+        return images.to(torch.float32).div_(highest).sub_(self.mean).div_(self.std)
 
     def to(self, device: torch.device) -> "Normalization":
         """Return the same statistics on another device."""

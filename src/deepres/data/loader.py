@@ -1,7 +1,7 @@
 """The stream of training mini-batches."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -11,6 +11,32 @@ from deepres.data.augment import Augmentation, Normalization, crop_and_flip, shr
 from deepres.data.mixing import Mixing, build_mixing
 from deepres.recipes.recipe import Recipe
 from deepres.seeding import Stream, derive_generator
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which images a mini-batch has, and how each of them is cropped and flipped.
+
+    Attributes:
+        indices: int64 (B,), of the training images.
+        augmentation: the crops and flips.
+    """
+
+    indices: Tensor
+    augmentation: Augmentation
+
+    @classmethod
+    def blank(cls, num_images: int, device: torch.device) -> "Choice":
+        """Return tensors for a choice that `load` fills in."""
+        offsets = torch.zeros(num_images, 2, dtype=torch.int64, device=device)
+        flips = torch.zeros(num_images, dtype=torch.bool, device=device)
+        return cls(torch.zeros(num_images, dtype=torch.int64, device=device), Augmentation(offsets, flips))
+
+    def load(self, other: "Choice") -> None:
+        """Copy another choice of as many images into the tensors of this one."""
+        self.indices.copy_(other.indices)
+        self.augmentation.offsets.copy_(other.augmentation.offsets)
+        self.augmentation.flips.copy_(other.augmentation.flips)
 
 
 class TrainStream:
@@ -70,13 +96,24 @@ class TrainStream:
             Images, float32 (B, 3, H, W), and labels, int64 (B,), or distributions over the classes, float32 (B, C),
             where the recipe smooths or mixes labels.
         """
-        indices, choices = self._choose(step)
-        indices, choices = indices[share], choices[share]
-        images = self.normalization(self.images[indices])
-        images = crop_and_flip(images, choices, self.pad, self.padding)
+        return self.make(self.choose(step, share), step)
+
+    def choose(self, step: int, share: slice = slice(None)) -> Choice:
+        """Return which images make up the mini-batch of a step, counted from 0, or a share of it, and how."""
+        indices, augmentation = self._choose(step)
+        return Choice(indices[share], augmentation[share])
+
+    def make(self, choice: Choice, step: int) -> tuple[Tensor, Tensor]:
+        """Return the mini-batch of a choice, see `batch`.
+
+        It looks at no value of a tensor and, but for the mixing, depends on the step by the size of images alone: a graph
+        can hold it for all steps of that size.
+        """
+        images = self.normalization(self.images[choice.indices])
+        images = crop_and_flip(images, choice.augmentation, self.pad, self.padding)
         if (size := self.image_size(step)) is not None:
             images = shrink(images, size)
-        labels = self.labels[indices]
+        labels = self.labels[choice.indices]
         return (images, labels) if self.mixing is None else self.mixing(images, labels, step)
 
     def examples(self, num_images: int, sizes: Sequence[int | None]) -> list[tuple[Tensor, Tensor]]:

@@ -60,7 +60,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Muon:
-    """The convolutions are trained by `deepres.training.optimizers.Muon`, all else by SGD."""
+    """The convolutions are trained by `deepres.training.muon.Muon`, all else by SGD."""
 
     learning_rate: float
     """The highest of the schedule: the size of a step relative to the weights."""

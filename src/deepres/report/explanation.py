@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from deepres.report.style import PAPER_GREY, house_style, new_figure
+from deepres.report.style import PAPER_GRAY, house_style, new_figure
 
 HEAT = "inferno"
 
@@ -34,7 +34,7 @@ def draw_explanation(
         for axes in panels:
             axes.set_axis_off()
         panels[0].imshow(image.transpose(1, 2, 0), interpolation="nearest")
-        panels[0].set_title("what the net sees", fontsize=10, color=PAPER_GREY)
+        panels[0].set_title("what the net sees", fontsize=10, color=PAPER_GRAY)
         for axes, one, title in zip(panels[1:], maps, titles, strict=True):
             fine = Image.fromarray(one.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
             axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="nearest")

@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from deepres.report.curves import error_limit
-from deepres.report.style import PAPER_GREY, add_grid, house_style, net_look, net_name, new_figure
+from deepres.report.style import PAPER_GRAY, add_grid, house_style, net_look, net_name, new_figure
 from deepres.runs.unfinished import UnfinishedRun
 
 LINES = ("-", "--", "-.")
 WATERMARK: dict[str, Any] = {"ha": "center", "va": "center", "rotation": 20}
-WATERMARK |= {"fontsize": 40, "color": PAPER_GREY, "alpha": 0.13}
+WATERMARK |= {"fontsize": 40, "color": PAPER_GRAY, "alpha": 0.13}
 
 
 def draw_unfinished(runs: Sequence[UnfinishedRun]) -> Figure:

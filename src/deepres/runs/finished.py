@@ -105,7 +105,7 @@ class FinishedRun:
 
     @property
     def precision(self) -> str:
-        """ "float32" or "bfloat16"."""
+        """ "float32", "bfloat16" or "float16"."""
         return self.record.precision
 
     @property
@@ -133,8 +133,8 @@ class FinishedRun:
     def test_error_best(self) -> float | None:
         """Of the best epoch, chosen by test error; None where val was evaluated in its place, or not after each epoch.
 
-        The best of fewer evaluations is another selection, which is not compared with that of all. And a bfloat16 run
-        evaluates all epochs but the last in bfloat16, so that its best is of two kinds of numbers.
+        The best of fewer evaluations is another selection, which is not compared with that of all. And a run in
+        bfloat16 or float16 evaluates all epochs but the last in that, so that its best is of two kinds of numbers.
         """
         comparable = self.record.evaluation.every == 1 and self.precision == "float32"
         return _optional(self.result.test_error_best) if comparable else None

@@ -63,7 +63,7 @@ class Evaluation:
     every: int
     """Epochs from one evaluation to the next."""
     precision: str
-    """ "float32" or "bfloat16", of the evaluations before the last."""
+    """ "float32", "bfloat16" or "float16", of the evaluations before the last."""
 
     @classmethod
     def from_json(cls, content: Content, path: Path) -> "Evaluation":

@@ -99,7 +99,7 @@ def measure_speed(
 
     def steps(size: int | None, at_least: float) -> float:
         """Take steps on images of a size for a while, after two to warm up; return images per second."""
-        trainer.stream = stream_of(size)
+        trainer.use_stream(stream_of(size))
         for _ in range(2):
             trainer.advance()
         trainer.read_losses()

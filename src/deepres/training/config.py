@@ -25,7 +25,7 @@ class RunConfig:
     seed: int = 0
     option: str = "A"
     precision: str = "auto"
-    """"auto", "float32" or "bfloat16"."""
+    """"auto", "float32", "bfloat16" or "float16"."""
     backend: str = "auto"
     """"auto", "fused", "compiled" or "eager", see `deepres.backends`. It determines the rounding and nothing else, so
     that a run may continue with another one."""

@@ -1,10 +1,7 @@
 """The optimizers of a recipe."""
 
 import inspect
-from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,82 +10,9 @@ from torch import Tensor, nn
 from deepres.errors import UserError, first_line, unknown_name
 from deepres.objects import is_object_name, load_object
 from deepres.recipes.recipe import OtherOptimizer, Recipe
+from deepres.training.muon import Muon, StackedMuon
+from deepres.training.optimizer import Optimizer, ParamGroup
 from deepres.training.start import chain_length, norm_parameters
-
-# Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024: a quintic whose iteration drives all
-# singular values of a matrix towards 1, to within 30%, fast.
-QUINTIC = (3.4445, -4.7750, 2.0315)
-NEWTON_SCHULZ_STEPS = 5
-
-
-def orthogonalize(matrices: Tensor) -> Tensor:
-    """Return for each matrix approximately the semi-orthogonal one nearest to it: its singular values become about 1.
-
-    Args:
-        matrices: float (B, M, N); the fewer rows, the faster.
-
-    Returns:
-        Same shape and type; singular values between 0.7 and 1.2 unless they were tiny.
-    """
-    a, b, c = QUINTIC
-    x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.mT  # (B, M, M)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x
-
-
-@dataclass
-class ParamGroup:
-    """Parameters that share their learning rate and weight decay."""
-
-    params: list[Tensor]
-    peak_lr: float
-    """The learning rate where the schedule is highest."""
-    weight_decay: float = 0.0
-    lr: float = float("nan")
-    """Of the step to come; whoever takes the steps sets it."""
-
-
-class Optimizer(ABC):
-    """Groups of parameters, each parameter with its momentum buffer.
-
-    Not torch.optim's class of this name: that one imports all of torch.compile, two seconds of a run's start.
-
-    Args:
-        groups: which hold each parameter once.
-        momentum: by which the buffers are multiplied at each step.
-    """
-
-    def __init__(self, groups: Sequence[ParamGroup], momentum: float) -> None:
-        self.groups = groups
-        self.momentum = momentum
-        self._buffers = {parameter: torch.zeros_like(parameter) for group in groups for parameter in group.params}
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Take a step from the parameters' `grad`."""
-        for group in self.groups:
-            gradients = [parameter.grad for parameter in group.params if parameter.grad is not None]
-            assert len(gradients) == len(group.params), "every parameter of a training step has a gradient"
-            self._step_group(group, gradients, [self._buffers[parameter] for parameter in group.params])
-
-    @abstractmethod
-    def _step_group(self, group: ParamGroup, gradients: list[Tensor], buffers: list[Tensor]) -> None: ...
-
-    def zero_grad(self) -> None:
-        """Let go of the gradients."""
-        for parameter in self._buffers:
-            parameter.grad = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the next step depends on but for parameters and rates, laid out as torch's optimizers do it."""
-        return {"state": {i: {"momentum_buffer": buffer} for i, buffer in enumerate(self._buffers.values())}}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, or torch's SGD with momentum; tensors keep their own memory format."""
-        for i, buffer in enumerate(self._buffers.values()):
-            buffer.copy_(state["state"][i]["momentum_buffer"])
 
 
 class SGD(Optimizer):
@@ -117,42 +41,6 @@ class SGD(Optimizer):
             maximize=False,
             is_first_step=False,
         )
-
-
-class Muon(Optimizer):
-    """SGD with Nesterov momentum, each step of a filter bank made semi-orthogonal, each filter bank kept at one norm.
-
-    A filter bank (out channels, in channels, 3, 3) counts as a matrix of one row a filter. Batch normalisation after a
-    convolution makes the net indifferent to the bank's norm, so it is set to the square root of the matrix's smaller
-    side before each step, at which a step, whose norm is about the same, turns the bank by about `lr` radians.
-
-    Source: Jordan et al., "Muon", 2024; without the optimizer's many small products: banks of one shape are stacked.
-
-    Args:
-        params: convolutions' weights, (out, in, height, width).
-        peak_lr: the size of a step relative to the weights, where the schedule is highest.
-        momentum: of the gradients' running sum.
-    """
-
-    def __init__(self, params: Iterable[Tensor], peak_lr: float, momentum: float) -> None:
-        super().__init__([ParamGroup(list(params), peak_lr)], momentum)
-
-    def _step_group(self, group: ParamGroup, gradients: list[Tensor], buffers: list[Tensor]) -> None:
-        stacks: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
-        for tensors in zip(group.params, gradients, buffers, strict=True):
-            stacks[tensors[0].shape].append(tensors)
-        for stack in stacks.values():
-            self._step_stack(*map(list, zip(*stack, strict=True)), lr=group.lr)
-
-    def _step_stack(self, params: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], *, lr: float) -> None:
-        torch._foreach_mul_(buffers, self.momentum)
-        torch._foreach_add_(buffers, gradients)
-        updates = torch.stack(torch._foreach_add(gradients, buffers, alpha=self.momentum))  # (B, out, in, h, w)
-        updates = orthogonalize(updates.flatten(2)).view_as(updates)
-        target_norm = min(updates.shape[1], updates[0, 0].numel()) ** 0.5
-        norms = torch._foreach_norm(params)
-        torch._foreach_div_(params, [norm / target_norm for norm in norms])
-        torch._foreach_add_(params, list(updates.unbind()), alpha=-lr)
 
 
 class Adam(Optimizer):
@@ -231,10 +119,14 @@ class OfTorch(Optimizer):
         if closure is not None and closure.default is inspect.Parameter.empty:
             raise UserError(f"optimizer {chosen.name} evaluates a mini-batch several times a step: take another one")
 
+    def set_rate(self, rate: float, highest: float) -> None:
+        """See `Optimizer.set_rate`; not every optimizer takes a tensor."""
+        super().set_rate(rate, highest)
+        for group, theirs in zip(self.groups, self._optimizer.param_groups, strict=True):
+            theirs["lr"] = group.peak_lr * rate / highest
+
     def step(self) -> None:
         """See `Optimizer.step`."""
-        for group, theirs in zip(self.groups, self._optimizer.param_groups, strict=True):
-            theirs["lr"] = group.lr
         self._optimizer.step()
 
     def _step_group(self, group: ParamGroup, gradients: list[Tensor], buffers: list[Tensor]) -> None:
@@ -289,8 +181,14 @@ def head_parameters(model: nn.Module) -> list[Tensor]:
     return list(layers[-1].parameters())
 
 
-def build_optimizers(recipe: Recipe, model: nn.Module) -> list[Optimizer]:
-    """Return the optimizers that the recipe asks for, which together hold every parameter once."""
+def build_optimizers(recipe: Recipe, model: nn.Module, *, stacked: bool = False) -> list[Optimizer]:
+    """Return the optimizers that the recipe asks for, which together hold every parameter once.
+
+    Args:
+        recipe: how to train.
+        model: what to train.
+        stacked: whether to take Muon's form for devices on which the number of operations counts.
+    """
     norms: list[Tensor] = norm_parameters(model) if recipe.norm_adam else []
     heads: list[Tensor] = head_parameters(model) if recipe.head_rate != 1 else []
     apart = {*norms, *heads}
@@ -299,7 +197,8 @@ def build_optimizers(recipe: Recipe, model: nn.Module) -> list[Optimizer]:
     others: list[Tensor] = [p for p in model.parameters() if p.ndim == 1 and p not in apart]
     optimizers: list[Optimizer] = []
     if recipe.muon:
-        optimizers.append(Muon(convs, recipe.muon.rate(chain_length(model)), recipe.muon.momentum))
+        kind = StackedMuon if stacked and convs else Muon
+        optimizers.append(kind(convs, recipe.muon.rate(chain_length(model)), recipe.muon.momentum))
     else:
         weights = convs + weights
     decay_of_others = recipe.weight_decay if recipe.decay_norm_and_bias else 0.0

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from deepres.backends.device import resumes_exactly
 from deepres.data.cifar10 import CLASSES
 from deepres.errors import UserError, extra_needed, first_line
 from deepres.files import write_atomically, write_json
@@ -34,6 +35,8 @@ from deepres.training.trainer import Trainer
 from deepres.weights.evaluate import error_percent, predict_logits
 from deepres.weights.file import save_weights
 from deepres.weights.own import save_own_weights
+
+ESTIMATE_SECONDS = 0.2  # between estimates of the time left, each of which takes as long as starting a GPU's step
 
 
 class SilentRecorder:
@@ -90,7 +93,7 @@ class Recorder(SilentRecorder):
         sets: its images.
         run_dir: held by this process.
         reporter: is told of the progress.
-        checkpoint_minutes: time between checkpoints; each evaluation is followed by one in any case.
+        checkpoint_minutes: time between checkpoints.
     """
 
     def __init__(
@@ -113,6 +116,8 @@ class Recorder(SilentRecorder):
         self.target = 0
         self._saved_step = -1
         self._saved_at = 0.0
+        self._left: float | None = None  # seconds, by the last estimate
+        self._estimate_at = 0.0
 
     def __exit__(self, *exception: object) -> None:
         """Close the TensorBoard events."""
@@ -147,8 +152,8 @@ class Recorder(SilentRecorder):
         self.trainer.last_checkpoint = str(path)
         self._saved_step = self.trainer.step
         self.reporter.notice(f"resuming {self.run_dir} after step {self.trainer.step:,}")
-        if self.trainer.device.type != "cpu":
-            self.reporter.notice("on a GPU a resumed run is not bit-identical to one that was never interrupted")
+        if not resumes_exactly(self.trainer.device, self.config.backend):
+            self.reporter.notice("here a resumed run is not bit-identical to one that was never interrupted")
         return content
 
     def record_environment(self) -> None:
@@ -186,19 +191,27 @@ class Recorder(SilentRecorder):
         self.clock.count(recipe.batch_size)
         totals = trainer.totals
         speed = self.clock.images_per_second
-        left = recipe.seconds_left(trainer.step, self.target, trainer.total_steps, speed) if speed else None
-        self.reporter.step(StepState(trainer.step, trainer.epochs_done, totals.mean_loss, totals.error, speed, left))
-        if time.monotonic() - self._saved_at > 60 * self.checkpoint_minutes:
+        now = time.monotonic()
+        if speed and now >= self._estimate_at:
+            self._left = recipe.seconds_left(trainer.step, self.target, trainer.total_steps, speed)
+            self._estimate_at = now + ESTIMATE_SECONDS
+        self.reporter.step(
+            StepState(trainer.step, trainer.epochs_done, totals.mean_loss, totals.error, speed, self._left)
+        )
+        if now - self._saved_at > 60 * self.checkpoint_minutes:
             self.save()
 
     def end_epoch(self) -> None:
-        """Evaluate the held-out set in the run's own precision, record and save."""
+        """Evaluate the held-out set in the run's own precision, and record.
+
+        Checkpoints come by time alone: on a fast device an epoch takes little longer than writing one. A run that goes
+        on from an earlier step evaluates again, to the same row.
+        """
         images, labels = self.sets.held_out
         with self.clock.first_use_apart():
             error = error_percent(self.trainer.evaluate(images), labels)
         self.rows.append(self._row(self.trainer.epochs_done, error))
         self.trainer.start_epoch()
-        self.save(again=True)
         self._publish(self.rows)
 
     def leave(self) -> None:
@@ -210,10 +223,10 @@ class Recorder(SilentRecorder):
         self.save()
         raise InterruptedRun(self.trainer.stop.signal_number or signal.SIGTERM, self.trainer.step)
 
-    def save(self, *, again: bool = False) -> None:
-        """Write a checkpoint, unless this step has one; `again` replaces it."""
+    def save(self) -> None:
+        """Write a checkpoint, unless this step has one."""
         self._saved_at = time.monotonic()
-        if self._saved_step == self.trainer.step and not again:
+        if self._saved_step == self.trainer.step:
             return
         state = {
             "config": self.record.to_json(),

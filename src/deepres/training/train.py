@@ -46,7 +46,7 @@ def train(
         path: the run directory; created if missing.
         device: where to compute.
         max_steps: stop after so many steps of the schedule, which stays as it is; a later call continues from there.
-        checkpoint_minutes: time between checkpoints; each evaluation is followed by one in any case.
+        checkpoint_minutes: time between checkpoints; there is one of the last step in any case.
         reporter: is informed of the progress.
         group: the processes that train together; every one of them calls this function with the same arguments.
             Process 0 does all that is said here, the others compute their shares and return an empty dictionary.

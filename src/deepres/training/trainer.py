@@ -3,19 +3,23 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from deepres.backends.build import build_backend
+from deepres.backends.device import fix_rounding, replays_graphs
 from deepres.backends.fused.agreement import NUM_IMAGES
-from deepres.data.loader import TrainStream
+from deepres.data.loader import Choice, TrainStream
 from deepres.errors import UserError
 from deepres.models import ResNet
 from deepres.recipes.recipe import Recipe
 from deepres.training.average import RunningMean
+from deepres.training.graph import CudaRecorder, Replays
 from deepres.training.group import Group
+from deepres.training.losses import WINDOW, Losses
 from deepres.training.nets import Net, build_net
 from deepres.training.optimizers import build_optimizers
 from deepres.training.schedule import SlowStartGate, learning_rate
@@ -23,8 +27,6 @@ from deepres.training.start import start_chain
 from deepres.training.stopping import StopRequest
 from deepres.training.trained_start import TrainedStart
 from deepres.weights.evaluate import percent, predict_logits
-
-GPU_SYNC_STEPS = 20  # a GPU is asked for its losses only so often; asking makes it wait
 
 
 class DivergedError(UserError):
@@ -56,6 +58,11 @@ class RunningTotals:
 class Trainer:
     """A net in training. `advance` takes one step; `state` and `load_state` are what a checkpoint holds.
 
+    What a step computes, `_compute`, reads and writes only tensors that stay where they are, into which `advance` puts
+    the step's images, crops, flips and rates. So an NVIDIA GPU records it once for each size of image and replays it.
+    Nets and optimizers of others are not recorded, nor are mixed mini-batches: their Python code may do something else
+    at each step.
+
     Args:
         name: the net, by name or as one's own, see `deepres.training.nets`.
         option: its kind of shortcut.
@@ -64,7 +71,7 @@ class Trainer:
         stream: the mini-batches.
         total_steps: the length of the schedule.
         device: where to compute.
-        precision: "float32" or "bfloat16".
+        precision: "float32", "bfloat16" or "float16".
         backend: what computes, see `deepres.backends.torch_backend`.
         notice: is given lines for the user.
         fall_back: whether plain torch takes the place of fused kernels that do not compute this net.
@@ -91,6 +98,8 @@ class Trainer:
         num_classes: int = 10,
         start: TrainedStart | None = None,
     ) -> None:
+        if device.type != "cpu":
+            fix_rounding()
         # Every backend but the fused one takes any module, and that one looks for itself.
         model = cast(ResNet, build_net(name, option=option, seed=seed, num_classes=num_classes).to(device))
         start_chain(recipe, model)
@@ -107,7 +116,7 @@ class Trainer:
             fall_back=fall_back,
         )
         self.model = model
-        self.optimizers = build_optimizers(recipe, model)
+        self.optimizers = build_optimizers(recipe, model, stacked=device.type != "cpu")
         self.mean = None if recipe.ema is None else RunningMean(model, recipe.ema)
         self.recipe = recipe
         self.stream = stream
@@ -121,26 +130,49 @@ class Trainer:
         self.stop = StopRequest()
         self._stop_agreed = False
         self.last_checkpoint: str | None = None
-        self._unread: list[tuple[Tensor, Tensor]] = []  # losses and errors not yet asked of the device
+        share = self.group.share(stream.batch_size)
+        self._choice = Choice.blank(share.stop - share.start, stream.images.device)
+        self._losses = Losses(device, 1 if device.type == "cpu" else WINDOW)
+        same = isinstance(name, str) and recipe.optimizer is None and stream.mixing is None  # at each step
+        recorded = same and replays_graphs(device)
+        self._replays = Replays(CudaRecorder(device) if recorded else None, notice)
+        self._evaluated: dict[torch.Size, tuple[Tensor, Tensor]] = {}  # images and logits of recorded evaluations
 
     def advance(self) -> None:
         """Take one step."""
         scheduled = learning_rate(self.recipe, self.step, self.total_steps)
         self.learning_rate = self.slow_start.rate(scheduled)
         for optimizer in self.optimizers:
-            for group in optimizer.groups:
-                group.lr = group.peak_lr * self.learning_rate / self.recipe.learning_rate
+            optimizer.set_rate(self.learning_rate, self.recipe.learning_rate)
+        self._choice.load(self.stream.choose(self.step, self.group.share(self.stream.batch_size)))
+        size = self.stream.image_size(self.step)
+        self._replays.run(size, partial(self._compute, self.step), self._changed)
+        if self.mean is not None:
+            self.mean.update()
 
-        images, labels = self.stream.batch(self.step, self.group.share(self.stream.batch_size))
+        self.step += 1
+        self._add(self._losses.push())
+        if self.slow_start.open:  # when it ends is the next step's business
+            self.read_losses()
+
+    def _compute(self, step: int) -> None:
+        """Compute a step of the choice at hand."""
+        images, labels = self.stream.make(self._choice, step)
         loss, wrong = self.backend.forward_backward(images, labels)
         if self.group.size > 1:
             loss, wrong = self._sum_over_group(loss, wrong, len(labels))
         self.update()
+        torch.stack([loss, wrong.to(loss.dtype)], out=self._losses.latest)
 
-        self.step += 1
-        self._unread.append((loss, wrong))
-        if self.device.type == "cpu" or self.slow_start.open or len(self._unread) == GPU_SYNC_STEPS:
-            self.read_losses()
+    def _changed(self) -> list[Tensor]:
+        """Return the tensors that a step reads and changes."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return tensors + [tensor for optimizer in self.optimizers for tensor in optimizer.tensors()]
+
+    def use_stream(self, stream: TrainStream) -> None:
+        """Take the mini-batches of another stream from now on, of as many images."""
+        self.stream = stream
+        self._replays.clear()
 
     def update(self) -> None:
         """Change the parameters by their gradients, and clear these."""
@@ -149,8 +181,6 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        if self.mean is not None:
-            self.mean.update()
 
     def _sum_over_group(self, loss: Tensor, wrong: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
         """Put the whole mini-batch's gradients into the parameters, and mean running statistics into the buffers.
@@ -175,20 +205,20 @@ class Trainer:
         return self._stop_agreed if self.group.size > 1 else self.stop.signal_number is not None
 
     def read_losses(self) -> None:
-        """Bring the running totals up to date.
+        """Bring the running totals up to date, which on a GPU are up to two windows behind.
 
         Raises:
             DivergedError: a loss is not finite.
         """
-        if not self._unread:
-            return
-        losses = torch.stack([loss for loss, _ in self._unread]).tolist()
-        wrongs = torch.stack([wrong for _, wrong in self._unread]).tolist()
-        first = self.step - len(self._unread)
-        self._unread.clear()
-        for i, (loss, wrong) in enumerate(zip(losses, wrongs, strict=True)):
+        self._add(self._losses.flush())
+
+    def _add(self, outcomes: list[tuple[float, int]]) -> None:
+        """Add losses and errors of steps, the oldest first, to the running totals."""
+        last = self.step - self._losses.num_unread
+        for step, (loss, wrong) in enumerate(outcomes, last - len(outcomes) + 1):
             if not math.isfinite(loss):
-                raise self._diverged(f"the loss is {loss} at step {first + i + 1}")
+                seen = "" if step == self.step else f" (seen after step {self.step})"
+                raise self._diverged(f"the loss is {loss} at step {step}{seen}")
             self.totals.loss += loss * self.stream.batch_size
             self.totals.wrong += wrong
             self.totals.images += self.stream.batch_size
@@ -220,11 +250,29 @@ class Trainer:
         The processes of the group divide the images among themselves; each returns all logits.
         """
         share = self.group.share(len(images))
-        part = predict_logits(self.backend.logits, images[share], self.stream.normalization)
+        part = predict_logits(self._logits, images[share], self.stream.normalization)
         logits = part.new_zeros(len(images), part.shape[1])
         logits[share] = part
         self.group.sum_([logits])
         return logits
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Return the backend's logits: where steps are recorded, so are these, from the second batch of a shape on."""
+        if not self._replays.recording:
+            return self.backend.logits(images)
+        if images.shape not in self._evaluated:
+            logits = self.backend.logits(images)
+            with torch.inference_mode(False):
+                self._evaluated[images.shape] = torch.empty_like(images), torch.empty_like(logits)
+            return logits
+        static_images, static_logits = self._evaluated[images.shape]
+
+        def compute() -> None:
+            static_logits.copy_(self.backend.logits(static_images))
+
+        static_images.copy_(images)
+        self._replays.run(images.shape, compute, lambda: [])
+        return static_logits.clone()
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on.
@@ -236,7 +284,7 @@ class Trainer:
         """
         self.read_losses()
         weights = self.model.state_dict()
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        if not torch.stack([torch.isfinite(tensor).all() for tensor in weights.values()]).all():
             raise self._diverged(f"a weight is not finite after step {self.step}")
         return {
             "step": self.step,
@@ -249,7 +297,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned; the next step is then bit for bit what it would have been (on a CPU)."""
+        """Restore what `state` returned; the next step is then what it would have been, see `resumes_exactly`."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
