@@ -1,6 +1,8 @@
 """Chromium, driven by Selenium; where either is missing, the tests of this folder are skipped."""
 
+import base64
 import contextlib
+import io
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +11,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 SWITCHES = (
     "--headless=new",
@@ -60,13 +65,16 @@ class Browser:
         """Return by how many pixels the page is wider than the window."""
         return self.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
+    def pixels(self) -> NDArray[np.uint8]:
+        """Return what the window shows, (height, width, 3)."""
+        picture = Image.open(io.BytesIO(self.driver.get_screenshot_as_png()))
+        return np.asarray(picture.convert("RGB"))
+
     def screenshot(self, path: Path) -> None:
         """Write a picture of the whole page, for people to look at."""
         height = self.run("return document.documentElement.scrollHeight")
         width = self.run("return document.documentElement.clientWidth")
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        import base64
-
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
         path.write_bytes(base64.b64decode(shot["data"]))
 
