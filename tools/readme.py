@@ -16,7 +16,8 @@ from typing import Any
 from deepres.recipes.named import paper
 from deepres.recipes.recipe import SPLITS
 from deepres.report.tables import find_missing, markdown_table, noted_table, row_cells, table_rows
-from deepres.runs.finished import depth_of, load_runs
+from deepres.runs.compare import compare
+from deepres.runs.finished import FinishedRun, depth_of, load_runs
 from deepres.runs.groups import group_runs
 from deepres.runs.published import PUBLISHED
 from deepres.runs.statistics import Summary, summarize
@@ -271,6 +272,37 @@ def compute_curve() -> str:
     return markdown_table(headings, rows, text_columns=2)
 
 
+def study() -> str:
+    """Return the comparison of one-line changes with their baseline, from the runs in benchmarks/results/study."""
+    runs, skipped = load_runs([ROOT / "benchmarks" / "results" / "study"])
+    assert not skipped, skipped[0].reason
+    by_recipe: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        by_recipe.setdefault(run.recipe, []).append(run)
+    baseline, *changes = sorted(by_recipe, key=len)  # the names of changed recipes are longer
+    comparisons = compare(by_recipe[baseline], *(by_recipe[change] for change in changes))
+    rows = [["none: the baseline", f"{mean(comparisons[0].a.errors):.2f} ± {stdev(comparisons[0].a.errors):.2f}"]]
+    rows[0] += [str(comparisons[0].a.n), "", "", "", ""]
+    for c in comparisons:
+        assert c.welch is not None
+        assert c.holm is not None
+        low, high = c.welch.interval or (float("nan"), float("nan"))
+        changed = set(c.b.runs[0].recipe.split("+")) - set(baseline.split("+"))
+        rows.append(
+            [
+                ", ".join(f"`{setting}`" for setting in sorted(changed)),
+                f"{c.b.mean:.2f} ± {stdev(c.b.errors):.2f}",
+                str(c.b.n),
+                f"{c.difference:+.2f}",
+                f"{low:+.2f} to {high:+.2f}",
+                f"{c.holm:.2g}",
+                "" if c.needed is None else f"{c.needed:,}",
+            ]
+        )
+    headings = ["change", "test error %", "n", "difference", "95% interval", "p, Holm", "seeds needed"]
+    return markdown_table(headings, rows, text_columns=1)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "claim": claim,
@@ -279,6 +311,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "reached": reached,
     "results": results,
     "speed": speed,
+    "study": study,
     "table-time": table_time,
     "tuning": tuning,
     "zoo": zoo,

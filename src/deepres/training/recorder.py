@@ -36,6 +36,7 @@ from deepres.weights.evaluate import error_percent, predict_logits
 from deepres.weights.file import save_weights
 from deepres.weights.own import save_own_weights
 
+CURVE_SECONDS = 60.0  # at least, between pictures of a run that is in progress
 ESTIMATE_SECONDS = 0.2  # between estimates of the time left, each of which takes as long as starting a GPU's step
 
 
@@ -116,6 +117,7 @@ class Recorder(SilentRecorder):
         self.target = 0
         self._saved_step = -1
         self._saved_at = 0.0
+        self._drawn_at = time.monotonic()
         self._left: float | None = None  # seconds, by the last estimate
         self._estimate_at = 0.0
 
@@ -213,6 +215,9 @@ class Recorder(SilentRecorder):
         self.rows.append(self._row(self.trainer.epochs_done, error))
         self.trainer.start_epoch()
         self._publish(self.rows)
+        if time.monotonic() - self._drawn_at > CURVE_SECONDS:
+            self._draw(self.rows, notice=False)
+            self._drawn_at = time.monotonic()
 
     def leave(self) -> None:
         """Save, and end the run.
@@ -361,15 +366,16 @@ class Recorder(SilentRecorder):
         named = classes if classes != CLASSES and len(classes) == self.sets.num_classes else None
         save_weights(path, self.config.model, model, normalization, named)
 
-    def _draw(self, rows: Sequence[Row]) -> None:
-        """Draw curve.png; the run has its result by now, so that a failure is no more than a notice."""
+    def _draw(self, rows: Sequence[Row], *, notice: bool = True) -> None:
+        """Draw curve.png; a failure, such as that there is no Matplotlib, is no more than a notice."""
         title = f"{self.config.name}, recipe {self.config.recipe.name}, seed {self.config.seed}"
         try:
             with extra_needed("it", "report"):
                 picture = draw_curve(rows, self._held_out, title)
             write_atomically(self.run_dir.curve, picture)
-        except Exception as error:  # whatever Matplotlib raises, or that there is none
-            self.reporter.notice(f"no {self.run_dir.curve.name} ({first_line(error)}); the result is complete")
+        except Exception as error:  # whatever Matplotlib raises
+            if notice:
+                self.reporter.notice(f"no {self.run_dir.curve.name} ({first_line(error)}); the result is complete")
 
 
 def _foreign(path: object, error: Exception) -> UserError:
