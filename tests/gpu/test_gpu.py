@@ -1,0 +1,181 @@
+"""What only an NVIDIA GPU can show: that replaying its graphs changes no bit, and that runs resume exactly on it.
+
+Skipped elsewhere. The images are random, so that nothing is fetched: `pytest tests/gpu` takes about a minute.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deepres.backends.accelerator import Accelerator
+from deepres.backends.device import native_precisions, resolve_device, resumes_exactly
+from deepres.data.augment import Normalization
+from deepres.data.cifar10 import Cifar10, Split
+from deepres.data.loader import build_stream
+from deepres.recipes.named import fast, paper
+from deepres.runs.directory import RunDir
+from deepres.training.config import RunConfig
+from deepres.training.graph import Replays
+from deepres.training.losses import WINDOW
+from deepres.training.optimizers import build_optimizers
+from deepres.training.train import train
+from deepres.training.trainer import DivergedError, Trainer
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+    pytest.mark.skipif(torch.version.hip is not None, reason="AMD's GPUs compute each step anew"),
+]
+
+STEPS = 3 * WINDOW
+RECIPES = {
+    "paper": replace(paper(), steps=STEPS, schedule=replace(paper().schedule, milestones=(20, 40))),
+    "fast": replace(fast(), steps=STEPS, epochs=None),  # on images of 24 rows, then of 32
+}
+NUM_IMAGES = 1000
+
+
+@pytest.fixture(scope="module")
+def device():
+    return resolve_device("cuda")
+
+
+@pytest.fixture(scope="module")
+def data():
+    random = np.random.default_rng(0)
+
+    def split(num_images):
+        images = random.integers(0, 256, (num_images, 3, 32, 32), np.uint8)
+        return Split(images, random.integers(0, 10, num_images, np.int64))
+
+    return Cifar10(train=split(NUM_IMAGES), test=split(1500))  # a batch of 1,000 and a rest, which is evaluated apart
+
+
+@pytest.fixture
+def trainer_of(device, data):
+    images, labels = (torch.from_numpy(array).to(device) for array in (data.train.images, data.train.labels))
+
+    def make(recipe, name="resnet20", precision="float32", *, replayed=True):
+        trainer = Trainer(
+            name=name,
+            option="A",
+            recipe=recipe,
+            seed=3,
+            stream=build_stream(images, labels, recipe, seed=3),
+            total_steps=STEPS,
+            device=device,
+            precision=precision,
+            backend="eager",
+            notice=pytest.fail,
+        )
+        assert trainer._replays.recording
+        if not replayed:
+            trainer._replays = Replays(None, pytest.fail)
+        return trainer
+
+    return make
+
+
+def assert_same_state(one, other):
+    one, other = one.state(), other.state()
+    assert one["totals"] == other["totals"]
+    assert all(torch.equal(one["model"][key], tensor) for key, tensor in other["model"].items())
+
+
+def test_the_card_is_known(device):
+    accelerator = Accelerator.of(device)
+    assert accelerator.kind == "cuda"
+    assert accelerator.why_no_kernels is None
+    assert resumes_exactly(device, "eager")
+
+
+@pytest.mark.parametrize("name", ["resnet20", "plain20"])
+@pytest.mark.parametrize("recipe", ["paper", "fast"])
+def test_replayed_steps_and_evaluations_are_the_plain_ones_bit_for_bit(trainer_of, device, data, recipe, name):
+    images = torch.from_numpy(data.test.images).to(device)
+    for precision in native_precisions(device):
+        replayed = trainer_of(RECIPES[recipe], name, precision)
+        plain = trainer_of(RECIPES[recipe], name, precision, replayed=False)
+        for _ in range(STEPS):
+            replayed.advance()
+            plain.advance()
+            if plain.step % 25 == 0:
+                assert torch.equal(replayed.evaluate(images), plain.evaluate(images)), precision
+        assert_same_state(replayed, plain)
+        assert len(replayed._replays._replays) == 2 + len(RECIPES[recipe].low_resolutions)
+
+
+def test_all_steps_are_in_the_totals_in_order(trainer_of):
+    """Read a window late, against read at each step."""
+    recipe = RECIPES["paper"]
+    late, prompt = trainer_of(recipe), trainer_of(recipe)
+    for _ in range(2 * WINDOW + 5):
+        late.advance()
+        prompt.advance()
+        prompt.read_losses()
+    assert late.totals.images == WINDOW * recipe.batch_size
+    late.read_losses()
+    assert late.totals == prompt.totals
+
+
+def test_a_loss_that_is_not_finite_is_found(trainer_of):
+    trainer = trainer_of(replace(RECIPES["paper"], learning_rate=1e6))
+
+    def take_steps():
+        for _ in range(STEPS):
+            trainer.advance()
+
+    with pytest.raises(DivergedError, match=r"the loss is \w+ at step \d+ \(seen after step \d+\)"):
+        take_steps()
+
+
+@pytest.mark.parametrize("recipe", ["paper", "fast"])
+def test_a_resumed_run_ends_with_the_bits_of_a_straight_one(tmp_path, device, data, recipe):
+    config = RunConfig("resnet20", RECIPES[recipe])
+    straight, resumed = RunDir(tmp_path / "straight"), RunDir(tmp_path / "resumed")
+    train(config, data, straight.path, device=device)
+    for steps in (7, 41, None):
+        train(config, data, resumed.path, device=device, max_steps=steps)
+    weights, others = load_file(straight.weights), load_file(resumed.weights)
+    assert all(torch.equal(weights[key], others[key]) for key in weights)
+    times = ("seconds", "images_per_second")
+    rows, other_rows = (
+        [{key: value for key, value in row.items() if key not in times} for row in run.read_metrics()]
+        for run in (straight, resumed)
+    )
+    assert rows == other_rows
+
+
+def test_mini_batches_are_those_of_a_cpu(trainer_of, data):
+    """The same images, crops and flips, and pixels but for the last digit."""
+    images, labels = torch.from_numpy(data.train.images), torch.from_numpy(data.train.labels)
+    for kind in ("pixel_mean", "channel"):
+        here, there = Normalization.fit(images, kind), Normalization.fit(images.cuda(), kind)
+        assert torch.equal(here.mean, there.mean.cpu())
+        assert torch.equal(here.std, there.std.cpu())
+    trainer = trainer_of(RECIPES["fast"])
+    stream = build_stream(images, labels, RECIPES["fast"], seed=3)
+    for step in (0, 5, STEPS - 1):
+        (pixels, classes), (others, other_classes) = trainer.stream.batch(step), stream.batch(step)
+        torch.testing.assert_close(pixels.cpu(), others, rtol=1e-5, atol=1e-6)
+        assert torch.equal(classes.cpu(), other_classes)
+
+
+def test_muon_in_one_stack_steps_as_on_a_cpu(device):
+    from deepres.models import build_model
+
+    models = [build_model("resnet20", generator=torch.Generator().manual_seed(0)) for _ in range(2)]
+    models[1].to(device, memory_format=torch.channels_last)
+    muons = [build_optimizers(fast(), models[i], stacked=bool(i))[0] for i in range(2)]
+    generator = torch.Generator().manual_seed(1)
+    for step in range(3):
+        for one, other in zip(muons[0].groups[0].params, muons[1].groups[0].params, strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = torch.empty_like(other).copy_(one.grad)
+        for muon in muons:
+            muon.set_rate(0.1 / (step + 1), highest=0.1)
+            muon.step()
+    for one, other in zip(muons[0].groups[0].params, muons[1].groups[0].params, strict=True):
+        torch.testing.assert_close(one, other.cpu(), rtol=1e-3, atol=1e-4)
