@@ -18,16 +18,10 @@ from deepres.recipes.recipe import Recipe
 from deepres.seeding import Stream, derive_generator, derive_seed
 
 Net = str | nn.Module | Callable[[int], nn.Module]
-<<<<<<< HEAD
 """What is trained: a name that `build_model` knows, or "preresnet20" and other pre-activation nets; a module, whose
 weights are the first ones; or what makes one of the number of classes.
 
 The module takes normalised images, float32 (B, 3, H, W), and gives logits (B, num_classes)."""
-=======
-"""A name that `build_model` knows, or "preresnet20" and other pre-activation nets; a module, whose weights are the
-first ones; or what makes one of the number of classes. The module takes normalised images, float32 (B, 3, H, W), and
-gives logits (B, num_classes)."""
->>>>>>> house
 
 TRAINED_DIMENSIONS = (1, 2, 4)  # of batch normalisation and biases, linear layers, convolutions
 
