@@ -1,0 +1,5 @@
+"""Fixtures of the tests of the data."""
+
+from fake_sources import archive, console, npm, server
+
+__all__ = ["archive", "console", "npm", "server"]
