@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help reproduce reproduce-table test extras lint types unit quick coverage lowest format readme figures notebook demo lock clean
+.PHONY: help reproduce reproduce-table test extras lint types unit quick coverage lowest format readme figures notebook demo docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -85,6 +85,11 @@ notebook: $(READY)  ## execute main.ipynb from a clean kernel and save it with i
 
 demo: $(READY)  ## build docs/demo, the page that runs two nets in a browser (needs npm)
 	$(BIN)/python tools/demo.py
+
+docs: $(READY)  ## build the documentation site into build/site, the demo included where `make demo` was made
+	rm -rf build/site
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/site
+	$(BIN)/python tools/links.py build/site
 
 lock: $(READY)  ## write the installed versions to constraints.txt
 	{ echo '# Exact versions of everything that the Makefile installs; written by `make lock`.'; \

@@ -179,3 +179,21 @@ def test_the_papers_page_names_tests_that_exist():
     assert missing == []
     files = re.findall(r"`((?:data|models|training|report)/[a-z0-9_]+\.py)`", page)
     assert all((ROOT / "src/deepres" / f).exists() or (ROOT / "tests" / f).exists() for f in files)
+
+
+def test_the_container_runs_the_readmes_commands():
+    """The Dockerfile as a text; building it is a step of docs/release.md."""
+    text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
+    instructions = [line.split(maxsplit=1) for line in text.splitlines() if line.strip() and line[0] != "#"]
+    assert [name for name, _ in instructions if name not in ("RUN", "ENV")] == (
+        ["FROM", "USER", "WORKDIR", "COPY", "VOLUME", "CMD"]
+    )
+    assert json.loads(instructions[-1][1]) == ["make", "reproduce"]
+    readme, install = (ROOT / "README.md").read_text(), (ROOT / "docs" / "install.md").read_text()
+    for command in ("make reproduce", "make reproduce-table"):
+        assert re.search(rf"^\$ {command} ", readme, re.MULTILINE)
+        assert command in install
+    (target,) = re.findall(r"^RUN make \.venv/(\w+)$", text, re.MULTILINE)
+    assert f"{target.upper()} := $(VENV)/{target}" in (ROOT / "Makefile").read_text()
+    for ignored in (".venv", "runs", "docs/demo/build"):
+        assert ignored in (ROOT / ".dockerignore").read_text().splitlines()

@@ -18,7 +18,7 @@ from deepres.recipes.recipe import SPLITS
 from deepres.report.tables import find_missing, markdown_table, noted_table, row_cells, table_rows
 from deepres.runs.compare import compare
 from deepres.runs.finished import FinishedRun, depth_of, load_runs
-from deepres.runs.groups import group_runs
+from deepres.runs.groups import RunGroup, group_runs
 from deepres.runs.published import PUBLISHED
 from deepres.runs.statistics import Summary, summarize
 from deepres.zoo.catalogue import PACKAGED, list_cards
@@ -303,10 +303,25 @@ def study() -> str:
     return markdown_table(headings, rows, text_columns=1)
 
 
+def compute_spent() -> str:
+    """Return what the committed runs took: how many, how long in sum, and on which chips."""
+    labels: dict[str, list[RunGroup]] = {}
+    for group in group_runs(load_runs([ROOT / "results"])[0]):
+        labels.setdefault(group.label, []).append(group)
+    rows = []
+    for label, groups in labels.items():
+        runs = [run for group in groups for run in group.runs]
+        devices = "; ".join(sorted({f"{run.device_name.split(',')[0]}, {run.precision}" for run in runs}))
+        hours = sum(run.seconds for run in runs) / 3600
+        rows.append([label, devices, ", ".join(group.model for group in groups), str(len(runs)), f"{hours:.1f}"])
+    return markdown_table(["recipe", "on", "nets", "runs", "hours in sum"], rows, text_columns=3)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "claim": claim,
     "compute-curve": compute_curve,
+    "compute-spent": compute_spent,
     "published": published,
     "reached": reached,
     "results": results,

@@ -8,7 +8,26 @@ from typing import Any
 
 from deepres.errors import UserError
 from deepres.files import read_json
+from deepres.recipes.recipe import SPLITS
 from deepres.runs.published import PUBLISHED
+
+NUM_TEST = 10_000
+
+USE = (
+    "Study, teaching and comparison: a baseline for changes to the net or its training, and a check of other "
+    "implementations. Not meant for decisions about anything outside of CIFAR-10."
+)
+DATA = (
+    "CIFAR-10 (Krizhevsky, 2009) are photos found on the web by the names of things, labelled by people, with no "
+    "record of who took them or where. To 3.3% of the test images there is a near duplicate among the training images "
+    '(Barz, Denzler, "Do we train on test data?", 2020), so that errors on new images are higher.'
+)
+LIMITS = (
+    "Ten classes of 32x32 images: a photo of anything else is put into one of them all the same, often with a high "
+    "probability.",
+    "Probabilities are the softmax's and were not calibrated.",
+    "How the errors change with other cameras, places or resolutions, or under attack, was not measured.",
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +103,7 @@ class Card:
             "classes": ", ".join(self.classes),
             "file": f"{self.name}.safetensors, {self.num_bytes:,} bytes, sha256 `{self.sha256}`",
         }
+        limits = "".join(f"- {limit}\n" for limit in LIMITS)
         table = "".join(f"| {key} | {value} |\n" for key, value in rows.items() if value)
         return (
             f"# {self.name}\n\n"
@@ -94,8 +114,10 @@ class Card:
             "from deepres import load_pretrained\n\n"
             f'model = load_pretrained("{self.name}")  # takes pixels, gives logits; model.net is the bare net\n'
             "```\n\n"
-            "Meant for study and comparison. CIFAR-10 has ten classes of 32x32 images: a photo of anything else is "
-            "put into one of them all the same.\n"
+            f"## Intended use\n\n{USE}\n\n"
+            f"## Data\n\nTrained on the {SPLITS[self.split]:,} images of the {self.split} split and on nothing else, "
+            f"tested on the {NUM_TEST:,} test images. {DATA}\n\n"
+            f"## Limits\n\n{limits}"
         )
 
 

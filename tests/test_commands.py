@@ -1,0 +1,108 @@
+"""The console blocks of the pages, executed as they are written, on a few images and with recipes of a few steps.
+
+A block behind `<!-- not executed: REASON -->` is left out.
+"""
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_files import write_run
+from tiny_run import first_images
+
+from deepres.data import cifar10
+from deepres.recipes import named
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md", *(ROOT / "docs").glob("*.md")]
+BLOCK = re.compile(r"(?:<!-- not executed: ([^>]+) -->\n)? *```console\n(.*?)\n *```", re.DOTALL)
+STEPS = 2  # of each training
+
+
+def blocks(*, executed):
+    """Yield page, place among the page's blocks, and commands of each block."""
+    for page in sorted(PAGES):
+        for i, (reason, text) in enumerate(BLOCK.findall(page.read_text())):
+            if bool(reason) != executed:
+                yield pytest.param(text, id=f"{page.relative_to(ROOT)}-{i}")
+
+
+def commands(block):
+    lines = [line.strip() for line in block.splitlines()]
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+def words(command):
+    """The arguments as a shell gives them: braces and patterns expanded, comments gone."""
+    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[:-1]
+
+
+@pytest.fixture(scope="module")
+def data(cifar10_dir):
+    return first_images(cifar10.load_cifar10(cifar10_dir), 512, 64)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, cifar10_dir, data):
+    """A folder as the pages take it for granted: a checkout's results and weights, runs, pictures, a net, a recipe."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
+    monkeypatch.setattr(cifar10, "load_cifar10", lambda data_dir=None: data)
+    recipes = {
+        name: lambda make=make: replace(make(), epochs=None, steps=STEPS) for name, make in named.RECIPES.items()
+    }
+    monkeypatch.setattr(named, "RECIPES", recipes)
+    monkeypatch.setattr("deepres.report.style.FORMATS", ("svg",))
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    for run_dir in (ROOT / "results" / "runs").glob("*20-fast-seed*"):
+        shutil.copytree(run_dir, Path("results", "runs", run_dir.name))
+    shutil.copy(ROOT / "results" / "responses.json", "results")
+    for model, error in (("resnet20", 8.0), ("plain20", 9.0)):
+        for seed in range(2):
+            write_run(tmp_path / "runs" / f"{model}-{seed}", model, seed=seed, test_errors=(30.0, error + seed / 10))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    for name in ("photo.jpg", "holiday/beach.png", "FOLDER/cat/a.png", "FOLDER/ship/b.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(name)
+    Path("mine.toml").write_text('base = "fast"\nname = "mine"\n')
+    (python,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "change.md").read_text(), re.DOTALL)
+    Path("nets.py").write_text(python)
+    return tmp_path
+
+
+def write_compared_runs():
+    """The runs that docs/compare.md speaks of."""
+    changes = {"fast": {}, "fast+learning_rate=0.05": {"learning_rate": 0.05}, "mine": {"pad": 3}, "other": {"pad": 2}}
+    for name, changed in changes.items():
+        recipe = replace(named.get_recipe("fast"), name=name, **changed)
+        for seed in range(3):
+            path = Path("runs", f"resnet20-{name}-seed{seed}")
+            write_run(path, recipe=recipe, seed=seed, test_errors=(30.0, 8 + 0.1 * seed + 0.2 * len(changed)))
+
+
+@pytest.mark.parametrize("block", list(blocks(executed=True)))
+def test_the_commands_of_a_page_run(block, run, folder):
+    lines = commands(block)
+    assert lines
+    if "runs/resnet20-fast-seed*" in block:
+        write_compared_runs()
+    for line in lines:
+        program, *arguments = words(line)
+        assert program == "deepres", f"{line}: mark its block, <!-- not executed: REASON -->"
+        code, _, stderr = run(*arguments)
+        assert code == 0, f"{line}: {stderr}"
+
+
+def test_what_is_not_executed_says_why():
+    assert len(list(blocks(executed=False))) >= 5
+    for page in PAGES:
+        assert page.read_text().count("```console") == len(BLOCK.findall(page.read_text())), page
+        for reason, block in BLOCK.findall(page.read_text()):
+            assert commands(block)
+            assert not reason or len(reason.split()) > 1
