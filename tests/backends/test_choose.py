@@ -247,14 +247,17 @@ def test_ties_go_to_the_first():
 @pytest.mark.parametrize(
     ("capability", "asked", "precision"),
     [
-        ((7, 5), "auto", "float32"),
+        ((6, 1), "auto", "float32"),
+        ((7, 5), "auto", "float16"),
         ((8, 0), "auto", "bfloat16"),
         ((9, 0), "auto", "bfloat16"),
         ((9, 0), "float32", "float32"),
     ],
 )
-def test_a_gpu_computes_in_bfloat16_from_ampere_on(monkeypatch, capability, asked, precision):
+def test_a_gpu_computes_in_the_narrowest_precision_that_suits_it(monkeypatch, capability, asked, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", list)
     settings = {"backend": "auto", "num_steps": 1, "sizes": [32], "notice": pytest.fail}
     choice = choose(fresh(), torch.device("cuda"), precision=asked, **settings)
     assert choice == Choice(precision, "eager", {})
