@@ -290,9 +290,11 @@ def test_a_diverging_run_names_its_last_good_checkpoint(tmp_path, tiny_data):
     from deepres.training.trainer import DivergedError
 
     wild = replace(tiny_recipe(), schedule=StepDecay((8,), 1e9))
-    with pytest.raises(DivergedError, match=r"the last good checkpoint is .*step-00000009-") as raised:
+    with pytest.raises(DivergedError) as raised:
         train(config(recipe=wild), tiny_data, tmp_path, device=CPU, checkpoint_minutes=0)
-    assert newest_step(tmp_path) == 9  # whose weights are huge, and finite
+    good = newest_step(tmp_path)  # whose weights may be huge, and are finite
+    assert 8 <= good < 12
+    assert f"; the last good checkpoint is {tmp_path / 'checkpoints'}/step-{good:08d}-" in str(raised.value)
     assert "learning rate 2e+08" in str(raised.value)
 
 
