@@ -143,7 +143,7 @@ def test_of_confusion_matrices_and_of_errors_one_is_open(browser, address):
 def test_links_lead_to_their_sections(browser, address):
     browser.open(address)
     links = browser.driver.find_elements("css selector", "nav a")
-    assert len(links) == 9
+    assert len(links) == len(browser.driver.find_elements("tag name", "h2")) >= 9
     for link in links:
         link.click()
         name = link.get_attribute("href").split("#")[1]
