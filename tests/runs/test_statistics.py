@@ -149,3 +149,17 @@ def test_every_claim_of_the_paper_is_tested(tmp_path):
         *(f"ResNet-{depth} is better than plain-{depth}" for depth in (20, 32, 44, 56)),
     ]
     assert all(test.effect > 0 and test.p_value < 0.2 for test in tests)
+
+
+def test_nets_trained_in_one_precision_each_stand_side_by_side(tmp_path):
+    write_run(tmp_path / "a", "plain20", "paper", precision="float32", test_errors=(9.0,))
+    write_run(tmp_path / "b", "plain56", "paper", precision="bfloat16", test_errors=(13.0,))
+    write_run(tmp_path / "c", "plain56", "paper", seed=1, precision="bfloat16", test_errors=(13.5,))
+    write_run(tmp_path / "d", "plain20", "paper", seed=1, precision="float32", test_errors=(9.5,))
+    groups = group_runs(load_runs([tmp_path])[0])
+    assert [(group.model, group.label) for group in groups] == [("plain20", "paper"), ("plain56", "paper")]
+    claim = next(claim for claim in check_claims(groups) if claim.p_value is not None)
+    assert claim.verdict.endswith("(bfloat16 against float32)")
+    write_run(tmp_path / "e", "plain56", "paper", seed=2, precision="float32", test_errors=(13.0,))
+    labels = [(group.model, group.label) for group in group_runs(load_runs([tmp_path])[0])]
+    assert labels == [("plain20", "paper"), ("plain56", "paper"), ("plain56", "paper (precision float32)")]

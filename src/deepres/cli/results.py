@@ -122,8 +122,13 @@ def _interval(interval: "Interval | None", style: str = ".2f") -> str:
 
 
 def _title(summaries: Sequence["Summary"]) -> str:
-    run = summaries[0].group.runs[0]
-    return f"Recipe {summaries[0].group.label} in {run.precision}: test error in percent, last epoch"
+    nets: dict[str, list[str]] = {}
+    for summary in summaries:
+        nets.setdefault(summary.group.runs[0].precision, []).append(summary.group.model)
+    precisions = " and ".join(
+        precision if len(nets) == 1 else f"{precision} ({', '.join(models)})" for precision, models in nets.items()
+    )
+    return f"Recipe {summaries[0].group.label} in {precisions}: test error in percent, last epoch"
 
 
 def _print_text(summaries: Sequence["Summary"], claims: Sequence["ClaimTest"]) -> None:

@@ -79,7 +79,9 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:
     made = []
     for members in groups.values():
         first = members[0]
-        mine, reference = _settings(first), usual[first.recipe]
+        same_net = [run for run in runs if (run.model, run.recipe) == (first.model, first.recipe)]
+        mine = _settings(first)
+        reference = {**usual[first.recipe], "precision": _usual_precision(same_net)}
         differences = tuple(
             f"{key.removeprefix('recipe.').removeprefix('data.')} {_show(mine.get(key))}"
             for key in dict.fromkeys([*mine, *reference])
@@ -92,6 +94,16 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:
 def _settings(run: FinishedRun) -> dict[str, str]:
     """Return what determines a run, but for its model and seed, without nesting, each value as JSON."""
     return dict(flatten({key: value for key, value in run.config.items() if key not in ("model", "seed")}))
+
+
+def _usual_precision(runs: Sequence[FinishedRun]) -> str:
+    """Return the precision that goes without saying for a net and a recipe, as JSON: most runs have it.
+
+    Precision is a matter of the machine, not of the recipe: a net trained in one precision alone stands beside nets
+    that were trained in another one. Tables name it.
+    """
+    counts = Counter(run.precision for run in runs)
+    return json.dumps(max(counts, key=lambda precision: (counts[precision], precision == "float32")))
 
 
 def _usual_settings(name: str, found: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, median, stdev
 from typing import Any
 
@@ -165,6 +165,8 @@ class ClaimTest:
     p_value: float | None
     """Welch's t-test, one-sided: how likely so large an effect would be if there were none. None with too few
     seeds. Not corrected for the number of claims."""
+    precisions: tuple[str, ...] = ()
+    """Of the runs, where they differ between the two nets."""
 
     @property
     def n(self) -> tuple[int, int]:
@@ -175,7 +177,8 @@ class ClaimTest:
     def verdict(self) -> str:
         """The p-value as text, or why there is none."""
         if self.p_value is not None:
-            return f"{self.p_value:.2g}" if self.p_value >= 0.0001 else "< 0.0001"
+            value = f"{self.p_value:.2g}" if self.p_value >= 0.0001 else "< 0.0001"
+            return f"{value} ({' against '.join(self.precisions)})" if self.precisions else value
         if min(self.n) >= NEEDED_SEEDS:
             return "no spread between seeds"
         return "too few seeds"
@@ -203,11 +206,14 @@ def check_claims(groups: Sequence[RunGroup]) -> list[ClaimTest]:
     """Hold every claim of the paper against the runs, recipe by recipe; a claim without any run is left out."""
     made = []
     for label in labels_in_order(groups):
-        errors = {group.model: [run.test_error_last for run in group.runs] for group in groups if group.label == label}
+        members = {group.model: group for group in groups if group.label == label}
+        errors = {model: [run.test_error_last for run in group.runs] for model, group in members.items()}
         for claim in CLAIMS:
             better, worse = errors.get(claim.better, []), errors.get(claim.worse, [])
             if better or worse:
-                made.append(_check_claim(claim, label, better, worse))
+                used = [members[net].runs[0].precision for net in claim.nets if net in members]
+                precisions = tuple(used) if len(set(used)) > 1 else ()
+                made.append(replace(_check_claim(claim, label, better, worse), precisions=precisions))
     return made
 
 
