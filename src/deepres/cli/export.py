@@ -51,6 +51,7 @@ def export(
     classifier = load_classifier(net, own_net)
     path = output or Path(f"{classifier.name}{chosen.suffix}")
     check_target(path, chosen, kind, overwrite=force)
+    kind_of_images = "test images" if folder is None else "images"
     if folder is not None:
         images = _read_images(folder)
     else:
@@ -61,7 +62,7 @@ def export(
     with err.status(escape(f"writing {path} and running it")):
         difference = export_classifier(classifier, kind, path, images, overwrite=force)
     out.print(
-        f"{path}: {path.stat().st_size:,} bytes; over {len(images):,} images the same predictions, "
+        f"{path}: {path.stat().st_size:,} bytes; over {len(images):,} {kind_of_images} the same predictions, "
         f"largest difference of a logit {difference:.1e}",
         markup=False,
         soft_wrap=True,
