@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 from run_files import change_json, write_run
 
+from deepres.cli.grid import parse_fractions, read_recipes
 from deepres.errors import UserError
 from deepres.grid.plan import PAPER_MODELS, parse_seeds, plan_grid
 from deepres.recipes.named import fast, paper
@@ -74,3 +75,44 @@ def test_only_a_whole_run_of_the_same_configuration_is_finished(tmp_path):
     assert not job.is_finished()
     run_dir.result.write_text("{")
     assert not job.is_finished()
+
+
+def test_a_grid_of_changes_and_of_nets_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n"
+        "def small(n):\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, n))\n"
+    )
+    recipes, arguments = read_recipes(["paper"], ["pad=2,4", "nesterov=true"], None)
+    assert [recipe.pad for recipe in recipes] == [2, 4]
+    jobs = plan_grid(
+        ["nets.py:small", "resnet8"], recipes, [0], tmp_path, fractions=[0.5, 1.0], recipe_arguments=arguments
+    )
+    assert [job.name for job in jobs[:2]] == [
+        "small-paper+nesterov=true+pad=2-fraction0.5-seed0",
+        "small-paper+nesterov=true+pad=2-seed0",
+    ]
+    assert len({job.path for job in jobs}) == len(jobs) == 8
+    assert jobs[0].arguments()[:6] == ["nets.py:small", "--recipe", "paper", "--set", "pad=2", "--set"]
+    assert jobs[0].arguments()[-2:] == ["--fraction", "0.5"]
+    assert jobs[0].sources() == {"nets.py": (tmp_path / "nets.py").read_bytes()}
+    assert jobs[-1].sources() == {}
+    assert jobs[0].num_images == 32_000 * 2 * 128
+    assert jobs[0].flop_per_image == 3 * 2 * (4 * 27 * 900 + 36_000)
+    (job,) = plan_grid([str(tmp_path / "nets.py:small")], recipes[:1], [0], tmp_path)
+    with pytest.raises(UserError, match="goes to other machines: name it by its path from this folder"):
+        job.sources()
+
+
+def test_one_directory_is_not_for_two_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text(
+            "from torch import nn\ndef net(n):\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, n))\n"
+        )
+    with pytest.raises(UserError, match="two runs of this grid would have the directory"):
+        plan_grid(["a.py:net", "b.py:net"], [paper()], [0], tmp_path)
+    with pytest.raises(UserError, match="two recipes of this grid are named mine"):
+        read_recipes(["paper"], ["name=mine", "pad=2,4"], None)
+    with pytest.raises(UserError, match="--fraction 'half' is no number"):
+        parse_fractions(["half"])
