@@ -22,7 +22,7 @@ from deepres.recipes import named
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md", *(ROOT / "docs").glob("*.md")]
 BLOCK = re.compile(r"(?:<!-- not executed: ([^>]+) -->\n)? *```console\n(.*?)\n *```", re.DOTALL)
-STEPS = 2  # of each training
+STEPS, BATCH = 2, 16  # of each training
 
 
 def blocks(*, executed):
@@ -56,7 +56,8 @@ def folder(tmp_path, monkeypatch, cifar10_dir, data):
     monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
     monkeypatch.setattr(cifar10, "load_cifar10", lambda data_dir=None: data)
     recipes = {
-        name: lambda make=make: replace(make(), epochs=None, steps=STEPS) for name, make in named.RECIPES.items()
+        name: lambda make=make: replace(make(), epochs=None, steps=STEPS, batch_size=BATCH)
+        for name, make in named.RECIPES.items()
     }
     monkeypatch.setattr(named, "RECIPES", recipes)
     monkeypatch.setattr("deepres.report.style.FORMATS", ("svg",))
