@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from deepres.data.cifar10 import Split, load_cifar10
+from deepres.data import cifar10
+from deepres.data.cifar10 import Split
 from deepres.data.cifar100 import load_cifar100
 from deepres.data.folder import load_folder
 from deepres.errors import UserError
@@ -73,7 +74,7 @@ def load_data(source: str | Path = "cifar10", data_dir: str | Path | None = None
     """
     match source:
         case "cifar10":
-            return load_cifar10(data_dir)
+            return cifar10.load_cifar10(data_dir)
         case "cifar100":
             train, test, classes = load_cifar100(data_dir)
             return ImageData(train, test, "CIFAR-100", classes)
