@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deepres.cli.console import this_command
-from deepres.cli.options import DATA, DATA_DIR, DEVICE
+from deepres.cli.options import DATA, DATA_DIR, DEVICE, EVALUATE_EVERY
 from deepres.errors import UserError, extra_needed
 from deepres.runs.directory import RunDir
 from deepres.streams import out, say
@@ -64,9 +64,7 @@ SMALLEST_SHARE = 0.0001  # of a core or GPU, in Ray's arithmetic
 @click.option("--precision", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--backend", default="auto", show_default=True, help="auto, fused, compiled or eager.")
 @click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
-@click.option(
-    "--evaluate-every", type=click.IntRange(min=1), metavar="EPOCHS", help="Fewer evaluations save time. Default: 1."
-)
+@EVALUATE_EVERY
 def grid(
     model_names: tuple[str, ...],
     recipe_names: tuple[str, ...],

@@ -9,12 +9,11 @@ import numpy as np
 from deepres.data import cifar10
 from deepres.data.cifar10 import Split
 from deepres.data.cifar100 import load_cifar100
-from deepres.data.folder import load_folder
+from deepres.data.folder import MAX_CLASSES, load_folder
 from deepres.errors import UserError
 from deepres.objects import is_object_name, load_object
 
 NAMES = ("cifar10", "cifar100")
-MAX_CLASSES = 256  # predictions.npz holds a class in a byte
 
 
 class Dataset(Protocol):

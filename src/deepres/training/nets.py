@@ -1,14 +1,14 @@
 """The net of a run: one of ours by name, or one of one's own."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deepres.errors import UserError
 from deepres.models import build_model
@@ -84,10 +84,7 @@ def describe_net(net: Net) -> dict[str, Any]:
         return {}
     weights = None
     if isinstance(net, nn.Module):
-        digest = sha256()
-        for key, tensor in net.state_dict().items():
-            digest.update(key.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        weights = digest.hexdigest()[:16]
+        weights = state_digest(net.state_dict())
     source = source_digest(type(net) if isinstance(net, nn.Module) else net)
     return {"net": {"source": source, "weights": weights}}
 
@@ -106,3 +103,11 @@ def source_digest(thing: Any) -> str | None:
         return sha256(Path(str(file)).read_bytes()).hexdigest()[:16]
     except (OSError, TypeError):
         return None
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Return sixteen hexadecimal digits that depend on all tensors of a state dict and on their names."""
+    digest = sha256()
+    for key, tensor in state.items():
+        digest.update(key.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

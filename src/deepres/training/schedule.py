@@ -14,15 +14,12 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
     match recipe.schedule:
         case StepDecay(milestones, factor):
             return recipe.learning_rate * factor ** sum(step >= milestone for milestone in milestones)
-        case OneCycle(warmup):
+        case OneCycle(warmup) | Cosine(warmup):
             top = warmup * total_steps  # the step of the highest rate
             if step < top:
                 return recipe.learning_rate * (step + 1) / (top + 1)
-            return recipe.learning_rate * (total_steps - step) / (total_steps - top)
-        case Cosine(warmup):
-            top = warmup * total_steps
-            if step < top:
-                return recipe.learning_rate * (step + 1) / (top + 1)
+            if isinstance(recipe.schedule, OneCycle):
+                return recipe.learning_rate * (total_steps - step) / (total_steps - top)
             return recipe.learning_rate * (1 + math.cos(math.pi * (step - top) / (total_steps - top))) / 2
 
 

@@ -1,7 +1,6 @@
 """Fine-tuning: a run begins with trained weights, all but the last layer's."""
 
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from deepres.data.augment import Normalization
 from deepres.errors import UserError
+from deepres.training.nets import state_digest
 from deepres.training.optimizers import head_parameters
 from deepres.weights.classifier import PixelClassifier
 
@@ -30,10 +30,7 @@ class TrainedStart:
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that depend on all weights."""
-        digest = sha256()
-        for key, tensor in self.state.items():
-            digest.update(key.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+        return state_digest(self.state)
 
     def record(self) -> dict[str, Any]:
         """Return what recipe.json holds of it."""
