@@ -25,23 +25,33 @@ class StepDecay:
         return f"x {self.factor:g} at {', '.join(f'{m:,}' for m in self.milestones)} steps"
 
 
+class WarmedUp:
+    """A schedule that begins with a linear warm-up."""
+
+    warmup: float
+
+    def __post_init__(self) -> None:
+        a_number("schedule.warmup", self.warmup, at_least=0, at_most=1)
+
+    @property
+    def up(self) -> str:
+        """The warm-up in words; empty where there is none."""
+        return f"linear up for {self.warmup:.0%} of the steps, then " if self.warmup else ""
+
+
 @dataclass(frozen=True)
-class OneCycle:
+class OneCycle(WarmedUp):
     """From zero linearly up to the learning rate, then linearly down to zero at the last step."""
 
     warmup: float
     """The share of all steps spent going up."""
 
-    def __post_init__(self) -> None:
-        a_number("schedule.warmup", self.warmup, at_least=0, at_most=1)
-
     def __str__(self) -> str:
-        up = f"linear up for {self.warmup:.0%} of the steps, then " if self.warmup else ""
-        return f"{up}linear to zero"
+        return f"{self.up}linear to zero"
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(WarmedUp):
     """From zero linearly up to the learning rate, then down to zero at the last step along half a cosine.
 
     Loshchilov, Hutter, "SGDR: Stochastic gradient descent with warm restarts", 2017, without restarts.
@@ -50,12 +60,8 @@ class Cosine:
     warmup: float = 0.0
     """The share of all steps spent going up."""
 
-    def __post_init__(self) -> None:
-        a_number("schedule.warmup", self.warmup, at_least=0, at_most=1)
-
     def __str__(self) -> str:
-        up = f"linear up for {self.warmup:.0%} of the steps, then " if self.warmup else ""
-        return f"{up}cosine to zero"
+        return f"{self.up}cosine to zero"
 
 
 @dataclass(frozen=True)
