@@ -19,7 +19,6 @@ CASES = [
     ("onnx", "resnet20", "A", "channel"),
     ("onnx", "resnet20", "B", "pixel_mean"),
     ("torch-export", "resnet20", "A", "pixel_mean"),
-    ("torchscript", "plain20", "A", "channel"),
     ("tensorflow", "resnet20", "A", "channel"),
     ("tensorflow", "resnet20", "B", "pixel_mean"),
     ("tensorflow", "plain20", "A", "pixel_mean"),
@@ -116,11 +115,11 @@ def test_training_does_not_load_tensorflow(tmp_path):
 )
 def test_a_file_that_differs_is_not_left(few, fitting, tmp_path, monkeypatch, spoil, message):
     classifier = fitting("plain20")
-    module = importlib.import_module("deepres.export.torchscript")
+    module = importlib.import_module("deepres.export.torch_export")
     load = module.load
     monkeypatch.setattr(module, "load", lambda path: lambda images: spoil(load(path)(images)))
-    with pytest.raises(UserError, match=f"the torchscript file {message}.*not kept"):
-        export_classifier(classifier, "torchscript", tmp_path / "net.pt", few.images)
+    with pytest.raises(UserError, match=f"the torch-export file {message}.*not kept"):
+        export_classifier(classifier, "torch-export", tmp_path / "net.pt2", few.images)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,14 +137,14 @@ def test_the_command(run, few_cifar10, fitting, tmp_path, monkeypatch):
     weights = tmp_path / "net.safetensors"
     save_weights(weights, "plain20", classifier.net, classifier.normalization)
     monkeypatch.chdir(tmp_path)
-    code, stdout, _ = run("export", weights, "--format", "torchscript")
+    code, stdout, _ = run("export", weights, "--format", "torch-export")
     assert code == 0
-    assert stdout.startswith("plain20.pt: ")
+    assert stdout.startswith("plain20.pt2: ")
     assert "over 32 test images the same predictions, largest difference of a logit" in stdout
     for arguments, message in (
-        (["--format", "caffe"], "unknown format 'caffe': choose from onnx, torch-export, torchscript, tensorflow"),
-        (["--format", "torchscript", "-o", "net.onnx"], "net.onnx must end in .pt"),
-        (["--format", "torchscript", "-o", "nowhere/net.pt"], "there is no folder nowhere"),
+        (["--format", "caffe"], "unknown format 'caffe': choose from onnx, torch-export, tensorflow"),
+        (["--format", "torch-export", "-o", "net.onnx"], "net.onnx must end in .pt2"),
+        (["--format", "torch-export", "-o", "nowhere/net.pt2"], "there is no folder nowhere"),
     ):
         code, _, stderr = run("export", weights, *arguments)
         assert code == 2
@@ -163,17 +162,6 @@ def test_floats_that_are_taken_for_something_else_are_found(few, fitting, tmp_pa
 
     with pytest.raises(UserError, match=r"the onnx file takes floats in \[0, 1\] for something else"):
         formats.compare(classifier, run, few.images, "onnx")
-
-
-def test_torchscript_takes_floats_and_refuses_other_ranges(few, fitting, tmp_path):
-    classifier = fitting("resnet20")
-    export_classifier(classifier, "torchscript", tmp_path / "net.pt", few.images)
-    run = importlib.import_module("deepres.export.torchscript").load(tmp_path / "net.pt")
-    expected = classifier.predict_logits(few.images)
-    np.testing.assert_allclose(run((few.images / 255).astype(np.float32)), expected, atol=1e-4)
-    for wrong in (few.images.astype(np.float32), few.images.astype(np.int64), few.images[:, :1], few.images[0]):
-        with pytest.raises(Exception, match="expected pixels"):
-            run(wrong)
 
 
 def test_the_callers_model_stays_as_it_is(few, fitting, tmp_path):

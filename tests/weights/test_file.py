@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -256,13 +257,17 @@ def test_programs_are_told_apart(few, classifier, tmp_path):
     from deepres.export import export_classifier
 
     for name, file, kind in (
-        ("torchscript", "net.pt", "a TorchScript program"),
         ("torch-export", "net.pt2", "a program of torch.export"),
         ("onnx", "net.onnx", "an ONNX file"),
     ):
         export_classifier(classifier, name, tmp_path / file, few.images)
         with pytest.raises(UserError, match=f"it is {kind}.*: name the weights that it was exported from"):
             load_pretrained(tmp_path / file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), str(tmp_path / "net.pt"))
+    with pytest.raises(UserError, match="it is a TorchScript program: name the weights that it was exported from"):
+        load_pretrained(tmp_path / "net.pt")
     np.savez(tmp_path / "predictions.npz", a=np.zeros(3))
     with pytest.raises(UserError, match=r"predictions\.npz, and no weights"):
         load_pretrained(tmp_path / "predictions.npz")

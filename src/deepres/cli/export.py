@@ -19,7 +19,7 @@ NUM_IMAGES = 1000  # of the test set, on which the exported file must agree
 
 @click.command()
 @NET
-@click.option("--format", "kind", required=True, help="onnx, torch-export, torchscript or tensorflow.")
+@click.option("--format", "kind", required=True, help="onnx, torch-export or tensorflow.")
 @click.option("-o", "--out", "output", type=click.Path(path_type=Path), help="Default: NAME with the format's suffix.")
 @click.option("--force", is_flag=True, help="Replace a file of that name.")
 @OWN_NET

@@ -46,7 +46,6 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "onnx": Format("deepres.export.onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime"), "onnx"),
         "torch-export": Format("deepres.export.torch_export", ".pt2"),
-        "torchscript": Format("deepres.export.torchscript", ".pt"),
         "tensorflow": Format("deepres.export.tensorflow", ".keras", ("tensorflow",), "tensorflow"),
     }
 )

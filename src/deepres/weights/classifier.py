@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from deepres.data.augment import Normalization
 from deepres.data.cifar10 import CLASSES
 from deepres.errors import UserError
-from deepres.inputs import IMAGE_SIZE, ROUNDING, Labels, Pixels, as_images, check_labels, check_pixels
+from deepres.inputs import IMAGE_SIZE, Labels, Pixels, as_images, check_labels, check_pixels
 from deepres.models import ResNet, net_name
 from deepres.weights.evaluate import EVAL_BATCH
 
@@ -52,7 +52,6 @@ class PixelClassifier(nn.Module):
 
     mean: Tensor
     std: Tensor
-    __jit_unused_properties__ = ("normalization", "classes")
 
     def __init__(
         self, net: ResNet, normalization: Normalization, name: str = "", classes: Sequence[str] | None = None
@@ -106,10 +105,7 @@ class PixelClassifier(nn.Module):
         Raises:
             UserError: the pixels are not what `forward` takes; the message says what they are.
         """
-        weight = self.mean
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            weight = next(self.net.parameters(), weight)
-        return normalize_pixels(pixels, self.mean, self.std, weight)
+        return normalize_pixels(pixels, self.mean, self.std, next(self.net.parameters(), self.mean))
 
     def predict_logits(self, pixels: Pixels) -> Tensor:
         """Return the logits of any number of images, computed batch by batch in evaluation mode, on the CPU.
@@ -191,25 +187,11 @@ class PixelClassifier(nn.Module):
 @torch.fx.wrap  # a leaf for tracers, which have no values to check
 def normalize_pixels(pixels: Tensor, mean: Tensor, std: Tensor, weight: Tensor) -> Tensor:
     """Check pixels and normalise them, in the type of `mean`; the result has the type of `weight`."""
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        _check_scripted(pixels)
-    else:
-        check_pixels(pixels)
+    check_pixels(pixels)
     scaled = pixels.to(mean.dtype)
     if pixels.dtype == torch.uint8:
         scaled = scaled / 255
     return ((scaled - mean) / std).to(weight.dtype)
-
-
-def _check_scripted(pixels: Tensor, rounding: float = ROUNDING) -> None:
-    """Do what `check_pixels` does, in the words that TorchScript knows."""
-    if pixels.dim() != 4 or pixels.shape[1] != 3 or pixels.shape[2] != 32 or pixels.shape[3] != 32:
-        raise ValueError("expected pixels of shape (N, 3, 32, 32)")
-    if pixels.dtype != torch.uint8:
-        if not pixels.is_floating_point():
-            raise ValueError("expected pixels that are uint8 or float in [0, 1]")
-        if pixels.numel() > 0 and not bool((pixels >= -rounding).all() and (pixels <= 1 + rounding).all()):
-            raise ValueError("expected pixels that are uint8 or float in [0, 1], but their values leave this range")
 
 
 def read_extra_state(state: object) -> dict[str, Any]:
