@@ -10,7 +10,8 @@ from torch import Tensor
 
 from deepres.errors import UserError
 
-IMAGE_SIZE = 32  # pixels; the nets are trained on images of this size and no other
+IMAGE_SIZE = 32  # rows and columns of CIFAR's images
+SIZES = range(8, 513)  # of images of one's own
 ROUNDING = 1e-4  # how far a float pixel may lie outside [0, 1]: what float16 and resampling round
 OVERSHOOT = 0.25  # up to here outside [0, 1] it is resampling or noise that left the range
 
@@ -18,8 +19,8 @@ Pixels: TypeAlias = Tensor | NDArray[Any]
 Labels: TypeAlias = Sequence[int] | NDArray[Any] | Tensor
 
 
-def as_images(pixels: object) -> Tensor:
-    """Return a tensor or a NumPy array of pixels as a checked tensor of shape (N, 3, 32, 32).
+def as_images(pixels: object, size: int = IMAGE_SIZE) -> Tensor:
+    """Return a tensor or a NumPy array of pixels as a checked tensor of shape (N, 3, `size`, `size`).
 
     Raises:
         UserError: they are not pixels; see `check_pixels`.
@@ -27,40 +28,40 @@ def as_images(pixels: object) -> Tensor:
     images: object = pixels
     if isinstance(pixels, np.ndarray):
         if pixels.dtype.kind not in "biuf" or pixels.dtype.itemsize > 8:
-            raise _pixel_error(f"got an array of {pixels.dtype}: convert with .astype('uint8') if it holds 0 to 255")
+            raise _pixel_error(
+                size, f"got an array of {pixels.dtype}: convert with .astype('uint8') if it holds 0 to 255"
+            )
         native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
         images = torch.from_numpy(np.require(native, requirements=["C", "W"]))  # no negative strides, no warning
-    check_pixels(images)
+    check_pixels(images, size)
     assert isinstance(images, Tensor)
     return images
 
 
-def check_pixels(pixels: object) -> None:
+def check_pixels(pixels: object, size: int = IMAGE_SIZE) -> None:
     """Check the type, shape and range of a tensor of pixels.
 
     The values are looked at where there are any: a tracer, a compiler, `vmap`, and fake or meta tensors have none.
 
     Raises:
-        UserError: these are not pixels, uint8 or float in [0, 1], of shape (N, 3, 32, 32).
+        UserError: these are not pixels, uint8 or float in [0, 1], of shape (N, 3, `size`, `size`).
     """
-    if fault := _type_fault(pixels) or _range_fault(pixels):
-        raise _pixel_error(fault)
+    if fault := _type_fault(pixels, (size, size)) or _range_fault(pixels):
+        raise _pixel_error(size, fault)
 
 
-def _pixel_error(fault: str) -> UserError:
-    return UserError(
-        f"expected pixels of shape (N, 3, {IMAGE_SIZE}, {IMAGE_SIZE}), uint8 or float in [0, 1], but {fault}"
-    )
+def _pixel_error(size: int, fault: str) -> UserError:
+    return UserError(f"expected pixels of shape (N, 3, {size}, {size}), uint8 or float in [0, 1], but {fault}")
 
 
-def _type_fault(pixels: object) -> str | None:
+def _type_fault(pixels: object, size: tuple[int, int]) -> str | None:
     if not isinstance(pixels, Tensor):
         return f"got {type(pixels).__name__}: give a torch.Tensor"
     if pixels.layout != torch.strided or pixels.is_quantized:
         return f"got a tensor of layout {pixels.layout} and type {pixels.dtype}: give a plain one"
     if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
         return f"got {pixels.dtype}: convert with .to(torch.uint8) if they run from 0 to 255"
-    shape, size = tuple(pixels.shape), (IMAGE_SIZE, IMAGE_SIZE)
+    shape = tuple(pixels.shape)
     if shape[1:] == (3, *size):
         return None
     hint = "resize them, as deepres.data.images.read_image does"

@@ -11,7 +11,11 @@ import torch
 from command_line import run_cli
 from PIL import Image
 from safetensors.torch import load_file
+from scipy.io import savemat
 from sklearn.datasets import load_digits
+
+import deepres
+from deepres.errors import UserError
 
 MINE = """
 import numpy as np
@@ -156,12 +160,57 @@ def test_own_weights_are_evaluated_predicted_and_exported(run, tmp_path, few):
     assert stderr == "deepres: the source of small has changed since own was trained\n"
 
 
-def test_weights_are_trained_further_on_a_folder_of_digits(run, tmp_path):
+def write_digits(folder, number):
+    """Write the first of scikit-learn's digits as PNG files, a folder for each class."""
     digits = load_digits()
-    for i in range(300):
-        folder = tmp_path / "digits" / f"digit {digits.target[i]}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((digits.images[i] * 15.9).astype(np.uint8)).save(folder / f"{i}.png")
+    for i in range(number):
+        place = folder / f"digit {digits.target[i]}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[i] * 15.9).astype(np.uint8)).save(place / f"{i}.png")
+
+
+def test_nets_for_images_of_another_size_keep_it_with_their_weights(run, tmp_path):
+    write_digits(tmp_path / "digits", 100)
+    data = ("--data", "digits", "--image-size", "20", "--set", "batch_size=16", "--max-steps", "2", "--device", "cpu")
+    code, _, stderr = run("train", "resnet8", "--recipe", "fast", *data, "--run-dir", "small")
+    assert code == 0, stderr
+    assert "there are no kernels for images of 20 x 20" in stderr
+    record = json.loads((tmp_path / "small" / "recipe.json").read_text())
+    assert (record["data"]["name"], record["recipe"]["low_resolutions"][0]["size"]) == ("digits-20px", 24)
+    code, stdout, _ = run("evaluate", "small", "--data", "digits", "--json")
+    result = json.loads((tmp_path / "small" / "result.json").read_text())
+    assert json.loads(stdout)["test_error"] == result["test_error_last"]
+    assert run("predict", "digits/digit 3/3.png", "--model", "small")[0] == 0
+    export = ("export", "small", "--format", "torch-export", "--images", "digits")
+    assert run(*export)[0] == 0
+    classifier = deepres.load_pretrained("small")
+    assert (classifier.image_size, tuple(classifier.mean.shape)) == (20, (3, 20, 20))
+    with pytest.raises(UserError, match=r"expected pixels of shape \(N, 3, 20, 20\)"):
+        classifier.predict(np.zeros((1, 3, 32, 32), np.uint8))
+    code, _, stderr = run("finetune", "small", "digits", "--image-size", "24", "--max-steps", "1", "--run-dir", "fine")
+    assert code == 0, stderr
+    assert deepres.load_pretrained("fine").image_size == 24
+    code, _, stderr = run("train", "resnet8", *BASE, "--image-size", "64")
+    assert (code, "an image size goes with a folder of images" in stderr) == (2, True)
+
+
+def test_svhn_is_evaluated_from_its_file(run, tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (32, 32, 3, 20), np.uint8), np.arange(1, 21)[:, None] % 10
+    savemat(tmp_path / "test_32x32.mat", {"X": images, "y": np.where(labels == 0, 10, labels).astype(np.uint8)})
+    code, stdout, stderr = run("evaluate", "resnet20", "--images", "test_32x32.mat", "--json")
+    assert code == 0, stderr
+    expected = deepres.load_pretrained("resnet20").predict(images.transpose(3, 2, 0, 1))
+    assert json.loads(stdout)["test_error"] == pytest.approx(100 * np.mean(expected != labels.ravel()))
+    savemat(tmp_path / "other.mat", {"X": images[..., :3], "y": labels})
+    (tmp_path / "broken.mat").write_bytes(b"nonsense")
+    for name, message in (("other", "is no file of SVHN"), ("broken", "cannot be read as a file of SVHN")):
+        code, _, stderr = run("evaluate", "resnet20", "--images", f"{name}.mat")
+        assert (code, message in stderr, len(stderr.splitlines())) == (2, True, 1)
+
+
+def test_weights_are_trained_further_on_a_folder_of_digits(run, tmp_path):
+    write_digits(tmp_path / "digits", 300)
     settings = ("--set", "epochs=16", "--set", "flips=none", "--backend", "fused", "--precision", "float32")
     code, _, stderr = run("finetune", "resnet20", "digits", *settings, "--run-dir", "fine")
     assert code == 0, stderr

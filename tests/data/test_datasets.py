@@ -45,6 +45,17 @@ def test_train_and_test_folders_are_taken_as_they_are(tmp_path):
     assert data.name == tmp_path.name
 
 
+def test_images_of_a_folder_are_made_of_the_size_asked_for(tmp_path):
+    folder = write_images(tmp_path / "pets", {"dog": 10, "cat": 20})
+    data = load_data(folder, image_size=48)
+    assert data.train.images.shape == (24, 3, 48, 48)
+    assert (data.name, label_of(folder, 48), label_of(folder, 32)) == ("pets-48px", "pets-48px", "pets")
+    with pytest.raises(UserError, match="an image size of 7: it must be 8 to 512 pixels"):
+        load_data(folder, image_size=7)
+    with pytest.raises(UserError, match="an image size goes with a folder of images, and 'cifar10' is none"):
+        load_data("cifar10", image_size=64)
+
+
 def test_folders_that_cannot_be_trained_on_are_named(tmp_path):
     with pytest.raises(UserError, match=r"2 images: a class needs 3 or more"):
         load_folder(write_images(tmp_path / "few", {"a": 2, "b": 3}))
@@ -94,6 +105,13 @@ def test_data_of_ones_own_must_be_what_nets_take(images, labels, classes, messag
     split = Split(images, labels)
     with pytest.raises(UserError, match=f"^mine: (train.)?{message}"):
         check_dataset(ImageData(split, split, "mine", classes), "mine")
+
+
+def test_training_and_test_images_must_be_of_one_size():
+    larger = Split(np.zeros((3, 3, 48, 48), np.uint8), LABELS)
+    assert check_dataset(ImageData(larger, larger, "mine", ("a", "b")), "mine").name == "mine"
+    with pytest.raises(UserError, match="mine: its training and test images are of other sizes"):
+        check_dataset(ImageData(larger, Split(IMAGES, LABELS), "mine", ("a", "b")), "mine")
 
 
 def test_what_is_no_data_set_is_named():

@@ -172,7 +172,7 @@ def test_other_test_images_are_an_error(write):
     data = {"name": "mine", "fraction": 1.0, "train": {"images": 9, "digest": "x"}, "val": None}
     for seed in (0, 1):
         change_json(RunDir(b / f"seed{seed}").recipe, data={**data, "test": {"images": 5, "digest": "y"}})
-    with pytest.raises(UserError, match=r"A and B were tested on different images"):
+    with pytest.raises(UserError, match=r"A and B were evaluated on different images"):
         compare(a, b)
     assert compare(a, b, anyway=True)[0].difference > 1
 
@@ -201,6 +201,22 @@ def test_the_same_settings_made_with_another_version_are_compared(write):
     made = compare(a, b)[0]
     assert made.differences == ()
     assert [str(each) for each in made.machines] == [f"environment.commit {'0' * 10} -> {'1' * 10}"]
+
+
+def test_val_errors_are_compared_where_images_were_held_out(write):
+    a = write("a", "resnet20", (9.1, 9.3, 9.4), split="45k", predictions=answers(8))
+    b = write("b", "plain20", (10.6, 11.0, 11.3), split="45k", predictions=answers(8))
+    (on_test,), (on_val,) = compare(a, b), compare(a, b, on="val")
+    assert on_val.a.errors == [run.val_error_last for run in load_runs([a])[0]] == [9.1, 9.3, 9.4]
+    assert on_val.difference == pytest.approx(10.9667 - 9.2667, abs=1e-3)
+    assert on_test.a.errors == [run.test_error_last for run in load_runs([a])[0]]
+    assert on_test.mcnemar is not None
+    assert on_val.mcnemar is None  # the answers kept are those on the test images
+    whole = write("whole", "resnet20", (8.1, 8.3))
+    with pytest.raises(UserError, match="seed0 held out no images as val: train with --split 45k"):
+        compare(a, whole, on="val")
+    with pytest.raises(UserError, match="unknown set of images 'train'"):
+        compare(a, b, on="train")
 
 
 def test_p_values_as_text():

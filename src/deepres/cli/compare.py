@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deepres.runs.statistics import Interval
 
 NOTES = (
-    "points: of test error at the last step; Welch's test asks whether other seeds would show it too, and is the one "
+    "points: of error at the last step; Welch's test asks whether other seeds would show it too, and is the one "
     "that the verdict is of; McNemar's asks whether these very nets differ on images like these",
 )
 
@@ -42,6 +42,13 @@ NOTES = (
     help="Fail if the groups differ in another setting than this, such as recipe.learning_rate; repeatable.",
 )
 @click.option("--anyway", is_flag=True, help="Compare groups that differ in several ingredients at once.")
+@click.option(
+    "--on",
+    type=click.Choice(["test", "val"]),
+    default="test",
+    show_default=True,
+    help="Whose error is compared; val to choose among recipes.",
+)
 @click.option("--all-pairs", is_flag=True, help="Compare each with each, not all with the first.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--latex", is_flag=True, help="Print a LaTeX table (it needs booktabs).")
@@ -51,6 +58,7 @@ def compare(
     folders: tuple[Path, ...],
     differ: tuple[str, ...],
     anyway: bool,
+    on: str,
     all_pairs: bool,
     as_json: bool,
     latex: bool,
@@ -74,7 +82,7 @@ def compare(
         if plot.suffix not in (".png", ".svg", ".pdf"):
             raise UserError(f"--plot {plot} is no picture: let its name end in .png, .svg or .pdf")
     selections = [select_runs(text, folders or ("runs",)) for text in groups]
-    found = [make_group(i, selection.text, selection.runs) for i, selection in enumerate(selections)]
+    found = [make_group(i, selection.text, selection.runs, on) for i, selection in enumerate(selections)]
     comparisons = compare_groups(found, differ=differ, anyway=anyway, all_pairs=all_pairs)
     for run in {run.path: run for selection in selections for run in selection.skipped}.values():
         say(f"deepres: left out {run.path}: {run.reason}")
@@ -99,7 +107,7 @@ def compare(
 
 
 def _print_groups(groups: Sequence["Group"]) -> None:
-    table = _table("", "runs", "n", "test error", "95% interval", "seeds")
+    table = _table("", "runs", "n", f"{groups[0].on} error", "95% interval", "seeds")
     for group in groups:
         spread = "" if group.std is None else f" ± {group.std:.2f}"
         seeds = ",".join(map(str, group.seeds))
@@ -175,7 +183,7 @@ def _group_row(group: "Group") -> dict[str, Any]:
         "asked_for": group.text,
         "n": group.n,
         "seeds": group.seeds,
-        "test_errors": group.errors,
+        f"{group.on}_errors": group.errors,
         "mean": group.mean,
         "std": group.std,
         "interval_low": low,

@@ -15,6 +15,8 @@ from deepres.streams import out, say
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deepres.weights.classifier import PixelClassifier
+
 MOST_SHOWN = 20  # classes of a confusion matrix on a terminal
 
 
@@ -25,7 +27,7 @@ MOST_SHOWN = 20  # classes of a confusion matrix on a terminal
     "folder",
     type=click.Path(path_type=Path),
     help="In place of the test set: a folder with a folder of image files for each class, named as the class; or a "
-    "file .npy of pixels, uint8 (N, 32, 32, 3) or (N, 3, 32, 32), with --labels.",
+    "file .npy of pixels, uint8 (N, 3, 32, 32), channels first or last, with --labels; or a file .mat of SVHN.",
 )
 @click.option("--labels", "labels_file", type=click.Path(path_type=Path), help="A file .npy of labels, for --images.")
 @OWN_NET
@@ -53,16 +55,19 @@ def evaluate(
     chosen = resolve_device(device)
     classifier = load_classifier(net, own_net).to(chosen)
     classes = tuple(classifier.classes)
-    if (labels_file is not None) != (folder is not None and folder.suffix == ".npy"):
+    suffix = "" if folder is None else folder.suffix
+    if (labels_file is not None) != (suffix == ".npy"):
         raise UserError("--labels FILE.npy goes with --images FILE.npy: give both, or a folder of images alone")
     faults: dict[str, str] = {}
     if labels_file is not None:
         assert folder is not None
-        images, labels = _read_arrays(folder, labels_file, len(classes))
+        images, labels = _read_arrays(folder, labels_file, len(classes), classifier.image_size)
+    elif folder is not None and suffix == ".mat":
+        images, labels = _read_svhn(folder, len(classes), classifier.image_size)
     elif folder is not None:
-        images, labels, faults = _read_folder(folder, classes)
+        images, labels, faults = _read_folder(folder, classes, classifier.image_size)
     else:
-        images, labels = _read_test_set(net, classes, data, data_dir)
+        images, labels = _read_test_set(net, classifier, data, data_dir)
     logits = classifier.predict_logits(images)
     error = error_percent(logits, labels)
     confusion = confusion_matrix(logits, labels).tolist()
@@ -82,14 +87,18 @@ def evaluate(
         raise UserError(f"{len(faults)} of {len(labels) + len(faults):,} images could not be read and are not counted")
 
 
-def _read_test_set(net: str, classes: tuple[str, ...], data: str, data_dir: Path | None) -> tuple["Tensor", "Tensor"]:
-    """Return the test images and labels of a data set with these very classes."""
+def _read_test_set(
+    net: str, classifier: "PixelClassifier", data: str, data_dir: Path | None
+) -> tuple["Tensor", "Tensor"]:
+    """Return the test images and labels of a data set with the classifier's very classes."""
     import torch
 
     from deepres.data.cifar10 import CLASSES
     from deepres.data.datasets import load_data
 
-    loaded = None if data == "cifar10" and classes != CLASSES else load_data(data, data_dir)
+    classes = tuple(classifier.classes)
+    size = classifier.image_size if Path(data).is_dir() else None
+    loaded = None if data == "cifar10" and classes != CLASSES else load_data(data, data_dir, image_size=size)
     others, name = (CLASSES, "CIFAR-10") if loaded is None else (loaded.classes, loaded.name)
     if loaded is None or classes != tuple(others):
         what = f"{len(classes)} classes" if len(classes) != len(others) else f"the classes {', '.join(classes)}"
@@ -100,8 +109,8 @@ def _read_test_set(net: str, classes: tuple[str, ...], data: str, data_dir: Path
     return torch.from_numpy(loaded.test.images), torch.from_numpy(loaded.test.labels)
 
 
-def _read_arrays(images_file: Path, labels_file: Path, num_classes: int) -> tuple["Tensor", "Tensor"]:
-    """Read images and labels as CIFAR-10.1 and CIFAR-10-C have them: uint8 (N, 3, 32, 32) and int64 (N,)."""
+def _read_arrays(images_file: Path, labels_file: Path, num_classes: int, size: int) -> tuple["Tensor", "Tensor"]:
+    """Read images and labels as CIFAR-10.1 and CIFAR-10-C have them: uint8 (N, 3, size, size) and int64 (N,)."""
     import numpy as np
     import torch
 
@@ -114,14 +123,25 @@ def _read_arrays(images_file: Path, labels_file: Path, num_classes: int) -> tupl
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path} cannot be read as a file .npy ({error})") from None
     images, labels = arrays
-    if images.ndim == 4 and images.shape[1:] == (32, 32, 3):
+    if images.ndim == 4 and images.shape[1:] == (size, size, 3):
         images = images.transpose(0, 3, 1, 2)
-    pixels = as_images(images)
+    pixels = as_images(images, size)
     return pixels, torch.from_numpy(check_labels(labels, len(pixels), num_classes))
 
 
-def _read_folder(folder: Path, classes: tuple[str, ...]) -> tuple["Tensor", "Tensor", dict[str, str]]:
-    """Read a folder of class-named folders: images uint8 (N, 3, 32, 32), labels int64 (N,), what is unreadable."""
+def _read_svhn(path: Path, num_classes: int, size: int) -> tuple["Tensor", "Tensor"]:
+    """Read the cropped digits of SVHN: images uint8 (N, 3, 32, 32) and labels int64 (N,), the digits themselves."""
+    import torch
+
+    from deepres.data.svhn import read_svhn
+    from deepres.inputs import as_images, check_labels
+
+    split = read_svhn(path)
+    return as_images(split.images, size), torch.from_numpy(check_labels(split.labels, len(split.labels), num_classes))
+
+
+def _read_folder(folder: Path, classes: tuple[str, ...], size: int) -> tuple["Tensor", "Tensor", dict[str, str]]:
+    """Read a folder of class-named folders: images uint8 (N, 3, size, size), labels int64 (N,), what is unreadable."""
     import numpy as np
     import torch
 
@@ -142,7 +162,7 @@ def _read_folder(folder: Path, classes: tuple[str, ...]) -> tuple["Tensor", "Ten
         if found.left_out:
             say(f"deepres: {found.left_out}")
         paths |= {str(path): path for path in found.paths}
-    names, images, faults = read_images(paths.items())
+    names, images, faults = read_images(paths.items(), size)
     if not images:
         raise UserError(f"no image in {folder} can be read ({next(iter(faults))}: {next(iter(faults.values()))})")
     labels = [indices[Path(name).relative_to(folder).parts[0]] for name in names]

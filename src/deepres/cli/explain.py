@@ -29,7 +29,7 @@ def explain(
 ) -> None:
     """Draw where IMAGE speaks for the classes that a net takes it for: Grad-CAM over the last stage.
 
-    The maps are of 8x8 places, drawn over the 32x32 pixels that the net sees, on one scale.
+    The maps are of 8x8 places for images of 32x32, drawn over the pixels that the net sees, on one scale.
     """
     path = path or Path(f"{image.stem}-explained.png")
     if path.suffix not in (".png", ".svg", ".pdf"):
@@ -54,7 +54,7 @@ def explain(
     chosen = resolve_device(device)
     classifier = load_classifier(net, own_net).to(chosen)
     try:
-        pixels = read_image(image)
+        pixels = read_image(image, classifier.image_size)
     except ImageError as error:
         raise UserError(f"{image}: {error}") from None
     classes = list(classifier.classes)

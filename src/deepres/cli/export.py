@@ -53,7 +53,7 @@ def export(
     check_target(path, chosen, kind, overwrite=force)
     kind_of_images = "test images" if folder is None else "images"
     if folder is not None:
-        images = _read_images(folder)
+        images = _read_images(folder, classifier.image_size)
     else:
         try:
             images = load_cifar10(data_dir).test.images[:NUM_IMAGES]
@@ -69,15 +69,15 @@ def export(
     )
 
 
-def _read_images(folder: Path) -> "NDArray[np.uint8]":
-    """Return the image files in a folder, at most as many as are asked for: uint8 (N, 3, 32, 32)."""
+def _read_images(folder: Path, size: int) -> "NDArray[np.uint8]":
+    """Return the image files in a folder, at most as many as are asked for: uint8 (N, 3, size, size)."""
     import numpy as np
 
     from deepres.data.images import find_images, read_images
 
     if not folder.is_dir():
         raise UserError(f"no folder {folder}")
-    _, images, faults = read_images((str(path), path) for path in find_images(folder).paths[:NUM_IMAGES])
+    _, images, faults = read_images(((str(path), path) for path in find_images(folder).paths[:NUM_IMAGES]), size)
     if faults:
         path, fault = next(iter(faults.items()))
         raise UserError(f"{path}: {fault}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.options import DATA_DIR, DEVICE, NET, OWN_NET
+from deepres.cli.options import DATA_DIR, DEVICE, IMAGE_SIZE, NET, OWN_NET
 from deepres.cli.train import carry_out
 from deepres.errors import UserError
 from deepres.runs.directory import run_name
@@ -22,6 +22,7 @@ from deepres.runs.directory import run_name
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--split", help="50k: train on everything; 45k: hold out a tenth as val. Default: the recipe's.")
 @click.option("--fraction", type=float, default=1.0, help="Train on this share of the images, of each class the same.")
+@IMAGE_SIZE
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/NET-RECIPE-FOLDER-seedN.")
 @DATA_DIR
 @DEVICE
@@ -38,6 +39,7 @@ def finetune(
     seed: int,
     split: str | None,
     fraction: float,
+    image_size: int | None,
     run_dir: Path | None,
     data_dir: Path | None,
     device: str,
@@ -83,7 +85,7 @@ def finetune(
             option=option,
             split=recipe.split,
             fraction=fraction,
-            data=label_of(data),
+            data=label_of(data, image_size),
         )
         run_dir = Path("runs") / name
     config = RunConfig(
@@ -96,4 +98,13 @@ def finetune(
         fraction=fraction,
         start=start,
     )
-    carry_out(config, run_dir, data=data, data_dir=data_dir, device=device, max_steps=max_steps, progress=progress)
+    carry_out(
+        config,
+        run_dir,
+        data=data,
+        image_size=image_size,
+        data_dir=data_dir,
+        device=device,
+        max_steps=max_steps,
+        progress=progress,
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deepres.cli.console import this_command
-from deepres.cli.options import DATA, DATA_DIR, DEVICE, EVALUATE_EVERY
+from deepres.cli.options import DATA, DATA_DIR, DEVICE, EVALUATE_EVERY, IMAGE_SIZE
 from deepres.errors import UserError, extra_needed
 from deepres.runs.directory import RunDir
 from deepres.streams import out, say
@@ -49,6 +49,7 @@ SMALLEST_SHARE = 0.0001  # of a core or GPU, in Ray's arithmetic
     "--fraction", "fractions", multiple=True, metavar="SHARE,...", help="Of the training images. Default: 1."
 )
 @DATA
+@IMAGE_SIZE
 @click.option("--seeds", default="1", show_default=True, help="Their number, or a list such as 0,2,5-7; 5-5 is one.")
 @click.option("--split", help="50k or 45k, see `deepres train`. Default: the recipe's.")
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
@@ -72,6 +73,7 @@ def grid(
     options: tuple[str, ...],
     fractions: tuple[str, ...],
     data: str,
+    image_size: int | None,
     seeds: str,
     split: str | None,
     out_dir: Path,
@@ -113,7 +115,8 @@ def grid(
         options=listed("--option", options, ["A"]),
         fractions=parse_fractions(listed("--fraction", fractions, ["1"])),
         data=data,
-        dataset=None if data == "cifar10" else load_data(data, data_dir),
+        image_size=image_size,
+        dataset=None if data == "cifar10" and image_size is None else load_data(data, data_dir, image_size=image_size),
         recipe_arguments=recipe_arguments,
     )
     pending = [job for job in jobs if not job.is_finished()]

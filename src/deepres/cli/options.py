@@ -27,6 +27,10 @@ DATA = click.option(
     help="cifar10, cifar100, a folder of images, or FILE.py:NAME of your own.",
 )
 
+IMAGE_SIZE = click.option(
+    "--image-size", type=int, metavar="PIXELS", help="Make the images of a folder so wide and high. Default: 32."
+)
+
 # What other programs call the settings of a recipe.
 RECIPE_OPTIONS = {
     "lr": "learning_rate",

@@ -21,7 +21,7 @@ from deepres.streams import out, say
 @click.option("--model", "net", default="resnet20", show_default=True, help="NAME, RUN_DIR or FILE, see evaluate.")
 @OWN_NET
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show of each image.")
-@click.option("--show", is_flag=True, help="Draw in the terminal the 32x32 pixels that the net sees.")
+@click.option("--show", is_flag=True, help="Draw in the terminal the pixels that the net sees.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @DEVICE
 def predict(
@@ -29,8 +29,8 @@ def predict(
 ) -> None:
     """Tell what is in each IMAGE: an image file, a folder of them, or - for standard input.
 
-    The whole picture is squeezed to 32x32 pixels, as CIFAR-10's are, without cropping. A file that cannot be used is
-    named, and the others are predicted; the exit code is then 2.
+    The whole picture is squeezed to the size that the net takes, 32x32 pixels, without cropping. A file that cannot
+    be used is named, and the others are predicted; the exit code is then 2.
     """
     import numpy as np
 
@@ -40,7 +40,7 @@ def predict(
 
     chosen = resolve_device(device)
     classifier = load_classifier(net, own_net).to(chosen)
-    names, images, faults = read_images(_find(sources))
+    names, images, faults = read_images(_find(sources), classifier.image_size)
     for name, fault in faults.items():
         say(f"deepres: error: {name}: {fault}")
     order = []

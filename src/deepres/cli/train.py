@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deepres.cli.console import result_table, this_command
-from deepres.cli.options import DATA, DATA_DIR, DEVICE, EVALUATE_EVERY
+from deepres.cli.options import DATA, DATA_DIR, DEVICE, EVALUATE_EVERY, IMAGE_SIZE
 from deepres.cli.reporter import ConsoleReporter
 from deepres.errors import UserError
 from deepres.objects import is_object_name, load_object
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--split", help="50k: train on everything; 45k: hold out 5,000 images as val. Default: the recipe's.")
 @click.option("--fraction", type=float, default=1.0, help="Train on this share of the images, of each class the same.")
 @DATA
+@IMAGE_SIZE
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/NAME-RECIPE-seedN.")
 @DATA_DIR
 @DEVICE
@@ -71,6 +72,7 @@ def train(
     split: str | None,
     fraction: float,
     data: str,
+    image_size: int | None,
     run_dir: Path | None,
     data_dir: Path | None,
     device: str,
@@ -104,7 +106,13 @@ def train(
         raise UserError(f"--run-dir {str(run_dir)!r} is no place for a run: name a folder of its own")
     if run_dir is None:
         run_dir = Path("runs") / run_name(
-            name, recipe.name, seed, option=option, split=recipe.split, fraction=fraction, data=label_of(data)
+            name,
+            recipe.name,
+            seed,
+            option=option,
+            split=recipe.split,
+            fraction=fraction,
+            data=label_of(data, image_size),
         )
 
     config = RunConfig(
@@ -121,6 +129,7 @@ def train(
         config,
         run_dir,
         data=data,
+        image_size=image_size,
         data_dir=data_dir,
         device=device,
         workers=workers,
@@ -136,6 +145,7 @@ def carry_out(
     run_dir: Path,
     *,
     data: str,
+    image_size: int | None,
     data_dir: Path | None,
     device: str,
     workers: int | None = None,
@@ -162,7 +172,7 @@ def carry_out(
     check_backend(config.backend)
     if (size := count_workers(workers, shlex.join(sys.argv[1:]))) > recipe.batch_size:
         raise UserError(f"{size} workers are too many: a mini-batch has {recipe.batch_size} images")
-    dataset = load_data(data, data_dir)
+    dataset = load_data(data, data_dir, image_size=image_size)
     num_classes = len(dataset.classes)
     parameters = count_parameters(
         build_net(config.model, option=config.option, seed=config.seed, num_classes=num_classes)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from deepres.errors import unknown_name
+from deepres.inputs import IMAGE_SIZE
 from deepres.recipes.recipe import NORMALIZATIONS as NORMALIZATIONS
 
 
@@ -15,12 +16,17 @@ class Normalization:
     """What is subtracted from, and divides, pixels / 255. It is part of a trained net and saved with its weights.
 
     Attributes:
-        mean: float32, (3, H, W) for a mean per pixel or (3, 1, 1) for a mean per channel.
+        mean: float32, (3, H, W) for a mean per pixel, or (3, 1, 1) for a mean per channel of images of 32 x 32.
         std: float32, same shape or (3, 1, 1).
     """
 
     mean: Tensor
     std: Tensor
+
+    @property
+    def image_size(self) -> int:
+        """Rows and columns of the images: those of the mean, or CIFAR's."""
+        return self.mean.shape[-1] if self.mean.shape[-1] > 1 else IMAGE_SIZE
 
     @classmethod
     def fit(cls, images: Tensor, kind: str) -> "Normalization":
@@ -29,7 +35,8 @@ class Normalization:
         Args:
             images: uint8 (N, 3, H, W), the training images and no others.
             kind: "pixel_mean": the mean of each pixel, nothing divided (section 4.2); "channel": mean and
-                standard deviation of each channel over all images and pixels.
+                standard deviation of each channel over all images and pixels. Where images are not of 32 x 32, the
+                mean is repeated for each pixel, so that its shape says for which images a net was trained.
 
         Raises:
             UserError: another kind.
@@ -46,12 +53,20 @@ class Normalization:
         values = torch.arange(256, dtype=torch.float64) / 255
         mean = (share * values).sum(dim=1, keepdim=True)  # (3, 1)
         std = (share * (values - mean) ** 2).sum(dim=1, keepdim=True).sqrt()
-        return cls(mean=mean.float().unsqueeze(-1), std=std.float().unsqueeze(-1)).to(device)  # (3, 1, 1)
+        fitted = cls(mean=mean.float().unsqueeze(-1), std=std.float().unsqueeze(-1))  # (3, 1, 1)
+        return fitted.for_images_of(images.shape[-1]).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalise uint8 images (B, 3, H, W) to float32 of the same shape."""
         highest = self.mean.new_full((), 255.0)  # a tensor: by a number, a GPU multiplies with its rounded reciprocal
         return images.to(torch.float32).div_(highest).sub_(self.mean).div_(self.std)
+
+    def for_images_of(self, rows: int) -> "Normalization":
+        """Return this for images of another size: itself if they are of its own, else the mean of each channel."""
+        if rows == self.image_size:
+            return self
+        mean = self.mean.mean(dim=(1, 2), keepdim=True)  # (3, 1, 1)
+        return Normalization(mean if rows == IMAGE_SIZE else mean.repeat(1, rows, rows), self.std)
 
     def to(self, device: torch.device) -> "Normalization":
         """Return the same statistics on another device."""

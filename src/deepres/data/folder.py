@@ -1,4 +1,4 @@
-"""Images of one's own: a folder of image files for each class, each image made 32 pixels wide and high."""
+"""Images of one's own: a folder of image files for each class, each image made as wide and high as the net takes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +9,18 @@ from deepres.data.cifar10 import Split
 from deepres.data.images import find_images, is_hidden, read_images
 from deepres.data.splits import stratified_split
 from deepres.errors import UserError
+from deepres.inputs import IMAGE_SIZE
 
 TEST_FRACTION = 0.2  # of the images of each class, where the folder is not divided into train and test
 TEST_NAMES = ("test", "val", "valid", "validation")
 MAX_CLASSES = 256
 
 
-def load_folder(folder: Path) -> tuple[Split, Split, tuple[str, ...]]:
+def load_folder(folder: Path, size: int = IMAGE_SIZE) -> tuple[Split, Split, tuple[str, ...]]:
     """Read images: to train on, to test on, and the names of their classes, which are the folders' in order.
 
     The folder holds either a folder for each class, of whose images a fifth are test images, the same at each call; or
-    `train` and `test` (or `val`), which hold the same folders each.
+    `train` and `test` (or `val`), which hold the same folders each. Images are made `size` pixels wide and high.
 
     Raises:
         UserError: there are no such folders, a class has too few images, or an image cannot be read.
@@ -35,9 +36,10 @@ def load_folder(folder: Path) -> tuple[Split, Split, tuple[str, ...]]:
         if (others := class_names(folder / test_name)) != classes:
             odd = sorted(set(classes) ^ set(others))[0]
             raise UserError(f"{folder}: train and {test_name} hold other classes ({odd} is in one of them only)")
-        return read_classes(folder / "train", classes), read_classes(folder / test_name, classes), classes
+        train, test = (read_classes(folder / part, classes, size) for part in ("train", test_name))
+        return train, test, classes
     classes = class_names(folder)
-    whole = read_classes(folder, classes)
+    whole = read_classes(folder, classes, size)
     for label, name in enumerate(classes):
         if (count := int((whole.labels == label).sum())) < 3:
             raise UserError(f"{folder / name} holds {count} images: a class needs 3 or more, some of them to test on")
@@ -70,7 +72,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def read_classes(folder: Path, classes: Sequence[str]) -> Split:
+def read_classes(folder: Path, classes: Sequence[str], size: int = IMAGE_SIZE) -> Split:
     """Read the images of all classes, class by class, in the order of their paths.
 
     Raises:
@@ -79,7 +81,7 @@ def read_classes(folder: Path, classes: Sequence[str]) -> Split:
     images, labels = [], []
     for label, name in enumerate(classes):
         found = find_images(folder / name)
-        _, read, faults = read_images((str(path), path) for path in found.paths)
+        _, read, faults = read_images(((str(path), path) for path in found.paths), size)
         if faults:
             path, fault = next(iter(faults.items()))
             more = f" (and {len(faults) - 1:,} more)" if len(faults) > 1 else ""

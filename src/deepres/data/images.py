@@ -1,4 +1,4 @@
-"""Any image file to the 32x32 pixels that the nets take.
+"""Any image file to the pixels that a net takes, 32x32 for those trained on CIFAR.
 
 CIFAR-10's images were not cut out of larger ones: they are whole pictures made 32 pixels wide and high, whatever their
 proportions. So here: the whole picture is squeezed to 32x32, nothing is cropped, by bicubic interpolation over all
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deepres.errors import UserError
+from deepres.inputs import IMAGE_SIZE
 
-SIZE = (32, 32)
 SYSTEM_NAMES = ("__MACOSX", "Thumbs.db", "desktop.ini")
 SHOWN_KINDS = 5
 
@@ -28,11 +28,15 @@ class ImageError(UserError):
     """An image file that cannot be used; the message says why, but not which."""
 
 
-def read_image(source: Path | BinaryIO) -> NDArray[np.uint8]:
+def read_image(source: Path | BinaryIO, size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
     """Read an image file of any kind that Pillow knows, upright, on white where it is transparent.
 
+    Args:
+        source: the file.
+        size: rows and columns to make it.
+
     Returns:
-        uint8, (3, 32, 32), channels red, green, blue.
+        uint8, (3, `size`, `size`), channels red, green, blue.
 
     Raises:
         ImageError: the file is missing, no image, damaged, animated, or so large that it may be a decompression bomb.
@@ -46,7 +50,7 @@ def read_image(source: Path | BinaryIO) -> NDArray[np.uint8]:
                 if (num_frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                     raise ImageError(f"it has {num_frames} frames or pages: save the one that is meant")
                 picture = to_rgb(ImageOps.exif_transpose(image))
-                small = squeeze(picture)
+                small = squeeze(picture, size)
     except UserError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -59,18 +63,17 @@ def read_image(source: Path | BinaryIO) -> NDArray[np.uint8]:
         raise ImageError(f"it cannot be read ({reason})") from None
     except Exception as error:  # whatever a decoder raises at a file that was made to confuse it
         raise ImageError(f"it cannot be read (it is damaged: {error or type(error).__name__})") from None
-    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))  # (3, 32, 32)
+    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))  # (3, size, size)
 
 
-def squeeze(picture: Image.Image) -> Image.Image:
-    """Make a picture 32 pixels wide and high.
+def squeeze(picture: Image.Image, size: int) -> Image.Image:
+    """Make a picture `size` pixels wide and high.
 
     First the width, then the height: values are limited to 0 to 255 after each of the two, so that the order shows in
     pictures of high contrast, and left to itself Pillow takes one order up to version 12 and another from 13 on.
     """
-    width, height = SIZE
-    narrow = picture.resize((width, picture.height), Image.Resampling.BICUBIC)
-    return narrow.resize((width, height), Image.Resampling.BICUBIC)
+    narrow = picture.resize((size, picture.height), Image.Resampling.BICUBIC)
+    return narrow.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -165,12 +168,13 @@ def _is_image(path: Path) -> bool:
 
 
 def read_images(
-    sources: Iterable[tuple[str, Path | BinaryIO]],
+    sources: Iterable[tuple[str, Path | BinaryIO]], size: int = IMAGE_SIZE
 ) -> tuple[list[str], list[NDArray[np.uint8]], dict[str, str]]:
     """Read images one after the other; those that cannot be read do not stop the others.
 
     Args:
         sources: the name of each image and where it is.
+        size: rows and columns to make them.
 
     Returns:
         The names and the images that could be read, and what is wrong with each of the others.
@@ -180,7 +184,7 @@ def read_images(
     faults: dict[str, str] = {}
     for name, source in sources:
         try:
-            images.append(read_image(source))
+            images.append(read_image(source, size))
             names.append(name)
         except ImageError as error:
             faults[name] = str(error)

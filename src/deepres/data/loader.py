@@ -169,10 +169,14 @@ def build_stream(
         normalization: of a net that is trained further; None: by the statistics of these images.
     """
     total_steps = recipe.total_steps(len(images))
+    rows = images.shape[-1]
+    if normalization is None:
+        normalization = Normalization.fit(images, recipe.normalization)
+    recipe = recipe.for_images_of(rows)
     return TrainStream(
         images,
         labels,
-        normalization=normalization or Normalization.fit(images, recipe.normalization),
+        normalization=normalization.for_images_of(rows),
         batch_size=recipe.batch_size,
         pad=recipe.pad,
         padding=recipe.padding,

@@ -22,7 +22,7 @@ from deepres.weights.classifier import PixelClassifier
 MAX_DIFFERENCE = 1e-4  # of any logit
 BATCHES = (1, 2, 7)  # sizes that must work besides that of all images: the batch is to be dynamic
 
-Images = NDArray[np.uint8]  # (N, 3, 32, 32)
+Images = NDArray[np.uint8]  # (N, 3, S, S)
 Logits = NDArray[np.float32]  # (N, num_classes)
 
 
@@ -80,7 +80,7 @@ def export_classifier(
         classifier: what to export.
         name: a key of `FORMATS`.
         path: the file; its suffix must be the format's.
-        images: on which the file must agree with the classifier, uint8 (N, 3, 32, 32).
+        images: on which the file must agree with the classifier, uint8 (N, 3, S, S), S the classifier's `image_size`.
         overwrite: whether a file that is there already may be replaced.
 
     Returns:
@@ -93,7 +93,7 @@ def export_classifier(
     """
     kind = get_format(name)
     check_target(path, kind, name, overwrite=overwrite)
-    pixels = as_images(images).numpy()
+    pixels = as_images(images, classifier.image_size).numpy()
     module = import_module(kind.module)
     with torch.no_grad():  # a pruned weight is computed before each forward pass, here without a graph
         classifier.predict_logits(pixels[:1])
@@ -153,4 +153,5 @@ def compare(classifier: PixelClassifier, run: Callable[[Any], Logits], images: I
 
 def example(classifier: PixelClassifier) -> torch.Tensor:
     """Return two black images on the classifier's device, from which tracing starts."""
-    return torch.zeros(2, 3, 32, 32, dtype=torch.uint8, device=classifier.mean.device)
+    size = classifier.image_size
+    return torch.zeros(2, 3, size, size, dtype=torch.uint8, device=classifier.mean.device)

@@ -24,7 +24,7 @@ LAST = "channels_last"  # TensorFlow's layout, and the only one in which its con
 
 
 def write(classifier: PixelClassifier, path: Path) -> None:
-    """Write a .keras file: pixels, uint8 or float in [0, 1], (batch, 32, 32, 3), channels last, to logits."""
+    """Write a .keras file: pixels, uint8 or float in [0, 1], (batch, S, S, 3), channels last, to logits."""
     if keras.backend.backend() != "tensorflow":
         raise UserError(f"Keras runs on {keras.backend.backend()} here: set KERAS_BACKEND=tensorflow")
     build_keras(classifier).save(path)
@@ -46,7 +46,7 @@ def build_keras(classifier: PixelClassifier) -> Any:
     net = classifier.net
     if not isinstance(net, ResNet) or not isinstance(net.fc, nn.Linear):
         raise UserError("format tensorflow takes the nets of deepres with a linear last layer, and no others")
-    pixels = keras.Input((32, 32, 3), dtype="float32", name="pixels")
+    pixels = keras.Input((classifier.image_size, classifier.image_size, 3), dtype="float32", name="pixels")
     std = classifier.std.double()
     offset = -classifier.mean.double() / std
     x = keras.layers.Rescaling(_last(1 / (255 * std)), _last(offset), name="normalize")(_bytes(pixels))

@@ -37,6 +37,8 @@ class Job:
     """The recipe as `deepres train` is given it."""
     data: str = "cifar10"
     """The data set as `deepres train` is given it."""
+    image_size: int | None = None
+    """Rows and columns of a folder's images; None: 32."""
     num_train: int | None = None
     """Images of the training set before a fraction of them is taken; None: CIFAR-10's."""
 
@@ -60,6 +62,7 @@ class Job:
             *("--option", config.option, "--precision", config.precision, "--backend", config.backend),
             *(("--fraction", f"{config.fraction!r}") if config.fraction != 1 else ()),
             *(("--data", self.data) if self.data != "cifar10" else ()),
+            *(("--image-size", str(self.image_size)) if self.image_size is not None else ()),
         ]
 
     def sources(self) -> dict[str, bytes]:
@@ -113,6 +116,7 @@ def plan_grid(
     options: Sequence[str] = ("A",),
     fractions: Sequence[float] = (1.0,),
     data: str = "cifar10",
+    image_size: int | None = None,
     dataset: Dataset | None = None,
     recipe_arguments: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[Job]:
@@ -129,6 +133,7 @@ def plan_grid(
         options: kinds of shortcut; nets of one's own have none.
         fractions: of the training images.
         data: as `deepres train` is given it.
+        image_size: rows and columns of a folder's images; None: 32.
         dataset: that data set, where it is not CIFAR-10.
         recipe_arguments: what `deepres train` is given for a recipe, by its name; else its name alone.
 
@@ -163,7 +168,7 @@ def plan_grid(
                         option=option,
                         split=recipe.split,
                         fraction=fraction,
-                        data=label_of(data),
+                        data=label_of(data, image_size),
                     )
                     if path in jobs:
                         raise UserError(f"two runs of this grid would have the directory {path}: name them apart")
@@ -174,6 +179,7 @@ def plan_grid(
                         net=name,
                         recipe_arguments=tuple(recipe_arguments.get(recipe.name, ("--recipe", recipe.name))),
                         data=data,
+                        image_size=image_size,
                         num_train=None if dataset is None else len(dataset.train.labels),
                     )
     return list(jobs.values())

@@ -35,6 +35,7 @@ class HubClassifier(
         option: the kind of shortcut.
         num_classes: the number of logits.
         normalization: "channel" or "pixel_mean", which gives the shape of `mean`.
+        image_size: rows and columns of the images.
         name: what the weights are called.
         classes: the name of each logit; None is CIFAR-10's, or numbers where there are not ten.
 
@@ -53,12 +54,13 @@ class HubClassifier(
         option: str = "A",
         num_classes: int = 10,
         normalization: str = "channel",
+        image_size: int = IMAGE_SIZE,
         name: str = "",
         classes: Sequence[str] | None = None,
     ) -> None:
         if normalization not in NORMALIZATIONS:
             raise unknown_name("normalization", normalization, NORMALIZATIONS)
-        size = IMAGE_SIZE if normalization == "pixel_mean" else 1
+        size = image_size if normalization == "pixel_mean" or image_size != IMAGE_SIZE else 1
         empty = Normalization(mean=torch.zeros(3, size, size), std=torch.ones(3, 1, 1))
         super().__init__(build_model(model, option=option, num_classes=num_classes), empty, name, classes)
 
@@ -77,6 +79,7 @@ class HubClassifier(
             option=net.option,
             num_classes=net.fc.out_features,
             normalization="channel" if classifier.mean.numel() == 3 else "pixel_mean",
+            image_size=classifier.image_size,
             name=classifier.name,
             classes=list(classifier.classes),
         )
@@ -117,10 +120,10 @@ class HubClassifier(
         means, stds = (
             ", ".join(f"{value:.6f}" for value in tensor.mean(dim=(1, 2)).tolist()) for tensor in (self.mean, self.std)
         )
-        net = self.net
+        net, size = self.net, self.image_size
         rows = {
             "net": f"{net_name(net)}, shortcut option {net.option}, {count_parameters(net):,} parameters",
-            "input": "pixels (N, 3, 32, 32), red, green, blue, divided by 255 and normalised",
+            "input": f"pixels (N, 3, {size}, {size}), red, green, blue, divided by 255 and normalised",
             "normalisation": f"by channel the mean is {means}, std {stds}",
             "classes": ", ".join(self.classes),
             "test error": "not recorded: these are no weights of the zoo, whose cards state it",

@@ -217,6 +217,11 @@ class Recipe:
         """Rows of the images that it trains on before whole ones."""
         return [part.size for part in self.low_resolutions]
 
+    def for_images_of(self, rows: int) -> "Recipe":
+        """Return the recipe for images of another size than 32 x 32: its low resolutions in proportion."""
+        parts = tuple(replace(part, size=max(1, round(part.size * rows / 32))) for part in self.low_resolutions)
+        return self if parts == self.low_resolutions else replace(self, low_resolutions=parts)
+
     def image_size(self, step: int, total_steps: int) -> int | None:
         """Return the rows and columns of the images of a step, counted from 0; None: as they are."""
         return next((size for size, _, end in self.parts(total_steps) if step < end), None)

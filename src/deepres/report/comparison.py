@@ -46,13 +46,13 @@ def comparison_latex(comparisons: Sequence[Comparison]) -> str:
     lines += [r"\bottomrule", r"\end{tabular}"]
     for group in groups_of(comparisons):
         spread = "" if group.std is None else f" +- {group.std:.2f}"
-        lines.append(f"% {group.name}: {group.text}, test error {group.mean:.2f}{spread}%, {group.n} runs")
+        lines.append(f"% {group.name}: {group.text}, {group.on} error {group.mean:.2f}{spread}%, {group.n} runs")
     lines += [f"% {each.verdict}" for each in comparisons]
     return "\n".join(lines) + "\n"
 
 
 def draw_groups(groups: Sequence[Group]) -> Figure:
-    """Draw the test error of every seed as a dot, a group a row, with the mean and its 95% interval beneath."""
+    """Draw the error of every seed as a dot, a group a row, with the mean and its 95% interval beneath."""
     with house_style():
         figure = new_figure(7.0, 0.9 + 0.75 * len(groups))
         axes = figure.add_subplot()
@@ -76,7 +76,7 @@ def draw_groups(groups: Sequence[Group]) -> Figure:
         names = [f"{group.name}: {_short(group.text)}\n{group.n} run{'s' if group.n > 1 else ''}" for group in groups]
         axes.set_yticks(range(len(groups)), names)
         axes.set_ylim(len(groups) - 0.4, -0.5)
-        axes.set_xlabel("test error at the last step (%)")
+        axes.set_xlabel(f"{groups[0].on} error at the last step (%)")
         axes.set_title("dot: a seed; diamond: the mean; line: its 95% interval", fontsize=9, color=PAPER_GRAY)
         axes.grid(axis="x")
         axes.margins(x=0.08)

@@ -1,7 +1,7 @@
 """Whether one group of runs errs less than another: differences with intervals, tests, and the seeds they need.
 
-Needs scipy (the extra `report`), and no torch. Differences are in percent points of test error at the last step, the
-second group's minus the first's.
+Needs scipy (the extra `report`), and no torch. Differences are in percent points of error at the last step, on the
+test images or on those held out as val, the second group's minus the first's.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deepres.errors import UserError
+from deepres.errors import UserError, unknown_name
 from deepres.runs.differences import Difference, check_differences, find_differences, shared_settings
 from deepres.runs.finished import FinishedRun
 from deepres.runs.groups import RunGroup
@@ -26,6 +26,7 @@ from deepres.runs.statistics import Interval, mean_interval
 
 LEVEL = 0.05
 MACHINE = ("deepres", "commit", "torch", "device_name", "backend")  # of environment.json
+ON = ("test", "val")
 SHOWN_SEEDS = 10_000  # beyond it the number means: as good as none
 
 
@@ -39,11 +40,15 @@ class Group:
     """What the user asked for, or the net and recipe."""
     runs: tuple[FinishedRun, ...]
     """By seed; one or more."""
+    on: str = "test"
+    """Whose error is compared, of the test images or of those held out, "val"."""
 
     @property
     def errors(self) -> list[float]:
-        """The test error of each run at its last step, in percent."""
-        return [run.test_error_last for run in self.runs]
+        """The error of each run at its last step, in percent."""
+        if self.on == "test":
+            return [run.test_error_last for run in self.runs]
+        return [error for run in self.runs if (error := run.val_error_last) is not None]
 
     @property
     def seeds(self) -> list[int]:
@@ -150,6 +155,7 @@ def compare(
     differ: Sequence[str] = (),
     anyway: bool = False,
     all_pairs: bool = False,
+    on: str = "test",
 ) -> list[Comparison]:
     """Compare groups of finished runs: each of the others with the first one.
 
@@ -162,12 +168,14 @@ def compare(
             groups must differ in them and in no other.
         anyway: compare even groups that differ in several ingredients at once, such as net and recipe.
         all_pairs: compare each with each.
+        on: "test", or "val": by the error on the images held out, as choosing among recipes asks for.
 
     Returns:
         A comparison for each pair.
 
     Raises:
-        UserError: a group mixes runs of different settings, groups differ in more than was asked, or there are none.
+        UserError: a group mixes runs of different settings, groups differ in more than was asked, there are none, or
+            they held out no images.
 
     Example:
         >>> import deepres
@@ -176,7 +184,7 @@ def compare(
         (True, True)
     """
     folders = [runs] if isinstance(runs, str | Path) else list(runs)
-    groups = [_group(i, content, folders) for i, content in enumerate((a, *others))]
+    groups = [_group(i, content, folders, on) for i, content in enumerate((a, *others))]
     return compare_groups(groups, differ=differ, anyway=anyway, all_pairs=all_pairs)
 
 
@@ -195,21 +203,31 @@ def compare_groups(
     return made
 
 
-def make_group(position: int, text: str, runs: Sequence[FinishedRun]) -> Group:
-    """Name a group by its position: A, B, ..."""
+def make_group(position: int, text: str, runs: Sequence[FinishedRun], on: str = "test") -> Group:
+    """Name a group by its position: A, B, ...; `on` is whose error is compared.
+
+    Raises:
+        UserError: there are no runs, or one without the error.
+    """
+    if on not in ON:
+        raise unknown_name("set of images", on, ON)
     if not runs:
         raise UserError(f"group {position + 1} ({text}) has no runs")
+    if on == "val" and (without := [run for run in runs if run.val_error_last is None]):
+        raise UserError(f"{without[0].path} held out no images as val: train with --split 45k, or compare on test")
     name = chr(ord("A") + position) if position < 26 else f"G{position + 1}"
-    return Group(name, text, tuple(sorted(runs, key=lambda run: run.seed)))
+    return Group(name, text, tuple(sorted(runs, key=lambda run: run.seed)), on)
 
 
-def _group(position: int, content: "str | Path | RunGroup | Sequence[FinishedRun]", folders: Sequence[Any]) -> Group:
+def _group(
+    position: int, content: "str | Path | RunGroup | Sequence[FinishedRun]", folders: Sequence[Any], on: str
+) -> Group:
     if isinstance(content, str | Path):
-        return make_group(position, str(content), select_runs(str(content), folders).runs)
+        return make_group(position, str(content), select_runs(str(content), folders).runs, on)
     if isinstance(content, RunGroup):
-        return make_group(position, f"{content.model}, {content.label}", content.runs)
+        return make_group(position, f"{content.model}, {content.label}", content.runs, on)
     runs = list(content)
-    return make_group(position, f"{runs[0].model}, {runs[0].recipe}" if runs else "", runs)
+    return make_group(position, f"{runs[0].model}, {runs[0].recipe}" if runs else "", runs, on)
 
 
 def _compare(a: Group, b: Group, differ: Sequence[str], anyway: bool) -> Comparison:
@@ -231,7 +249,7 @@ def _compare(a: Group, b: Group, differ: Sequence[str], anyway: bool) -> Compari
         difference=difference,
         welch=welch(a.errors, b.errors),
         paired=paired(a.errors, b.errors) if a.seeds == b.seeds else None,
-        mcnemar=_mcnemar(a, b),
+        mcnemar=_mcnemar(a, b) if a.on == "test" else None,
         needed=needed_seeds(difference, std_a, std_b) if known else None,
         detectable=detectable_difference((std_a, a.n), (std_b, b.n)) if tested else None,
     )
@@ -251,12 +269,18 @@ def _check_distinct(a: Group, b: Group, found: Sequence[Difference]) -> None:
             f"{a.name} and {b.name} are single runs that differ in their seed alone: put a pattern of runs in quotes, "
             "as in 'runs/resnet20-*', so that it is one group, or give --anyway"
         )
-    tests = [{(run.record.data.test.images, run.record.data.test.digest) for run in group.runs} for group in (a, b)]
-    if tests[0] != tests[1]:
+    if _evaluated_on(a) != _evaluated_on(b):
         raise UserError(
-            f"{a.name} and {b.name} were tested on different images, so that their errors say nothing of each other: "
-            "compare runs on the same data, or give --anyway"
+            f"{a.name} and {b.name} were evaluated on different images, so that their errors say nothing of each "
+            "other: compare runs on the same data, or give --anyway"
         )
+
+
+def _evaluated_on(group: Group) -> set[tuple[int, str | None] | None]:
+    """Return number and digest of the images by whose error a group is compared."""
+    data = [run.record.data for run in group.runs]
+    sets = [each.test if group.on == "test" else each.val for each in data]
+    return {None if images is None else (images.images, images.digest) for images in sets}
 
 
 def _machines(a: Group, b: Group) -> list[Difference]:

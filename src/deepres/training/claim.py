@@ -107,7 +107,7 @@ def settle(
         precision=config.precision,
         backend=config.backend,
         num_steps=target,
-        sizes=[sets.image_rows, *config.recipe.small_sizes],
+        sizes=[sets.image_rows, *config.recipe.for_images_of(sets.image_rows).small_sizes],
         notice=reporter.notice if last is None else lambda _: None,
     )
     backend = choice.backend

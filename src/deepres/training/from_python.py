@@ -34,7 +34,7 @@ def train(
 
     Args:
         model: a name such as "resnet20"; a module, whose weights are the first ones; or what makes a module of the
-            number of classes. It takes normalised images, float32 (B, 3, 32, 32), and gives logits.
+            number of classes. It takes normalised images, float32 (B, 3, S, S), and gives logits.
         recipe: a recipe, its name, or the path of a TOML file.
         data: a data set, or what names one for `deepres.load_data`.
         seed: of weights and mini-batches.

@@ -105,6 +105,7 @@ class Trainer:
         start_chain(recipe, model)
         if start is not None:
             start.copy_into(model)
+        sizes = [None, *recipe.for_images_of(stream.images.shape[-1]).small_sizes]
         self.backend = build_backend(
             backend,
             model,
@@ -112,7 +113,7 @@ class Trainer:
             precision,
             stream.batch_size,
             notice,
-            examples=stream.examples(NUM_IMAGES, [None, *recipe.small_sizes]) if backend == "fused" else (),
+            examples=stream.examples(NUM_IMAGES, sizes) if backend == "fused" else (),
             fall_back=fall_back,
         )
         self.model = model

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from deepres.data.augment import Normalization
 from deepres.data.cifar10 import CLASSES
 from deepres.errors import UserError
-from deepres.inputs import IMAGE_SIZE, Labels, Pixels, as_images, check_labels, check_pixels
+from deepres.inputs import Labels, Pixels, as_images, check_labels, check_pixels
 from deepres.models import ResNet, net_name
 from deepres.weights.evaluate import EVAL_BATCH
 
@@ -21,15 +21,15 @@ from deepres.weights.evaluate import EVAL_BATCH
 class PixelClassifier(nn.Module):
     """A net, the normalisation that it was trained with, and the names of its classes.
 
-    `forward` takes pixels, uint8 or float in [0, 1], of shape (N, 3, 32, 32) with channels red, green, blue, and gives
+    `forward` takes pixels, uint8 or float in [0, 1], of shape (N, 3, S, S) with channels red, green, blue, and gives
     logits, float (N, num_classes). Anything else raises a `UserError`, since a net computes nonsense from pixels in
-    another range or order without a sign of it.
+    another range or order without a sign of it. S is `image_size`, 32 for all nets trained on CIFAR.
 
     Its `state_dict` describes itself: an entry `_extra_state` holds the kind of net and the class names, so that
     `load_pretrained` reads it from any file.
 
     Args:
-        net: takes normalised images, float (N, 3, 32, 32), and gives logits.
+        net: takes normalised images, float (N, 3, S, S), and gives logits.
         normalization: what the net was trained with.
         name: what the weights are called, such as "resnet20-paper".
         classes: the name of each logit; None is CIFAR-10's, or numbers where there are not ten logits.
@@ -39,8 +39,8 @@ class PixelClassifier(nn.Module):
 
     Attributes:
         net: the bare net.
-        mean: what is subtracted from pixels / 255, (3, 1, 1) or (3, 32, 32).
-        std: what then divides them, (3, 1, 1) or (3, 32, 32).
+        mean: what is subtracted from pixels / 255, (3, 1, 1) or (3, S, S).
+        std: what then divides them, (3, 1, 1) or (3, S, S).
         name: see above.
 
     Example:
@@ -71,6 +71,11 @@ class PixelClassifier(nn.Module):
         return Normalization(self.mean, self.std)
 
     @property
+    def image_size(self) -> int:
+        """Rows and columns of the images, see `Normalization.image_size`."""
+        return self.normalization.image_size
+
+    @property
     def classes(self) -> Sequence[str]:
         """The name of each logit: those that were set, else CIFAR-10's, or numbers where there are not ten."""
         num_classes = self.count_logits()
@@ -88,7 +93,7 @@ class PixelClassifier(nn.Module):
         if isinstance(self.net, ResNet) and isinstance(head, nn.Linear):
             return head.out_features
         with evaluating(self), torch.no_grad():
-            black = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8, device=self.mean.device)
+            black = torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8, device=self.mean.device)
             return int(self(black).shape[1])
 
     def forward(self, pixels: Tensor) -> Tensor:  # noqa: D102
@@ -96,7 +101,7 @@ class PixelClassifier(nn.Module):
         return logits
 
     def forward_features(self, pixels: Tensor) -> Tensor:
-        """Return the pooled features before the last layer: pixels (N, 3, 32, 32) -> float (N, 64)."""
+        """Return the pooled features before the last layer: pixels (N, 3, S, S) -> float (N, 64)."""
         return self.net.forward_features(self.normalize(pixels))
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -113,7 +118,7 @@ class PixelClassifier(nn.Module):
         Raises:
             UserError: these are no pixels, or the net gives logits that are not finite.
         """
-        images = as_images(pixels)
+        images = as_images(pixels, self.image_size)
         with evaluating(self), torch.inference_mode():
             batches = [self(batch.to(self.mean.device)).float().cpu() for batch in torch.split(images, EVAL_BATCH)]
         logits = torch.cat(batches)  # (N, num_classes)
@@ -187,7 +192,7 @@ class PixelClassifier(nn.Module):
 @torch.fx.wrap  # a leaf for tracers, which have no values to check
 def normalize_pixels(pixels: Tensor, mean: Tensor, std: Tensor, weight: Tensor) -> Tensor:
     """Check pixels and normalise them, in the type of `mean`; the result has the type of `weight`."""
-    check_pixels(pixels)
+    check_pixels(pixels, Normalization(mean, std).image_size)
     scaled = pixels.to(mean.dtype)
     if pixels.dtype == torch.uint8:
         scaled = scaled / 255

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from deepres.data.augment import Normalization
 from deepres.errors import UserError
 from deepres.files import write_atomically
-from deepres.inputs import IMAGE_SIZE
 from deepres.models import ResNet, build_model, parse_name
 from deepres.weights.classifier import PixelClassifier, check_classes, evaluating
 from deepres.weights.content import FORMAT, State
@@ -84,7 +83,7 @@ def save_weights(
     tensors |= {"mean": normalization.mean.detach().cpu(), "std": normalization.std.detach().cpu()}
     check_values(tensors, f"cannot write {path}:")
     fresh.load_state_dict({key: tensors[key] for key in fresh.state_dict()})
-    if not _agree(model, fresh):
+    if not _agree(model, fresh, normalization.image_size):
         raise UserError(f"cannot write {path}: this net computes otherwise than a {name} that has its weights")
     metadata = {"format": FORMAT, "model": name, "option": option, "num_classes": str(head.out_features)}
     if classes is not None:
@@ -127,10 +126,10 @@ def _fresh_net(name: str, option: str, num_classes: int) -> ResNet:
         return build_model(name, option=option, num_classes=num_classes)
 
 
-def _agree(model: nn.Module, fresh: nn.Module) -> bool:
+def _agree(model: nn.Module, fresh: nn.Module, size: int) -> bool:
     """Tell whether two nets give the same logits on two images, but for rounding; true if these overflow."""
     weight = next(model.parameters())
-    images = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with evaluating(model), evaluating(fresh), torch.no_grad():
         actual = model(images.to(weight.device, weight.dtype)).float().cpu()
         expected = fresh.float()(images.float())

@@ -25,17 +25,17 @@ def grad_cam(classifier: PixelClassifier, pixels: Pixels, classes: Sequence[int]
 
     Args:
         classifier: the net.
-        pixels: one image, (1, 3, 32, 32), see `PixelClassifier`.
+        pixels: one image, (1, 3, S, S), see `PixelClassifier`.
         classes: indices of logits.
 
     Returns:
-        float32 (len(classes), h, w), zero or more, on the CPU; 8x8 for our nets. The values of one class can be
-        compared with those of another: of our nets, their sum without the cut is the logit less its bias.
+        float32 (len(classes), h, w), zero or more, on the CPU; 8x8 for our nets on images of 32x32. The values of one
+        class can be compared with those of another: of our nets, their sum without the cut is the logit less its bias.
 
     Raises:
         UserError: these are no pixels of one image, or the net has no layer with places.
     """
-    images = as_images(pixels)
+    images = as_images(pixels, classifier.image_size)
     if len(images) != 1:
         raise UserError(f"Grad-CAM explains one image, but got {len(images):,}")
     images = images.to(classifier.mean.device)

@@ -13,7 +13,7 @@ from torch import Tensor
 from deepres.data.augment import Normalization
 from deepres.errors import UserError
 from deepres.files import read_json
-from deepres.inputs import IMAGE_SIZE
+from deepres.inputs import IMAGE_SIZE, SIZES
 from deepres.models import build_model, make_name, parse_name
 from deepres.models.resnet import MAX_DEPTH, MAX_WIDTH, WIDTHS
 from deepres.weights.classifier import check_classes, read_extra_state
@@ -163,9 +163,9 @@ def _normalization(mean: Tensor | None, std: Tensor | None, path: Path, name: ob
     if mean is None or std is None:
         return None
     for tensor in (mean, std):
-        if not (is_plain(tensor) and tensor.is_floating_point()) or tensor.shape not in (
-            (3, 1, 1),
-            (3, IMAGE_SIZE, IMAGE_SIZE),
+        size = tensor.shape[-1] if tensor.ndim == 3 else 0
+        if not (is_plain(tensor) and tensor.is_floating_point()) or not (
+            tensor.shape == (3, 1, 1) or (tensor.shape == (3, size, size) and size in SIZES)
         ):
             raise UserError(
                 f"{path} does not fit its net {name}: it holds a mean or std of {tensor.dtype} and shape "
