@@ -92,9 +92,10 @@ docs: $(READY)  ## build the documentation site into build/site, the demo includ
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/site
 	$(BIN)/python tools/links.py build/site
 
-lock: $(READY)  ## write the installed versions to constraints.txt
-	{ echo '# Exact versions of everything that the Makefile installs; written by `make lock`.'; \
-	  $(BIN)/pip freeze --all --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
+lock: $(CORE)  ## write constraints.txt: one version of each package for all systems; those that it names stay if they can
+	$(INSTALL) --group lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --all-extras --group dev --group lock --no-annotate \
+		--custom-compile-command 'make lock' --output-file constraints.txt pyproject.toml
 
 clean:  ## remove the virtual environment and caches; runs and data stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
