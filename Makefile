@@ -49,6 +49,7 @@ types: $(READY)  ## check types
 	$(BIN)/mypy --strict benchmarks/*.py examples/*.py tools/*.py
 
 unit: $(READY)  ## the tests alone
+	$(BIN)/python tools/build_kernels.py
 	$(BIN)/pytest -n 2 --dist worksteal
 
 quick: $(READY)  ## the quick tests, under a minute, for while one works
