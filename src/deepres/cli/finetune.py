@@ -8,7 +8,6 @@ import click
 from deepres.cli.options import DATA_DIR, DEVICE, IMAGE_SIZE, NET, OWN_NET
 from deepres.cli.train import carry_out
 from deepres.errors import UserError
-from deepres.runs.directory import run_name
 
 
 @click.command()
@@ -61,7 +60,6 @@ def finetune(
     from deepres.objects import load_object
     from deepres.recipes.read import read_recipe
     from deepres.training.config import RunConfig
-    from deepres.training.nets import name_of
     from deepres.training.trained_start import TrainedStart
 
     recipe = read_recipe(recipe_name, settings)
@@ -77,17 +75,6 @@ def finetune(
         model, option = f"preresnet{classifier.net.depth}", "A"
     else:
         raise UserError(f"{net} is no net of deepres: name its source with --net FILE.py:NAME")
-    if run_dir is None:
-        name = run_name(
-            name_of(model),
-            recipe.name,
-            seed,
-            option=option,
-            split=recipe.split,
-            fraction=fraction,
-            data=label_of(data, image_size),
-        )
-        run_dir = Path("runs") / name
     config = RunConfig(
         model,
         recipe,
@@ -100,7 +87,7 @@ def finetune(
     )
     carry_out(
         config,
-        run_dir,
+        run_dir or Path("runs") / config.run_name(label_of(data, image_size)),
         data=data,
         image_size=image_size,
         data_dir=data_dir,

@@ -14,7 +14,7 @@ from deepres.cli.options import DATA, DATA_DIR, DEVICE, EVALUATE_EVERY, IMAGE_SI
 from deepres.cli.reporter import ConsoleReporter
 from deepres.errors import UserError
 from deepres.objects import is_object_name, load_object
-from deepres.runs.directory import RunDir, run_name
+from deepres.runs.directory import RunDir
 from deepres.streams import out, say
 from deepres.training.progress import JsonReporter
 
@@ -93,7 +93,7 @@ def train(
     from deepres.data.datasets import label_of
     from deepres.recipes.read import read_recipe
     from deepres.training.config import RunConfig
-    from deepres.training.nets import build_net, name_of
+    from deepres.training.nets import build_net
 
     net = load_object(name) if is_object_name(name) else name
     recipe = read_recipe(recipe_name, settings)
@@ -101,20 +101,8 @@ def train(
         recipe = replace(recipe, split=split)
     if isinstance(net, str):
         build_net(net, option=option, seed=seed, num_classes=10)  # an unknown name ends here
-    name = name_of(net)
     if run_dir is not None and run_dir.name == "":
         raise UserError(f"--run-dir {str(run_dir)!r} is no place for a run: name a folder of its own")
-    if run_dir is None:
-        run_dir = Path("runs") / run_name(
-            name,
-            recipe.name,
-            seed,
-            option=option,
-            split=recipe.split,
-            fraction=fraction,
-            data=label_of(data, image_size),
-        )
-
     config = RunConfig(
         net,
         recipe,
@@ -127,7 +115,7 @@ def train(
     )
     carry_out(
         config,
-        run_dir,
+        run_dir or Path("runs") / config.run_name(label_of(data, image_size)),
         data=data,
         image_size=image_size,
         data_dir=data_dir,

@@ -12,12 +12,12 @@ from deepres.files import read_json
 from deepres.models.cost import flop_per_image
 from deepres.objects import is_object_name, load_object
 from deepres.recipes.recipe import SPLITS, Recipe
-from deepres.runs.directory import RunDir, run_name
+from deepres.runs.directory import RunDir
 from deepres.runs.finished import read_record
 from deepres.runs.published import FIGURE6_DEPTHS
 from deepres.runs.schema import Result
 from deepres.training.config import RunConfig
-from deepres.training.nets import Net, build_net, name_of
+from deepres.training.nets import Net, build_net
 
 PAPER_MODELS = tuple(f"{family}{depth}" for depth in FIGURE6_DEPTHS for family in ("plain", "resnet"))
 
@@ -161,15 +161,7 @@ def plan_grid(
                         evaluate_every=evaluate_every,
                         fraction=fraction,
                     )
-                    path = out / run_name(
-                        name_of(nets[name]),
-                        recipe.name,
-                        seed,
-                        option=option,
-                        split=recipe.split,
-                        fraction=fraction,
-                        data=label_of(data, image_size),
-                    )
+                    path = out / config.run_name(label_of(data, image_size))
                     if path in jobs:
                         raise UserError(f"two runs of this grid would have the directory {path}: name them apart")
                     jobs[path] = Job(

@@ -5,6 +5,7 @@ from typing import Any
 
 from deepres.errors import UserError
 from deepres.recipes.recipe import Recipe
+from deepres.runs.directory import run_name
 from deepres.runs.schema import DataRecord, Evaluation, RunRecord
 from deepres.training.nets import Net, describe_net, describe_sources, name_of
 from deepres.training.trained_start import TrainedStart
@@ -53,6 +54,18 @@ class RunConfig:
     def name(self) -> str:
         """What the net is called."""
         return name_of(self.model)
+
+    def run_name(self, data: str = "cifar10") -> str:
+        """Return the usual name of the run's directory; `data` is what `deepres.data.datasets.label_of` gives."""
+        return run_name(
+            self.name,
+            self.recipe.name,
+            self.seed,
+            option=self.option,
+            split=self.recipe.split,
+            fraction=self.fraction,
+            data=data,
+        )
 
     def evaluates_after(self, epoch: int) -> bool:
         """Tell whether the end of an epoch, counted from 1, is followed by an evaluation."""

@@ -7,9 +7,8 @@ from deepres.backends.device import resolve_device
 from deepres.data.datasets import Dataset, label_of, load_data
 from deepres.recipes.read import read_recipe
 from deepres.recipes.recipe import Recipe
-from deepres.runs.directory import run_name
 from deepres.training.config import RunConfig
-from deepres.training.nets import Net, name_of
+from deepres.training.nets import Net
 from deepres.training.progress import Reporter
 from deepres.training.train import train as train_run
 
@@ -75,9 +74,6 @@ def train(
     )
     if run_dir is None:
         label = label_of(data) if isinstance(data, str | Path) else loaded.name.lower().replace("-", "")
-        named = run_name(
-            name_of(model), made.name, seed, option=option, split=made.split, fraction=fraction, data=label
-        )
-        run_dir = Path("runs") / named
+        run_dir = Path("runs") / config.run_name(label)
     chosen = resolve_device(device)
     return train_run(config, loaded, run_dir, device=chosen, max_steps=max_steps, reporter=reporter)
