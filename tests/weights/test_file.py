@@ -141,7 +141,7 @@ def test_every_form_serves_every_command(run, few, few_cifar10, tmp_path, monkey
         best = json.loads(stdout)["images"][0]["predictions"][0]["class"]
         assert best == made.classes[few.labels[0]]
         assert "test error 0.00%" in run("evaluate", path)[1]
-        assert run("export", path, "--format", "torch-export", "-o", tmp_path / "net.pt2", "--force")[0] == 0
+    assert run("export", path, "--format", "torch-export", "-o", tmp_path / "net.pt2")[0] == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -153,9 +153,9 @@ def test_files_of_every_type_of_float(run, few, few_cifar10, classifier, tmp_pat
         loaded = load_pretrained(path)
         assert {tensor.dtype for tensor in [*loaded.parameters(), loaded.mean, loaded.std]} == {torch.float32}
         assert torch.equal(loaded.predict_logits(few.images), expected)
-        code, stdout, _ = run("export", path, "--format", "torch-export", "-o", tmp_path / "n.pt2", "--force")
-        assert code == 0
-        assert "the same predictions" in stdout
+    code, stdout, _ = run("export", path, "--format", "torch-export", "-o", tmp_path / "n.pt2")
+    assert code == 0
+    assert "the same predictions" in stdout
     torch.set_default_dtype(torch.float64)
     try:
         assert torch.equal(load_pretrained(path).predict_logits(few.images), expected)
