@@ -317,11 +317,25 @@ def compute_spent() -> str:
     return markdown_table(["recipe", "on", "nets", "runs", "hours in sum"], rows, text_columns=3)
 
 
+def install_size() -> str:
+    """Return what installing takes, measured by benchmarks/install_size.py."""
+    report = json.loads((ROOT / "benchmarks" / "results" / "install_size.json").read_text())
+    core, *extras = report["sizes"].items()
+    rows = [["deepres itself, its wheel", "", f"{report['wheel_megabytes']:.1f}"]]
+    rows.append(["with what it needs, of which", str(core[1]["packages"]), f"{core[1]['megabytes']:,.0f}"])
+    rows.append(["PyTorch, its build for CPUs", "", f"{report['torch_megabytes']:,.0f}"])
+    rows += [[f"`{name}` adds", str(size["packages"]), f"{size['megabytes']:,.0f}"] for name, size in extras]
+    times = [f"`{command}` takes {seconds:.2f} s" for command, seconds in report["seconds"].items()]
+    text = fill(f"Then {', '.join(times[:-1])} and {times[-1]}, on {report['device']}.", 125)
+    return f"{markdown_table(['what', 'packages', 'MB'], rows, text_columns=1)}\n{text}\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "claim": claim,
     "compute-curve": compute_curve,
     "compute-spent": compute_spent,
+    "install-size": install_size,
     "published": published,
     "reached": reached,
     "results": results,
