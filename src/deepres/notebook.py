@@ -46,17 +46,24 @@ POINTS = 60  # of a line of a live plot
 DRAWING_SHARE = 0.05  # of the time, at most, that goes into drawing while nets train
 
 
-def show(figure: Figure, width: int = 640) -> None:
-    """Show a figure of Matplotlib as a small file: `width` is that on the page, in pixels."""
-    display(_image(figure, width))
+def show(figure: Figure, width: int = 640, *, all_colors: bool = False) -> None:
+    """Show a figure of Matplotlib.
+
+    Args:
+        figure: what to show.
+        width: on the page, in pixels.
+        all_colors: or only 256, which make a file of a third of the size.
+    """
+    display(_image(figure, width, all_colors=all_colors))
 
 
-def _image(figure: Figure, width: int) -> Image:
-    """Return a figure as a PNG of at most 256 colors, a third of the size of one of all colors."""
+def _image(figure: Figure, width: int, *, all_colors: bool = False) -> Image:
     png = encode_figure(figure, "png", dpi=round(SHARPNESS * width / figure.get_figwidth()))
-    small = io.BytesIO()
-    Picture.open(io.BytesIO(png)).convert("RGB").quantize(256).save(small, format="png", optimize=True)
-    return Image(small.getvalue(), width=width)
+    if not all_colors:
+        small = io.BytesIO()
+        Picture.open(io.BytesIO(png)).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+        png = small.getvalue()
+    return Image(png, width=width)
 
 
 def show_source(thing: type[Any] | Callable[..., Any]) -> None:
@@ -70,7 +77,7 @@ def show_classes(data: Dataset, width: int = 520) -> None:
 
 
 def show_images(rows: Mapping[str, Tensor | NDArray[np.uint8]], width: int = 640) -> None:
-    """Show rows of images, (N, 3, H, W) each, with a caption above each; see `deepres.report.dataset.draw_rows`."""
+    """Show rows of images, (N, 3, H, W), with captions; see `deepres.report.dataset.draw_rows`."""
     show(draw_rows({caption: np.asarray(images) for caption, images in rows.items()}), width)
 
 
@@ -104,7 +111,7 @@ def show_explanation(classifier: PixelClassifier, picture: str | Path | NDArray[
         name, pixels = "the image", picture
     found = explain(classifier, pixels)
     heading = f"{name}, seen by {classifier.name}: what speaks for each class (Grad-CAM)"
-    show(draw_explanation(pixels, found.maps, found.titles, heading), width)
+    show(draw_explanation(pixels, found.maps, found.titles, heading), width, all_colors=True)
 
 
 def show_results(folder: str | Path = "results") -> None:
