@@ -129,7 +129,7 @@ def test_four_nets_and_a_changed_one_are_trained(executed):
     changed = json.loads((folder / "runs" / "lesson" / "half" / "result.json").read_text())
     assert (changed["model"], changed["steps"]) == ("half_shortcuts", STEPS)
     assert changed["num_parameters"] == 75_290  # as resnet8's
-    assert f"% before step {STEPS}" in printed_after(text, "half_shortcuts: training error ")
+    assert printed_after(text, f"half_shortcuts, in the last fifth of {STEPS} steps: training error ").endswith("%")
 
 
 def test_it_has_three_imports_beside_those_of_the_first_cell():
