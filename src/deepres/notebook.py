@@ -154,10 +154,6 @@ def seconds_per_step(names: Sequence[str], recipe: str = "paper", seconds: float
 class LivePlot:
     """The training errors of several runs in one picture, which is drawn anew while they train.
 
-        plot = LivePlot()
-        for name in ("plain20", "resnet20"):
-            deepres.train(name, "fast", reporter=plot.reporter(name))
-
     A point is the mean over some of the steps before it, on augmented images as they were trained on.
 
     Args:
@@ -167,6 +163,11 @@ class LivePlot:
 
     Attributes:
         lines: the steps and the errors in percent of each run, by its name.
+
+    Example:
+        >>> plot = LivePlot()
+        >>> for name in ("plain20", "resnet20"):
+        ...     deepres.train(name, "fast", reporter=plot.reporter(name))
     """
 
     def __init__(self, lines: Mapping[str, Line] | None = None, *, width: int = 640, seconds: float = 2.0) -> None:
