@@ -132,17 +132,12 @@ def test_steps_take_time_in_proportion_to_their_operations():
     assert more == pytest.approx(seconds["resnet14"] - seconds["resnet8"], rel=0.05)
 
 
-def test_the_source_is_shown_as_it_is(shown):
-    notebook.show_source(Handle)
-    assert shown[0].data == f"```python\n{SOURCE}```"
+def double(number):
+    twice = 2 * number  # a comment
+    return twice  # noqa: RET504
 
 
-SOURCE = '''class Handle:
-    """Stands for IPython's, which replaces what is displayed."""
-
-    def __init__(self, shown):
-        self.shown = shown
-
-    def update(self, thing):
-        self.shown[-1] = thing
-'''
+def test_the_source_is_shown_without_marks_of_linters(shown):
+    notebook.show_source(double)
+    source = "def double(number):\n    twice = 2 * number  # a comment\n    return twice\n"
+    assert shown[0].data == f"```python\n{source}```"

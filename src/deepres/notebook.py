@@ -5,6 +5,7 @@ It needs the extra `report`, and IPython, which every notebook has. `main.ipynb`
 
 import inspect
 import io
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -67,8 +68,9 @@ def _image(figure: Figure, width: int, *, all_colors: bool = False) -> Image:
 
 
 def show_source(thing: type[Any] | Callable[..., Any]) -> None:
-    """Show the source of a class or function."""
-    display(Markdown(f"```python\n{inspect.getsource(thing)}```"))
+    """Show the source of a class or function, without the marks that a linter reads."""
+    source = re.sub(r"  # noqa.*", "", inspect.getsource(thing))
+    display(Markdown(f"```python\n{source}```"))
 
 
 def show_classes(data: Dataset, width: int = 520) -> None:
