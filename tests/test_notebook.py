@@ -54,7 +54,11 @@ def said(cells):
 def unwanted(cells):
     """Errors, warnings and other things on standard error, and lines with an absolute path."""
     bad = [o for o in outputs(cells) if o["output_type"] == "error" or o.get("name") == "stderr"]
-    return bad + re.findall(r".*(?:^|[\s'\"(])/\w+/.*", said(cells))
+    return bad + absolute_paths(said(cells))
+
+
+def absolute_paths(text):
+    return re.findall(r".*(?:^|[\s'\"(])/\w+/.*", text)
 
 
 def pictures(cells):
@@ -177,7 +181,10 @@ def test_what_is_committed_says_what_the_committed_results_say():
 def test_what_is_committed_is_small_and_says_nothing_of_the_machine():
     content = (ROOT / "main.ipynb").read_text()
     assert len(content) < 700_000
-    assert unwanted(json.loads(content)["cells"]) == []
+    cells = json.loads(content)["cells"]
+    assert unwanted(cells) == []
+    progress = "\n".join("".join(o.get("data", {}).get("text/html", "")) for o in outputs(cells))
+    assert absolute_paths(progress) == []
 
 
 def test_the_public_address_is_that_of_pyproject():
