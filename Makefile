@@ -81,7 +81,6 @@ figures: $(REPORT)  ## draw the figures of the committed results anew
 	cd runs/report && cp figure*.png error-*.png ../../results/figures
 
 notebook: $(READY)  ## execute main.ipynb from a clean kernel and save it with its outputs
-	rm -rf runs/notebook/*-short-seed0  # or else its short trainings would be found finished
 	$(BIN)/jupyter-execute --inplace --NotebookClient.record_timing=False main.ipynb
 	sed -i.bak 's|$(HOME)/|~/|g' main.ipynb && rm main.ipynb.bak  # where the data lie
 

@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 # From the roof to the ground. Rooms of one floor do not import each other.
 FLOORS = (
     ("__init__", "__main__"),
-    ("cli",),
+    ("cli", "notebook"),
     ("grid",),
     ("export", "integrations", "report"),
     ("zoo",),
@@ -33,8 +33,8 @@ by `python tools/architecture.py` from the docstrings and imports of `src/deepre
 
 A training takes this way: `recipes` says how, `data` gives mini-batches that depend on nothing but the seed and the
 step, `models` builds the net, `backends` computes its gradients, `training` takes the steps and records them, `runs`
-is what lies on disk afterwards, and `report` draws it. Trained nets go another way: `weights` is a net with its
-normalization, `zoo` publishes such nets, `export` and `integrations` take them elsewhere.
+is what lies on disk afterwards, and `report` draws it; `cli` and `notebook` show it. Trained nets go another way:
+`weights` is a net with its normalization, `zoo` publishes such nets, `export` and `integrations` take them elsewhere.
 """
 
 

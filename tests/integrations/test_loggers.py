@@ -41,7 +41,7 @@ def log(names, run_dir):
     told = Told()
     with LoggingReporter(told, names, run_dir, SETTINGS) as reporter:
         reporter.start(0, 20, 128, 2)
-        reporter.step(StepState(1, 0, 2.0, 60.0, None, None))
+        reporter.step(StepState(1, 0, 2.0, 60.0, 16, None, None))
         for row in ROWS:
             reporter.epoch(row)
     return told.told

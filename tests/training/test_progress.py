@@ -19,7 +19,16 @@ def test_every_event_is_one_json_line(tmp_path, cifar10_dir):
     assert [event["row"] for event in events if event["event"] == "epoch"] == RunDir(tmp_path).read_metrics()
     assert [event["step"] for event in events if event["event"] == "saved"] == [25]  # by time alone, and the last
     steps = [event for event in events if event["event"] == "step"]
-    assert steps[0].keys() == {"event", "step", "epoch", "loss", "error", "images_per_second", "seconds_left"}
+    assert steps[0].keys() == {
+        "event",
+        "step",
+        "epoch",
+        "loss",
+        "error",
+        "images",
+        "images_per_second",
+        "seconds_left",
+    }
     assert [event["event"] for event in events[-3:]] == ["evaluating", "epoch", "result"]
     assert events[-1]["result"] == json.loads(RunDir(tmp_path).result.read_text())
     again = run_command(*arguments, data_dir=cifar10_dir)

@@ -38,12 +38,10 @@ def explain(
     if path.exists() and image.exists() and path.samefile(image):
         raise UserError(f"{path} is the image itself: name another file with -o")
 
-    import numpy as np
-
     from deepres.backends.device import resolve_device
     from deepres.cli.pretrained import load_classifier
     from deepres.data.images import ImageError, read_image
-    from deepres.weights.grad_cam import grad_cam
+    from deepres.weights.grad_cam import explain as explain_image
 
     try:
         from deepres.report.explanation import draw_explanation
@@ -57,16 +55,9 @@ def explain(
         pixels = read_image(image, classifier.image_size)
     except ImageError as error:
         raise UserError(f"{image}: {error}") from None
-    classes = list(classifier.classes)
-    if unknown := [name for name in names if name not in classes]:
-        raise UserError(f"{classifier.name} knows no class {unknown[0]!r}: its classes are {', '.join(classes)}")
-    probabilities = classifier.predict_proba(pixels[None])[0]  # (num_classes,)
-    likely = np.argsort(-probabilities, kind="stable")[:top].tolist()
-    shown = [classes.index(name) for name in names] or likely
-    maps = grad_cam(classifier, pixels[None], shown).numpy()  # (n, h, w)
-    titles = [f"{classes[i]} {probabilities[i]:.1%}" for i in shown]
+    found = explain_image(classifier, pixels, names, top)
     heading = f"{image.name}, seen by {classifier.name}: what speaks for each class (Grad-CAM)"
-    write_atomically(path, encode_figure(draw_explanation(pixels, maps, titles, heading), path.suffix[1:]))
-    for title in titles:
+    write_atomically(path, encode_figure(draw_explanation(pixels, found.maps, found.titles, heading), path.suffix[1:]))
+    for title in found.titles:
         out.print(title, markup=False)
     out.print(f"picture {path}", markup=False, soft_wrap=True)

@@ -78,6 +78,10 @@ class Split:
     labels: NDArray[np.int64]
     """(N,), indices into ``CLASSES``."""
 
+    def __getitem__(self, index: slice | NDArray[np.int64]) -> "Split":
+        """Return some of the images, with their labels."""
+        return Split(self.images[index], self.labels[index])
+
 
 @dataclass(frozen=True)
 class Cifar10:

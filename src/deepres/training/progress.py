@@ -21,6 +21,8 @@ class StepState:
     """Running, in nats."""
     error: float
     """Running, in percent."""
+    images: int
+    """Of which loss and error are the mean: those since the epoch began, on a GPU without the latest ones."""
     images_per_second: float | None
     """None before the second step, as what follows from it."""
     seconds_left: float | None

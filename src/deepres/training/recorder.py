@@ -198,7 +198,9 @@ class Recorder(SilentRecorder):
             self._left = recipe.seconds_left(trainer.step, self.target, trainer.total_steps, speed)
             self._estimate_at = now + ESTIMATE_SECONDS
         self.reporter.step(
-            StepState(trainer.step, trainer.epochs_done, totals.mean_loss, totals.error, speed, self._left)
+            StepState(
+                trainer.step, trainer.epochs_done, totals.mean_loss, totals.error, totals.images, speed, self._left
+            )
         )
         if now - self._saved_at > 60 * self.checkpoint_minutes:
             self.save()

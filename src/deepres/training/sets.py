@@ -58,10 +58,9 @@ def load_sets(data: Dataset, recipe: Recipe, device: torch.device, fraction: flo
     train, val = data.train, None
     if recipe.held_out == "val":
         parts = stratified_split(train.labels, VAL_FRACTION, recipe.split_seed)
-        train, val = (Split(train.images[index], train.labels[index]) for index in parts)
+        train, val = (train[index] for index in parts)
     if fraction != 1:
-        index = stratified_subset(train.labels, fraction)
-        train = Split(train.images[index], train.labels[index])
+        train = train[stratified_subset(train.labels, fraction)]
     record = DataRecord(
         name=data.name,
         fraction=fraction,

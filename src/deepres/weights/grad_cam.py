@@ -5,8 +5,11 @@ equations 1 and 2.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepres.errors import UserError
@@ -59,6 +62,40 @@ def grad_cam(classifier: PixelClassifier, pixels: Pixels, classes: Sequence[int]
             weights = gradient.mean(dim=(2, 3), keepdim=True)  # (1, C, 1, 1)
             maps.append((weights * features).sum(dim=1)[0].relu().detach())
     return torch.stack(maps).float().cpu()
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where an image speaks for each of n classes."""
+
+    titles: tuple[str, ...]
+    """The classes with their probabilities, such as "cat 98.1%"."""
+    maps: NDArray[np.float32]
+    """(n, h, w), see `grad_cam`."""
+
+
+def explain(
+    classifier: PixelClassifier, pixels: NDArray[np.uint8], names: Sequence[str] = (), top: int = 3
+) -> Explanation:
+    """Explain an image: for the classes that are named or, if none is, for the most probable ones.
+
+    Args:
+        classifier: the net.
+        pixels: one image, (3, 32, 32).
+        names: of classes.
+        top: how many, if none is named.
+
+    Raises:
+        UserError: a class is unknown, or these are no pixels of one image.
+    """
+    classes = list(classifier.classes)
+    if unknown := [name for name in names if name not in classes]:
+        raise UserError(f"{classifier.name} knows no class {unknown[0]!r}: its classes are {', '.join(classes)}")
+    probabilities = classifier.predict_proba(pixels[None])[0]  # (num_classes,)
+    likely = np.argsort(-probabilities, kind="stable")[:top].tolist()
+    shown = [classes.index(name) for name in names] or likely
+    maps = grad_cam(classifier, pixels[None], shown).numpy()  # (n, h, w)
+    return Explanation(tuple(f"{classes[i]} {probabilities[i]:.1%}" for i in shown), maps)
 
 
 def _last_layer(classifier: PixelClassifier, images: Tensor) -> nn.Module:
