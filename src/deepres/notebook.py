@@ -101,14 +101,14 @@ def show_explanation(classifier: PixelClassifier, picture: str | Path | NDArray[
 
     Args:
         classifier: the net, such as `deepres.load_pretrained` gives.
-        picture: an image file of any kind and size, or pixels, uint8 (3, 32, 32).
+        picture: an image file of any kind and size, or pixels, uint8 (3, S, S).
         width: on the page, in pixels.
 
     Raises:
         UserError: the file is missing or no image.
     """
     if isinstance(picture, str | Path):
-        name, pixels = Path(picture).name, read_image(Path(picture))
+        name, pixels = Path(picture).name, read_image(Path(picture), classifier.image_size)
     else:
         name, pixels = "the image", picture
     found = explain(classifier, pixels)

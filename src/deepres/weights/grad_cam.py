@@ -81,7 +81,7 @@ def explain(
 
     Args:
         classifier: the net.
-        pixels: one image, (3, 32, 32).
+        pixels: one image, (3, S, S), S the classifier's `image_size`.
         names: of classes.
         top: how many, if none is named.
 
