@@ -1,5 +1,7 @@
 """The variants of the kernels that work here, and what their tests share."""
 
+import platform
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,10 +29,13 @@ def parameter(precision):
 
 
 PRECISIONS = [parameter("float32"), parameter("bfloat16")]
-# What computes matrix products: vectors, AMX's tiles, or the tiles' scalar twin, which runs where AMX does not.
+# What computes: vectors, also of ARM's width; AMX's tiles, or the tiles' scalar twin, which runs where AMX does not.
+ON_X86 = platform.machine() == "x86_64"
+NARROW_MARKS = (*parameter("float32").marks, pytest.mark.skipif(not ON_X86, reason="vectors have four floats anyway"))
 VARIANTS = [
-    pytest.param("float32", "none", marks=parameter("float32").marks),
-    pytest.param("bfloat16", "none", marks=parameter("bfloat16").marks),
+    pytest.param("float32", "vectors", marks=parameter("float32").marks),
+    pytest.param("float32", "narrow", marks=NARROW_MARKS),
+    pytest.param("bfloat16", "vectors", marks=parameter("bfloat16").marks),
     pytest.param("bfloat16", "scalar", marks=parameter("bfloat16").marks),
     pytest.param("bfloat16", "amx", marks=pytest.mark.skipif(why_no_tiles() is not None, reason=str(why_no_tiles()))),
 ]

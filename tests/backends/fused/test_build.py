@@ -19,9 +19,9 @@ def empty_cache(user_cache):
     return kernels
 
 
-def make_compiler(path, monkeypatch, body, shell="/bin/sh"):
+def make_compiler(path, monkeypatch, body, shell="/bin/sh", version="1.0"):
     """A compiler that tells its version and then does what the shell commands of `body` say."""
-    path.write_text(f'#!{shell}\n[ "$1" = --version ] && echo 1.0 && exit 0\n{body}\n')
+    path.write_text(f'#!{shell}\n[ "$1" = --version ] && echo "{version}" && exit 0\n{body}\n')
     path.chmod(0o755)
     monkeypatch.setenv("CXX", str(path))
 
@@ -58,11 +58,12 @@ def test_without_a_compiler(empty_cache, no_compiler, monkeypatch):
         ({}, "float32", "avx2, fma3"),
         ({"avx2": True, "fma3": True}, "bfloat16", "avx512_f, avx512_bw, avx512_vl, avx512_dq, avx512_bf16"),
         (avx512, "bfloat16", "avx512_bf16"),
+        ({"neon": True}, "bfloat16", "avx512_f, avx512_bw, avx512_vl, avx512_dq, avx512_bf16"),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
         with pytest.raises(KernelsUnavailable, match=f"the processor lacks {lacking}$"):
             load_kernels(precision)
-    for enough in ({"avx2": True, "fma3": True}, avx512):
+    for enough in ({"avx2": True, "fma3": True}, avx512, {"neon": True}):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=enough: found)
         with pytest.raises(KernelsUnavailable, match=r"there is no C\+\+ compiler"):
             load_kernels("float32")
@@ -74,15 +75,31 @@ def test_without_a_compiler(empty_cache, no_compiler, monkeypatch):
     [("haswell", "float32", 32), ("skylake-avx512", "float32", 24), ("cooperlake", "bfloat16", 24)],
 )
 def test_the_kernels_compile_for_every_processor(processor, precision, size, tmp_path):
-    flags = [flag for flag in kernels.FLAGS if flag not in ("-O3", "-march=native")]
+    flags = [flag for flag in kernels.FLAGS if flag not in ("-O3", kernels.NATIVE)]
     command = [
         find_compiler(),
         *flags,
+        "-fopenmp",
         f"-march={processor}",
         *kernels.PRECISION_FLAGS[precision],
         f"-DDEEPRES_SIZE={size}",
     ]
     subprocess.run([*command, str(kernels.SOURCE), "-o", str(tmp_path / "kernels.so")], check=True)
+
+
+@needs_float32
+@pytest.mark.parametrize(
+    ("version", "flags"),
+    [
+        ("g++ (GCC) 14.2.0", "-fopenmp"),
+        ("clang version 19.1.1", "-fopenmp"),
+        ("Apple clang version 16.0.0 (clang-1600.0.26.3)", "-Xpreprocessor -fopenmp -undefined dynamic_lookup"),
+    ],
+)
+def test_how_a_compiler_is_asked_for_openmp(version, flags, tmp_path, monkeypatch, empty_cache):
+    make_compiler(tmp_path / "cc", monkeypatch, 'echo "error: $*" >&2; exit 1', version=version)
+    with pytest.raises(KernelsUnavailable, match=f"-fPIC {flags} -DDEEPRES_FLOAT32"):
+        load_kernels("float32")
 
 
 @needs_float32

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from deepres.backends.fused.build import PRECISION_FLAGS, SIZES, SOURCE, TILES_FLAGS
+from deepres.backends.fused.build import PRECISION_FLAGS, SIZES, SOURCE, UNIT_FLAGS
 
 CLANG = shutil.which("clang++")
 pytestmark = pytest.mark.skipif(
@@ -16,17 +16,18 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
-    ("processor", "precision", "tiles"),
+    ("processor", "precision", "unit"),
     [
-        ("haswell", "float32", "none"),
-        ("skylake-avx512", "float32", "none"),
-        ("cooperlake", "bfloat16", "none"),
+        ("haswell", "float32", "vectors"),
+        ("haswell", "float32", "narrow"),
+        ("skylake-avx512", "float32", "vectors"),
+        ("cooperlake", "bfloat16", "vectors"),
         ("cooperlake", "bfloat16", "scalar"),
         ("sapphirerapids", "bfloat16", "amx"),
     ],
 )
-def test_clang_has_no_warnings(processor, precision, tiles, size):
-    variant = (*PRECISION_FLAGS[precision], *TILES_FLAGS[tiles], f"-DDEEPRES_SIZE={size}", f"-march={processor}")
+def test_clang_has_no_warnings(processor, precision, unit, size):
+    variant = (*PRECISION_FLAGS[precision], *UNIT_FLAGS[unit], f"-DDEEPRES_SIZE={size}", f"-march={processor}")
     command = [CLANG, "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-fopenmp", *variant, str(SOURCE)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

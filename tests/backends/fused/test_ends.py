@@ -51,11 +51,11 @@ def first_layer(library, dtype, images, weight, grad, sums):
     return values, output, forward_sums, vectors, weight_grad
 
 
-@pytest.mark.parametrize(("precision", "tiles"), VARIANTS)
+@pytest.mark.parametrize(("precision", "unit"), VARIANTS)
 @pytest.mark.parametrize("num_images", [1, 9])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_the_first_layer_agrees_with_autograd(precision, tiles, num_images, offset):
-    library, dtype, size = load_kernels(precision, 32, tiles), getattr(torch, precision), 32
+def test_the_first_layer_agrees_with_autograd(precision, unit, num_images, offset):
+    library, dtype, size = load_kernels(precision, 32, unit), getattr(torch, precision), 32
     generator = torch.Generator().manual_seed(3)
     images = (torch.randn(num_images, 3, size, size, generator=generator) + offset).to(
         memory_format=torch.channels_last
@@ -171,10 +171,10 @@ def test_linear_layer_and_cross_entropy_agree_with_autograd(num_images, num_clas
         torch.testing.assert_close(grad.double(), exact, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("precision", "tiles"), VARIANTS)
+@pytest.mark.parametrize(("precision", "unit"), VARIANTS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_in_an_image_shows_in_its_logits_alone(precision, tiles, value, monkeypatch):
-    monkeypatch.setattr("deepres.backends.fused.net.load_kernels", lambda p, s=32: load_kernels(p, s, tiles))
+def test_what_is_no_number_in_an_image_shows_in_its_logits_alone(precision, unit, value, monkeypatch):
+    monkeypatch.setattr("deepres.backends.fused.net.load_kernels", lambda p, s=32: load_kernels(p, s, unit))
     net, (images, labels) = FusedNet(make_model("resnet20"), precision, 3), batch(3)
     expected = net.logits(images)
     images[1, 0, 5, 5] = value

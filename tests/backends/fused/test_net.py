@@ -28,9 +28,9 @@ def num_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("precision", "tiles"), VARIANTS)
-def test_relu_lets_nan_pass(precision, tiles, monkeypatch):
-    monkeypatch.setattr("deepres.backends.fused.net.load_kernels", lambda p, s=32: load_kernels(p, s, tiles))
+@pytest.mark.parametrize(("precision", "unit"), VARIANTS)
+def test_relu_lets_nan_pass(precision, unit, monkeypatch):
+    monkeypatch.setattr("deepres.backends.fused.net.load_kernels", lambda p, s=32: load_kernels(p, s, unit))
     model = make_model("resnet20")
     with torch.no_grad():
         model.get_submodule("bn1").weight[3] = float("nan")

@@ -1,4 +1,4 @@
-"""Runs every kernel under AddressSanitizer and UndefinedBehaviorSanitizer, see sanitize.cpp."""
+"""Runs every kernel under AddressSanitizer and UndefinedBehaviorSanitizer, see run_kernels.cpp."""
 
 import os
 import subprocess
@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from deepres.backends.device import find_compiler
-from deepres.backends.fused.build import CAPABILITIES, PRECISION_FLAGS, SIZES, SOURCE, TILES_FLAGS
+from deepres.backends.fused.build import CAPABILITIES, NATIVE, PRECISION_FLAGS, SIZES, SOURCE, UNIT_FLAGS
 
-PROGRAM = Path(__file__).with_name("sanitize.cpp")
+PROGRAM = Path(__file__).with_name("run_kernels.cpp")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # Not optimized, which takes a third of the time to compile, and leaves nothing out that could be noticed.
-FLAGS = ("-std=c++17", "-O0", "-g1", "-march=native", "-DDEEPRES_SANITIZED", "-w", f"-I{SOURCE.parent}")
+FLAGS = ("-std=c++17", "-O0", "-g1", NATIVE, "-DDEEPRES_SANITIZED", "-w", f"-I{SOURCE.parent}")
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +38,15 @@ def run(program, *arguments):
 # several at once.
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
-    ("precision", "tiles", "num_images", "num_last"),
-    [("float32", "none", 9, 17), ("bfloat16", "none", 9, 17), ("bfloat16", "scalar", 1, 9)],
+    ("precision", "unit", "num_images", "num_last"),
+    [("float32", "vectors", 9, 17), ("bfloat16", "vectors", 9, 17), ("bfloat16", "scalar", 1, 9)],
 )
-def test_no_kernel_leaves_its_memory(compiler, precision, tiles, size, num_images, num_last, tmp_path):
+def test_no_kernel_leaves_its_memory(compiler, precision, unit, size, num_images, num_last, tmp_path):
     capabilities = torch.cpu.get_capabilities()
     if not any(all(capabilities.get(name) for name in needed) for needed in CAPABILITIES[precision]):
         pytest.skip(f"the processor has no instructions for {precision}")
-    flags = (*FLAGS, *SANITIZERS, *PRECISION_FLAGS[precision], *TILES_FLAGS[tiles], f"-DDEEPRES_SIZE={size}")
-    program = tmp_path / "sanitize"
+    flags = (*FLAGS, *SANITIZERS, *PRECISION_FLAGS[precision], *UNIT_FLAGS[unit], f"-DDEEPRES_SIZE={size}")
+    program = tmp_path / "run_kernels"
     subprocess.run([compiler, *flags, str(PROGRAM), "-o", str(program)], check=True)
     done = run(program, num_images, num_last)
     assert done.returncode == 0, done.stderr

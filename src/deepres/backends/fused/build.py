@@ -9,6 +9,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -22,14 +23,22 @@ from deepres.backends.device import find_compiler
 from deepres.errors import UserError
 
 SOURCE = Path(__file__).parent / "kernels" / "kernels.cpp"
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+# Compilers for ARM take the processor's name, with its instructions, from -mcpu; Apple's knows no other option.
+NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+FLAGS = ("-std=c++17", "-O3", NATIVE, "-shared", "-fPIC")
 SIZES = (16, 24, 32)  # rows and columns of images
 PRECISION_FLAGS = {"float32": ("-DDEEPRES_FLOAT32",), "bfloat16": ()}
-TILES_FLAGS = {"none": (), "amx": ("-DDEEPRES_TILES=1",), "scalar": ("-DDEEPRES_TILES=2",)}
+UNIT_FLAGS = {
+    "vectors": (),
+    "narrow": ("-DDEEPRES_LANES=4",),
+    "amx": ("-DDEEPRES_TILES=1",),
+    "scalar": ("-DDEEPRES_TILES=2",),
+}
 # What the processor must have, as torch.cpu.get_capabilities names it: all of one of these.
 AVX2 = ("avx2", "fma3")
 AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq")
-CAPABILITIES = {"float32": (AVX2, AVX512), "bfloat16": ((*AVX512, "avx512_bf16"),)}
+NEON = ("neon",)  # which every 64-bit ARM has
+CAPABILITIES = {"float32": (AVX2, AVX512, NEON), "bfloat16": ((*AVX512, "avx512_bf16"),)}
 AMX = ("amx_tile", "amx_bf16")
 ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18  # Linux on x86-64, for the state of AMX's tiles
 
@@ -129,18 +138,30 @@ def _request_tiles() -> str | None:
     return None
 
 
-def load_kernels(precision: str, size: int = 32, tiles: str | None = None) -> ctypes.CDLL:
+def openmp_flags(version: str) -> tuple[str, ...]:
+    """Return the flags by which a compiler understands OpenMP, given what it prints for `--version`.
+
+    Apple's clang takes the option for its preprocessor alone and brings no library: the library's functions are then
+    those of the one that torch has loaded.
+    """
+    if "Apple" in version:
+        return ("-Xpreprocessor", "-fopenmp", "-undefined", "dynamic_lookup")
+    return ("-fopenmp",)
+
+
+def load_kernels(precision: str, size: int = 32, unit: str | None = None) -> ctypes.CDLL:
     """Return the compiled kernels, compiling them where the cache has none for this machine (some seconds).
 
     Args:
         precision: of activations and packed weights, "float32" or "bfloat16".
         size: rows and columns of the images, one of `SIZES`.
-        tiles: what computes bfloat16's matrix products: "amx"; "none", vectors; "scalar", a slow twin of AMX for
-            tests. None takes "amx" where it works (see `why_no_tiles`), else "none".
+        unit: what computes: "vectors", the widest that the processor has; "amx", its matrix tiles, for bfloat16. For
+            tests: "narrow", vectors of four floats, which are ARM's, on x86-64 too; "scalar", a slow twin of AMX.
+            None takes "amx" for bfloat16 where it works (see `why_no_tiles`), else "vectors".
 
     Raises:
-        KernelsUnavailable: no such precision or size, a processor without AVX2 (for bfloat16: without AVX-512 and its
-            bfloat16 instructions), no compiler or one that fails, or a cache that cannot be written.
+        KernelsUnavailable: no such precision or size, a processor without AVX2 or NEON (for bfloat16: without AVX-512
+            and its bfloat16 instructions), no compiler or one that fails, or a cache that cannot be written.
     """
     if precision not in CAPABILITIES:
         raise KernelsUnavailable(f"there are no kernels of precision {precision!r}")
@@ -154,11 +175,11 @@ def load_kernels(precision: str, size: int = 32, tiles: str | None = None) -> ct
     if compiler is None:
         raise KernelsUnavailable("there is no C++ compiler")
 
-    if tiles is None:
-        tiles = "amx" if precision == "bfloat16" and why_no_tiles() is None else "none"
-    flags = (*FLAGS, *PRECISION_FLAGS[precision], *TILES_FLAGS[tiles])
-    command = [compiler, *flags, f"-DDEEPRES_SIZE={size}"]
+    if unit is None:
+        unit = "amx" if precision == "bfloat16" and why_no_tiles() is None else "vectors"
     version = _run([compiler, "--version"])
+    flags = (*FLAGS, *openmp_flags(version), *PRECISION_FLAGS[precision], *UNIT_FLAGS[unit])
+    command = [compiler, *flags, f"-DDEEPRES_SIZE={size}"]
     sources = [(path.name, path.read_bytes()) for path in sorted(SOURCE.parent.glob("*.[ch]*"))]
     identity = repr((sources, command, version, sorted(capabilities.items())))
     name = f"{precision}-{size}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"

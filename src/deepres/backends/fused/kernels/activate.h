@@ -21,9 +21,7 @@ inline void prefetch(const Element* p, int num_elements, int part, int num_parts
   constexpr int kLine = 64 / sizeof(Element);
   if (!p) return;
   const int end = num_elements * (part + 1) / num_parts;
-  for (int i = num_elements * part / num_parts; i < end; i += kLine) {
-    _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T0);
-  }
+  for (int i = num_elements * part / num_parts; i < end; i += kLine) __builtin_prefetch(p + i);
 }
 
 // Where the shortcut of one image's input is read; null where there is none.

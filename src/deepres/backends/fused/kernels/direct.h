@@ -101,7 +101,7 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
         const ptrdiff_t in_offset = ptrdiff_t{n} * kInImage;
         const Element* source = (input.previous ? input.previous->output : input.values) + in_offset;
         const ImageShortcut shortcut = image_shortcut(input, n);
-        if constexpr (kIn < kLanes) {
+        if constexpr (kIn == kImageChannels) {
           copy_input(padded, source);
         } else {
           activate_input(padded, *input.previous, source, shortcut, input.values ? input.values + in_offset : nullptr);
@@ -261,13 +261,13 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
           const ptrdiff_t in_offset = ptrdiff_t{n} * kInImage, out_offset = ptrdiff_t{n} * kOutImage;
           if (input.values) {
             copy_input(scratch.input, input.values + in_offset);
-          } else if constexpr (kIn >= kLanes) {
+          } else if constexpr (kIn != kImageChannels) {
             activate_input(scratch.input, *input.previous, input.previous->output + in_offset,
                            image_shortcut(input, n), nullptr);
           }
           load_output_grad(scratch, layer, g + out_offset, layer.output + out_offset);
           DirectWeightGrad<kIn, kOut, kInSize, kStride>::add(scratch, chunk_grad);
-          if constexpr (kIn >= kLanes) {
+          if constexpr (kIn != kImageChannels) {
             write_input_grad(scratch, layer, n, shortcut_grad, input_grad, g, n + 1 == num_images);
           }
         }

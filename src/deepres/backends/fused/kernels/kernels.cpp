@@ -1,9 +1,10 @@
 // Training kernels for the CIFAR-10 nets of section 4.2: 3x3 convolutions fused with what stands between them.
 //
 // Compiled as it is, the kernels store activations in bfloat16 (AVX-512 BF16); with -DDEEPRES_FLOAT32 in float32
-// (AVX-512 F, BW, VL, DQ, or else AVX2 and FMA). Sums, statistics, parameters and their gradients are float32 or
-// float64 in both. -DDEEPRES_TILES=1 (or 2): bfloat16's matrix products are computed on tiles, see tiled_conv.h.
-// -DDEEPRES_SIZE=N: the images have N rows and columns, a multiple of 8 up to 32.
+// (AVX-512 F, BW, VL, DQ, or else AVX2 and FMA; on ARM NEON). Sums, statistics, parameters and their gradients are
+// float32 or float64 in both. -DDEEPRES_TILES=1 (or 2): bfloat16's matrix products are computed on tiles, see
+// tiled_conv.h. -DDEEPRES_LANES=4: vectors have 128 bits on x86-64 too, see simd.h. -DDEEPRES_SIZE=N: the images have N
+// rows and columns, a multiple of 8 up to 32.
 //
 // A layer is a convolution and the batch normalisation after it. Only the convolution's own output is written to
 // memory. Normalisation, shortcut and ReLU are applied by whoever reads it:
@@ -31,7 +32,8 @@
 //     [block of output channels][3][3][input channel / kPack][output channel in block][kPack]
 //
 // with blocks of one or two registers; for the data gradient, that of the transposed, rotated weight. A tile of
-// registers (with AVX-512 16 pixels x 16 channels, or 8 x 32; with AVX2 4 x 16) holds the sums throughout.
+// registers (with AVX-512 16 pixels x 16 channels, or 8 x 32; with AVX2 4 x 16; with NEON 8 x 8) holds the sums
+// throughout.
 //
 // Results depend neither on the number of threads nor on their timing: sums for the statistics are kept per image,
 // sums for the weight gradient per chunk of images, and both are added up in order. Images are the unit of parallel
@@ -87,7 +89,7 @@ template <typename Action>
 void with_conv(const Layer& layer, Action action) {
   const bool same = layer.in_channels == layer.out_channels;
   switch (layer.in_channels) {
-    case 3: return action(BestConv<4, 16, kImageSize, 1>{});
+    case 3: return action(BestConv<kImageChannels, 16, kImageSize, 1>{});
     case 16: return same ? action(Stride1<16, kImageSize>{}) : action(BestConv<16, 32, kImageSize, 2>{});
     case 32: return same ? action(Stride1<32, kImageSize / 2>{}) : action(BestConv<32, 64, kImageSize / 2, 2>{});
     default: return action(Stride1<64, kLastSize>{});
@@ -110,7 +112,7 @@ int64_t packed_size(int in_channels, int out_channels) {
   if (in_channels == 16) return int64_t{12} * kTileElements;       // 6 steps, 2 blocks
   return int64_t{9} * std::max(in_channels, 16) * out_channels;
 #endif
-  return int64_t{9} * std::max(in_channels, 4) * out_channels;  // images have a fourth channel of zeros
+  return int64_t{9} * std::max(in_channels, kImageChannels) * out_channels;
 }
 
 // Convert images, float (n, 3, size, size) with strides in elements, to elements (n, size, size, 4).

@@ -60,6 +60,7 @@ constexpr int kPack = 4 / sizeof(Element);           // elements of a lane
 constexpr int kNumChunks = 8;                        // parts of a batch whose weight gradients are summed apart: the
                                                      // most threads of the backward pass; more cost memory traffic
 constexpr int kMaxChannels = 64;
+constexpr int kImageChannels = 4;                    // three of the image and one of zeros
 constexpr int kImageSize = DEEPRES_SIZE;             // rows and columns of an image, and of the first stage
 constexpr int kLastSize = kImageSize / 4;            // of the last stage
 constexpr int kMaxPadded = 34 * 34 * 16;             // elements of an image with its border, in any stage

@@ -1,10 +1,14 @@
-// Registers: a thin layer over AVX-512, or AVX2 and FMA, for elements of either precision.
+// Registers: a thin layer over AVX-512, for elements of either precision, and over AVX2 with FMA or NEON, for float32.
 //
 // A Vec holds kLanes floats, a Packed kLanes lanes of kPack elements, see kernels.cpp. Memory need not be aligned.
 
 #pragma once
 
+#ifdef __aarch64__
+#include <arm_neon.h>
+#else
 #include <immintrin.h>
+#endif
 
 #include <cstdint>
 #include <cstring>
@@ -20,25 +24,36 @@
 #endif
 #define ALWAYS_INLINE __attribute__((always_inline))
 
+// The 32-bit lanes of a register: as many as the processor has, unless -DDEEPRES_LANES says otherwise. With 4, x86-64
+// computes what ARM does, bit for bit, so that ARM's code is tested there.
+#ifndef DEEPRES_LANES
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
-#define DEEPRES_AVX512
+#define DEEPRES_LANES 16
+#elif defined(__AVX2__)
+#define DEEPRES_LANES 8
+#else
+#define DEEPRES_LANES 4
+#endif
 #endif
 
 namespace {
 
-#ifdef DEEPRES_AVX512
-constexpr int kLanes = 16;                           // 32-bit lanes of a register
+constexpr int kLanes = DEEPRES_LANES;
+#if DEEPRES_LANES == 16
 constexpr int kTile = 16;                            // registers of sums in a tile; there are 32 in all
 constexpr int kGradTaps = 3;                         // taps whose weight gradients are summed at once
 constexpr int kCachedRows = 16;                      // rows whose pairs stay in the first-level cache
-#else
-constexpr int kLanes = 8;
+#elif DEEPRES_LANES == 8
 constexpr int kTile = 8;                             // of 16 registers
 constexpr int kGradTaps = 1;
 constexpr int kCachedRows = 4;
+#else
+constexpr int kTile = 16;                            // of 32 registers on ARM
+constexpr int kGradTaps = 3;
+constexpr int kCachedRows = 4;
 #endif
 
-#ifdef DEEPRES_AVX512
+#if DEEPRES_LANES == 16
 using Vec = __m512;      // kLanes floats
 using Packed = __m512i;  // kLanes * kPack elements
 inline Vec zero() { return _mm512_setzero_ps(); }
@@ -65,7 +80,7 @@ inline Packed in_register(Packed v) { return v; }
 inline Vec mask_by(Vec x, Vec y) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ), y);
 }
-#else
+#elif DEEPRES_LANES == 8
 using Vec = __m256;
 using Packed = __m256i;
 inline Vec zero() { return _mm256_setzero_ps(); }
@@ -95,6 +110,35 @@ inline Packed in_register(Packed v) {
 inline Vec mask_by(Vec x, Vec y) {
   return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_NLE_UQ), y);
 }
+#else  // by the vector extensions of GCC and Clang
+using Vec = float __attribute__((vector_size(16)));
+using Packed = Vec;
+inline Vec zero() { return Vec{}; }
+inline Vec splat(float value) { return Vec{value, value, value, value}; }
+inline Vec load_floats(const float* p) {
+  Vec v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store_floats(float* p, Vec v) { memcpy(p, &v, sizeof v); }
+inline Packed load_packed(const Element* p) { return load_floats(p); }
+inline Packed splat_lane(int32_t lane) {
+  float value;
+  memcpy(&value, &lane, sizeof value);
+  return splat(value);
+}
+inline Vec add(Vec x, Vec y) { return x + y; }
+inline Vec subtract(Vec x, Vec y) { return x - y; }
+inline Vec multiply(Vec x, Vec y) { return x * y; }
+#ifdef __aarch64__
+inline Vec multiply_add(Vec x, Vec y, Vec sum) { return vfmaq_f32(sum, x, y); }
+#else
+inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm_fmadd_ps(x, y, sum); }
+#endif
+inline Vec relu(Vec x) { return x < zero() ? zero() : x; }
+inline float sum_lanes(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+inline Vec in_register(Vec v) { return v; }  // ARM's arithmetic has no operands in memory
+inline Vec mask_by(Vec x, Vec y) { return x <= zero() ? zero() : y; }
 #endif
 
 #ifdef DEEPRES_FLOAT32
@@ -103,14 +147,16 @@ inline Vec load(const Element* p) { return load_floats(p); }
 inline void store(Element* p, Vec v) { store_floats(p, v); }
 
 // sums + x * y in each lane.
-#ifdef DEEPRES_AVX512
+#if DEEPRES_LANES == 16
 inline Vec multiply_packed(Vec sums, Packed x, Packed y) {
   return multiply_add(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), sums);
 }
-#else
+#elif DEEPRES_LANES == 8
 inline Vec multiply_packed(Vec sums, Packed x, Packed y) {
   return multiply_add(_mm256_castsi256_ps(x), _mm256_castsi256_ps(y), sums);
 }
+#else
+inline Vec multiply_packed(Vec sums, Packed x, Packed y) { return multiply_add(x, y, sums); }
 #endif
 #else
 inline Element to_element(float value) {

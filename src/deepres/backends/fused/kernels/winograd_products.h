@@ -2,8 +2,6 @@
 
 #pragma once
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
@@ -57,7 +55,7 @@ class Prefetches {
   void step() {
     for (int i = 0; i < step_lines_ && range_ < num_ranges_; i++) {
       Range& range = ranges_[range_];
-      _mm_prefetch(reinterpret_cast<const char*>(range.next), _MM_HINT_T0);
+      __builtin_prefetch(range.next);
       range.next += kLine;
       range_ += range.next >= range.end;
     }

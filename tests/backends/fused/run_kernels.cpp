@@ -1,8 +1,8 @@
-// Runs every kernel on every shape of layer, to be compiled with sanitizers: each tensor has its own exact allocation,
-// so that a read or write beside it is noticed. Results are looked at only for being finite.
+// Runs every kernel on every shape of layer and prints a digest of the bits of each result, by which two builds are
+// compared. Compiled with sanitizers, it notices reads and writes beside a tensor: each has its own exact allocation.
 //
-//     sanitize NUM_IMAGES NUM_IMAGES_OF_THE_LAST_STAGE
-//     sanitize                                           plants an overrun, which must be noticed
+//     run_kernels NUM_IMAGES NUM_IMAGES_OF_THE_LAST_STAGE
+//     run_kernels                                           plants an overrun, which sanitizers must notice
 
 #include <cmath>
 #include <cstdio>
@@ -52,6 +52,16 @@ class Tensor {
     }
     return true;
   }
+  // FNV-1a, of whole values instead of bytes.
+  uint64_t digest() const {
+    uint64_t result = 0xcbf29ce484222325;
+    for (int64_t i = 0; i < size_; i++) {
+      uint64_t bits = 0;
+      memcpy(&bits, &values_[i], sizeof(T));
+      result = (result ^ bits) * 0x100000001b3;
+    }
+    return result;
+  }
 
  private:
   struct Free {
@@ -65,6 +75,12 @@ void require(bool condition, const char* what) {
   if (condition) return;
   fprintf(stderr, "%s\n", what);
   exit(1);
+}
+
+template <typename T>
+void print_digest(const char* what, const Tensor<T>& tensor) {
+  require(tensor.is_finite(), what);
+  printf("  %s %016llx\n", what, static_cast<unsigned long long>(tensor.digest()));
 }
 
 enum class Shortcut { kNone, kIdentity, kSubsampled };
@@ -131,7 +147,14 @@ void run_layer(int num_images, int in_channels, int out_channels, int size, Shor
   Element* of_input = first ? nullptr : static_cast<Element*>(input_grad);
   Element* of_shortcut = kind == Shortcut::kNone || first ? nullptr : static_cast<Element*>(shortcut_grad);
   layer_backward(&layer, num_images, g, of_shortcut, of_input, chunk_grads, 1);
-  require(output.is_finite() && weight_grad.is_finite() && input_grad.is_finite(), "a layer's results are not finite");
+  printf("layer of %d and %d channels, shortcut %d\n", in_channels, out_channels, static_cast<int>(kind));
+  print_digest("forward sums", sums);
+  print_digest("output", output);
+  print_digest("kept input", kept);
+  print_digest("weight gradient", weight_grad);
+  print_digest("input gradient", input_grad);
+  print_digest("backward sums", previous_sums);
+  for (const auto& values : vectors) print_digest("per channel", *values);
 }
 
 void run_head(int num_images, int num_classes, Shortcut kind) {
@@ -141,6 +164,7 @@ void run_head(int num_images, int num_classes, Shortcut kind) {
   Tensor<float> sums(int64_t{num_images} * 128), scale(64, 1), shift(64, 1);
   Tensor<float> pooled(int64_t{num_images} * 64), pooled_grad(int64_t{num_images} * 64);
   Tensor<float> weight(int64_t{num_classes} * 64, 1), bias(num_classes, 1), logits(logits_size), loss(1);
+  Tensor<float> logits_grad(logits_size, 1);
   Tensor<float> weight_grad(int64_t{num_classes} * 64), bias_grad(num_classes);
   Tensor<int64_t> labels(num_images);
   Layer previous{};
@@ -155,10 +179,18 @@ void run_head(int num_images, int num_classes, Shortcut kind) {
   }
   pool_forward(&input, num_images, pooled, 1);
   linear_forward(num_images, num_classes, pooled, weight, bias, logits, 1);
+  printf("head, shortcut %d\n", static_cast<int>(kind));
+  print_digest("logits", logits);
+  // The last bits of a cross-entropy depend on the system's exponential: the gradient of the logits is another one.
   require(cross_entropy(num_images, num_classes, logits, labels, loss) >= 0, "a label is taken for none");
-  linear_backward(num_images, num_classes, logits, pooled, weight, weight_grad, bias_grad, pooled_grad, 1);
+  require(loss.is_finite() && logits.is_finite(), "the cross-entropy is not finite");
+  linear_backward(num_images, num_classes, logits_grad, pooled, weight, weight_grad, bias_grad, pooled_grad, 1);
   pool_backward(&input, num_images, pooled_grad, g, 1);
-  require(loss.is_finite() && weight_grad.is_finite() && g.is_finite(), "the head's results are not finite");
+  print_digest("pooled", pooled);
+  print_digest("weight gradient", weight_grad);
+  print_digest("bias gradient", bias_grad);
+  print_digest("backward sums", sums);
+  print_digest("g", g);
 }
 
 void run_images(int num_images) {
@@ -167,7 +199,7 @@ void run_images(int num_images) {
   Tensor<Element> values(num_images * 4 * size * size);
   load_images(num_images, images, 3 * size * size, size * size, size, 1, values, 1);
   load_images(num_images, images, 3 * size * size, 1, 3 * size, 3, values, 1);  // channels last
-  require(values.is_finite(), "the images are not finite");
+  print_digest("images", values);
 }
 
 }  // namespace
