@@ -6,7 +6,7 @@ The tests compile what they need too, but then one process compiles while anothe
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from deepres.backends.fused.build import PRECISION_FLAGS, SIZES, KernelsUnavailable, load_kernels, why_no_tiles
+from deepres.backends.fused.build import SIZES, KernelsUnavailable, load_kernels, why_no_tiles
 from deepres.backends.machine import num_cores
 
 
@@ -18,14 +18,9 @@ def build(variant: tuple[str, int, str]) -> None:
 
 def main() -> None:
     """Compile the variants, the slowest first."""
-    all_tiles = [tiles for tiles in ("scalar", "amx", "none") if tiles != "amx" or why_no_tiles() is None]
-    variants = [
-        (precision, size, tiles)
-        for tiles in all_tiles
-        for precision in PRECISION_FLAGS
-        for size in SIZES
-        if tiles == "none" or precision == "bfloat16"
-    ]
+    bfloat16 = ("scalar", "amx", "vectors") if why_no_tiles() is None else ("scalar", "vectors")
+    units = [*(("bfloat16", unit) for unit in bfloat16), ("float32", "narrow"), ("float32", "vectors")]
+    variants = [(precision, size, unit) for precision, unit in units for size in SIZES]
     with ThreadPoolExecutor(num_cores()) as pool:
         list(pool.map(build, variants))
 
