@@ -6,6 +6,7 @@ A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from math import sqrt
 from pathlib import Path
@@ -330,6 +331,19 @@ def install_size() -> str:
     return f"{markdown_table(['what', 'packages', 'MB'], rows, text_columns=1)}\n{text}\n"
 
 
+def tested_on() -> str:
+    """Return on which systems the committed runs were trained, from what each recorded at its last start."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    for run in load_runs([ROOT / "results", ROOT / "benchmarks" / "results" / "study"])[0]:
+        e = run.environment
+        assert e.platform is not None
+        system = " ".join(re.findall(r"^[A-Za-z]+|x86_64|aarch64|arm64|AMD64", e.platform))
+        chip = str(e.device_name).split(",")[0]
+        counts[system, chip, run.precision, str(e.backend), f"{e.python}, {str(e.torch).split('+')[0]}"] += 1
+    rows = [[*key, str(number)] for key, number in sorted(counts.items())]
+    return markdown_table(["system", "chip", "precision", "backend", "Python, PyTorch", "runs"], rows, text_columns=5)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "claim": claim,
@@ -342,6 +356,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "speed": speed,
     "study": study,
     "table-time": table_time,
+    "tested-on": tested_on,
     "tuning": tuning,
     "zoo": zoo,
 }
