@@ -139,7 +139,7 @@ def claim() -> str:
             continue
         spread = "" if summary.std is None else f" ± {summary.std:.2f}"
         part = images / float(runs[0].result.compute or 0)
-        cost = "" if recipe == "paper" else f" for 1/{part:.1f} of the paper's training compute"
+        cost = "" if recipe == "paper" else f" for 1/{part:.0f} of the paper's training compute"
         sentences.append(
             f"ResNet-20 by the recipe `{recipe}`: **{summary.mean:.2f}{spread}%** test error at the last "
             f"step (n = {summary.n}; the paper: {summary.paper:.2f}%){cost}{claimed_time(recipe)}."
@@ -323,8 +323,8 @@ def install_size() -> str:
     report = json.loads((ROOT / "benchmarks" / "results" / "install_size.json").read_text())
     core, *extras = report["sizes"].items()
     rows = [["deepres itself, its wheel", "", f"{report['wheel_megabytes']:.1f}"]]
-    rows.append(["with what it needs, of which", str(core[1]["packages"]), f"{core[1]['megabytes']:,.0f}"])
-    rows.append(["PyTorch, its build for CPUs", "", f"{report['torch_megabytes']:,.0f}"])
+    rows.append(["with all that it needs", str(core[1]["packages"]), f"{core[1]['megabytes']:,.0f}"])
+    rows.append(["of that PyTorch, its build for CPUs", "", f"{report['torch_megabytes']:,.0f}"])
     rows += [[f"`{name}` adds", str(size["packages"]), f"{size['megabytes']:,.0f}"] for name, size in extras]
     times = [f"`{command}` takes {seconds:.2f} s" for command, seconds in report["seconds"].items()]
     text = fill(f"Then {', '.join(times[:-1])} and {times[-1]}, on {report['device']}.", 125)
