@@ -57,7 +57,8 @@ def train_together(
         InterruptedRun: SIGINT or SIGTERM arrived; the state of every run that was training is saved.
         LostDeviceError: the device computes no more; the runs continue from their last checkpoints.
     """
-    waiting, stop, all_ended = iter(runs), StopRequest(), []
+    waiting, stop = iter(runs), StopRequest()
+    all_ended: list[Ended] = []
     places = [own_stream(device) for _ in range(at_a_time)]
     active: list[tuple[Run, Generator[None, None, dict[str, Any]], AbstractContextManager[Any]]] = []
     with stop_requests(stop):
