@@ -24,6 +24,7 @@ def grid(monkeypatch, capsys, cifar10_dir):
         (("--precision", "half"), ("unknown precision 'half'",)),
         (("--backend", "quick"), ("unknown backend 'quick'",)),
         (("--data-dir", "/nowhere"), ("there is no CIFAR-10 in /nowhere",)),
+        (("--engine", "ray", "--together", "2"), ("--together is for --engine local", "--gpus-per-run")),
         (("--engine", "ray", "--cpus-per-run", "0.00001"), ("--cpus-per-run 1e-05: Ray", "below 0.0001")),
         (("--engine", "ray", "--gpus-per-run", "1.5"), ("--gpus-per-run 1.5", "whole number")),
     ],

@@ -21,7 +21,8 @@ from deepres.training.config import RunConfig
 from deepres.training.graph import Replays
 from deepres.training.losses import WINDOW
 from deepres.training.optimizers import build_optimizers
-from deepres.training.train import train
+from deepres.training.together import train_together
+from deepres.training.train import Run, train
 from deepres.training.trainer import DivergedError, Trainer
 
 pytestmark = [
@@ -139,12 +140,34 @@ def test_a_resumed_run_ends_with_the_bits_of_a_straight_one(tmp_path, device, da
     train(config, data, straight.path, device=device)
     for steps in (7, 41, None):
         train(config, data, resumed.path, device=device, max_steps=steps)
-    weights, others = load_file(straight.weights), load_file(resumed.weights)
+    assert_same_run(straight, resumed)
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_runs_on_streams_of_their_own_end_with_the_bits_of_runs_alone(tmp_path, device, data, precision):
+    """Three at a time of different nets and recipes, and a fourth where one of them has ended."""
+    kinds = [("resnet20", "fast"), ("plain20", "paper"), ("resnet32", "paper"), ("resnet20", "paper")]
+    configs = {
+        f"{net}-{recipe}": RunConfig(net, RECIPES[recipe], precision=precision, backend="eager")
+        for net, recipe in kinds
+    }
+    for name, config in configs.items():
+        train(config, data, tmp_path / "alone" / name, device=device)
+    runs = [Run(config, data, tmp_path / "together" / name) for name, config in configs.items()]
+    ended = train_together(runs, device=device, at_a_time=3)
+    assert [end.error for end in ended] == [None] * len(runs)
+    for name in configs:
+        assert_same_run(RunDir(tmp_path / "alone" / name), RunDir(tmp_path / "together" / name))
+
+
+def assert_same_run(run, other):
+    """Weights and metrics bit for bit, times apart."""
+    weights, others = load_file(run.weights), load_file(other.weights)
     assert all(torch.equal(weights[key], others[key]) for key in weights)
     times = ("seconds", "images_per_second")
     rows, other_rows = (
-        [{key: value for key, value in row.items() if key not in times} for row in run.read_metrics()]
-        for run in (straight, resumed)
+        [{key: value for key, value in row.items() if key not in times} for row in one.read_metrics()]
+        for one in (run, other)
     )
     assert rows == other_rows
 

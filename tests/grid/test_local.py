@@ -1,5 +1,6 @@
 """The grid's processes, with a program that trains nothing; and once for real."""
 
+import json
 import re
 import signal
 import subprocess
@@ -10,17 +11,21 @@ from queue import SimpleQueue
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import DATA, RECIPE, TINY, command, environment, run_command
+from tiny_run import DATA, RECIPE, TINY, command, environment, few_images, run_command
+from tiny_training import CPU, assert_same_outcome
 
 from deepres.errors import UserError
 from deepres.grid import local
 from deepres.grid.display import GridDisplay
-from deepres.grid.local import default_parallel, place_environment, run_local
+from deepres.grid.local import default_parallel, default_together, place_environment, run_local
 from deepres.grid.plan import plan_grid
 from deepres.grid.train_process import Outcome, TrainProcess, this_program
 from deepres.recipes.named import fast
+from deepres.recipes.read import read_recipe
 from deepres.runs.directory import RunDir
+from deepres.training.config import RunConfig
 from deepres.training.stopping import StopRequest
+from deepres.training.train import train
 
 FAKE = str(Path(__file__).with_name("fake_train.py"))
 
@@ -86,9 +91,9 @@ def grid(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "num_cores", lambda: 6)
     jobs = plan_grid(["plain20"], [fast()], [0, 1, 2], tmp_path)
 
-    def run(num_parallel, num_gpus=0, stop=None):
+    def run(num_parallel, num_gpus=0, stop=None, together=1):
         with GridDisplay(jobs, jobs) as display:
-            outcomes = run_local(jobs, num_parallel, num_gpus, [], display, stop or StopRequest())
+            outcomes = run_local(jobs, num_parallel, num_gpus, [], display, stop or StopRequest(), together)
         starts = tmp_path / "starts.txt"
         lines = [line.split() for line in starts.read_text().splitlines()] if starts.exists() else []
         return [outcomes.get(job.name) for job in jobs], lines
@@ -137,6 +142,52 @@ def test_as_many_at_a_time_as_there_are_cores_or_gpus_or_runs(monkeypatch):
 
 def test_a_stop_request_stops_what_runs_and_begins_nothing_more(grid, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("FAKE", "wait")
+    outcomes, starts = grid(1, stop=stopping_at_the_first_step(monkeypatch))
+    assert outcomes == [Outcome("stopped"), None, None]
+    assert len(starts) == 1
+    assert capfd.readouterr().err.count("deepres: stopping: 1 run saves its state") == 1
+
+
+def names(starts):
+    return [start[0].removeprefix("plain20-fast-") for start in starts]
+
+
+def test_a_process_is_given_its_next_run_when_one_ended(grid, monkeypatch, capfd):
+    """Two at a time of three, in one process; the one that fails, and why, is told of it alone."""
+    monkeypatch.setenv("FAKE1", "error")
+    outcomes, starts = grid(1, together=2)
+    assert outcomes == [Outcome("finished"), Outcome("failed", "the disk is full"), Outcome("finished")]
+    assert names(starts) == ["seed0", "seed1", "seed2"]
+    said = capfd.readouterr().err
+    assert "plain20-fast-seed2: epoch 2/2, train error 50.00%, test error 40.00%, 1,000 images/s, 0:00 left" in said
+    assert said.index("plain20-fast-seed2: starting") > said.index("plain20-fast-seed0: finished")
+
+
+def test_runs_are_dealt_out_evenly_among_the_gpus(grid, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    _, starts = grid(2, num_gpus=2, together=2)
+    assert sorted((start[0][-1], start[2]) for start in starts) == [("0", "4"), ("1", "7"), ("2", "4")]
+
+
+def test_runs_of_a_process_that_dies_begin_again_once(grid, monkeypatch, capfd):
+    """The one that kills it fails in the end; a run that waited beside it is trained all the same."""
+    monkeypatch.setenv("FAKE0", "killed")
+    outcomes, starts = grid(1, together=2)
+    reason = "killed by SIGKILL, perhaps for memory"
+    assert outcomes[0] == Outcome("failed", reason)
+    assert outcomes[2] == Outcome("finished")
+    assert names(starts).count("seed0") == 2
+    assert f"plain20-fast-seed1: lost with its process ({reason}), to begin again" in capfd.readouterr().err
+
+
+def test_a_stop_request_stops_all_runs_of_a_process(grid, monkeypatch, capfd):
+    monkeypatch.setenv("FAKE", "wait")
+    outcomes, _ = grid(1, stop=stopping_at_the_first_step(monkeypatch), together=2)
+    assert outcomes == [Outcome("stopped"), Outcome("stopped"), None]
+    assert "deepres: stopping: 2 runs save their state" in capfd.readouterr().err
+
+
+def stopping_at_the_first_step(monkeypatch):
     stop = StopRequest()
     display_event = GridDisplay.event
 
@@ -146,10 +197,12 @@ def test_a_stop_request_stops_what_runs_and_begins_nothing_more(grid, tmp_path, 
             stop.signal_number = signal.SIGINT
 
     monkeypatch.setattr(GridDisplay, "event", event)
-    outcomes, starts = grid(1, stop=stop)
-    assert outcomes == [Outcome("stopped"), None, None]
-    assert len(starts) == 1
-    assert capfd.readouterr().err.count("deepres: stopping: 1 run saves its state") == 1
+    return stop
+
+
+def test_several_runs_in_a_process_by_default_where_a_gpu_replays_steps():
+    assert [default_together(runs, 2, True) for runs in (1, 4, 5, 100)] == [1, 2, 3, local.TOGETHER_ON_GPU]
+    assert default_together(100, 2, False) == 1
 
 
 def without_times(rows):
@@ -195,3 +248,29 @@ def test_interrupted_and_continued_for_real(tmp_path, cifar10_dir):
     assert "2 runs in" in again.stderr
     assert "2 of them finished before" in again.stderr
     assert "starting" not in again.stderr
+
+
+def test_two_runs_in_a_process_for_real(run, tmp_path, cifar10_dir, monkeypatch):
+    """They end as alone; a third one, whose directory cannot be written, fails alone."""
+    recipe = read_recipe(str(RECIPE), ["epochs=1"])
+    nets = ("plain8", "resnet8", "plain14")
+    runs = {net: tmp_path / "runs" / f"{net}-{recipe.name}-few_images-seed0" for net in nets}
+    runs["plain14"].mkdir(parents=True)
+    (runs["plain14"] / "checkpoints").touch()
+    arguments = ("--models", ",".join(runs), "--recipes", RECIPE, "--set", "epochs=1", "--data", DATA)
+    arguments += ("--out", tmp_path / "runs", "--jobs", 1, "--together", 2)
+    arguments += ("--device", "cpu", "--precision", "float32", "--backend", "eager")
+    monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
+    code, stdout, stderr = run("grid", *arguments)
+    assert code == 1
+    assert "up to 2 runs take turns in a process" in stderr
+    assert "3 runs: 2 finished, 1 failed" in stdout
+    reason = f"cannot write run directory {runs.pop('plain14')} (File exists)"
+    assert reason in stdout
+    for net, path in runs.items():
+        alone = tmp_path / "alone" / net
+        train(RunConfig(net, recipe, precision="float32", backend="eager"), few_images(), alone, device=CPU)
+        assert_same_outcome(path, alone)
+        started = json.loads(RunDir(path).environment.read_text())["command"]
+        assert started[:3] == ["deepres", "train", net]
+        assert str(path) in started

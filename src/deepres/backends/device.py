@@ -13,6 +13,7 @@ from deepres.backends.machine import num_cores
 from deepres.errors import UserError, first_line, unknown_name
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+COMPILED_VARIANTS = 64  # nets x sizes in one process; beyond its own limit of 8 torch takes plain steps, silently
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -165,7 +166,9 @@ def find_compiler() -> str | None:
 def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile with torch.compile; compiled kernels are kept in the user's cache, where they survive a reboot."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("deepres") / "compiled"))
-    return torch.compile(function, dynamic=False)
+    compiled = torch.compile(function, dynamic=False)
+    torch._dynamo.config.recompile_limit = COMPILED_VARIANTS
+    return compiled
 
 
 def describe_device(device: torch.device) -> str:

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from deepres.cli.console import this_command
-from deepres.cli.options import DATA, DATA_DIR, DEVICE, EVALUATE_EVERY, IMAGE_SIZE
+from deepres.cli.options import CHECKPOINT_MINUTES, DATA, DATA_DIR, DEVICE, EVALUATE_EVERY, IMAGE_SIZE
 from deepres.errors import UserError, extra_needed
 from deepres.runs.directory import RunDir
 from deepres.streams import out, say
@@ -54,7 +55,12 @@ SMALLEST_SHARE = 0.0001  # of a core or GPU, in Ray's arithmetic
 @click.option("--split", help="50k or 45k, see `deepres train`. Default: the recipe's.")
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
 @click.option(
-    "--jobs", "parallel", type=click.IntRange(min=1), help="Runs at a time. Default: one per core, or per GPU."
+    "--jobs", "parallel", type=click.IntRange(min=1), help="Processes at a time. Default: one per core, or per GPU."
+)
+@click.option(
+    "--together",
+    type=click.IntRange(min=1),
+    help="Runs that take turns in each process. Default: several on an NVIDIA GPU, else 1.",
 )
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", help="Of the Ray cluster. Default: $RAY_ADDRESS, or the one that runs here.")
@@ -64,7 +70,7 @@ SMALLEST_SHARE = 0.0001  # of a core or GPU, in Ray's arithmetic
 @DEVICE
 @click.option("--precision", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--backend", default="auto", show_default=True, help="auto, fused, compiled or eager.")
-@click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
+@CHECKPOINT_MINUTES
 @EVALUATE_EVERY
 def grid(
     model_names: tuple[str, ...],
@@ -78,6 +84,7 @@ def grid(
     split: str | None,
     out_dir: Path,
     parallel: int | None,
+    together: int | None,
     engine: str,
     address: str | None,
     cpus_per_run: float,
@@ -97,7 +104,7 @@ def grid(
     from deepres.backends.build import check_backend
     from deepres.data.datasets import load_data
     from deepres.grid.display import GridDisplay
-    from deepres.grid.local import default_parallel, run_local
+    from deepres.grid.local import default_parallel, default_together, run_local
     from deepres.grid.plan import PAPER_MODELS, parse_seeds, plan_grid
     from deepres.grid.train_process import Outcome
     from deepres.training.stopping import StopRequest, stop_requests
@@ -127,19 +134,25 @@ def grid(
         machine += ["--data-dir", str(data_dir.absolute())]
     cluster = None
     if engine == "local":
-        num_gpus = check_machine(device, precision, data_dir, data)
-        parallel = parallel or default_parallel(len(jobs), num_gpus)  # of all: a run continues with as many threads
+        num_gpus, replays = check_machine(device, precision, data_dir, data)
+        # Of all jobs, not of those left: a run continues with as many threads.
+        parallel = parallel or default_parallel(ceil(len(jobs) / (together or 1)), num_gpus)
+        together = together or default_together(len(jobs), parallel, replays)
+    elif together is not None:
+        raise UserError("--together is for --engine local: on Ray, --gpus-per-run 0.2 lets five runs share a GPU")
     else:
         cluster = connect(address, cpus_per_run, gpus_per_run, device, precision)
         parallel = parallel or max(1, len(pending))
 
     say(f"deepres: {number_of(jobs)} in {out_dir}, {len(jobs) - len(pending)} of them finished before")
+    if pending and together is not None and together > 1:
+        say(f"deepres: up to {together} runs take turns in a process; --together 1 gives each a process of its own")
     outcomes = {job.name: Outcome("finished") for job in jobs}
     stop = StopRequest()
     if pending:
         with stop_requests(stop), GridDisplay(jobs, pending) as display:
             if cluster is None:
-                ended = run_local(pending, parallel, num_gpus, machine, display, stop)
+                ended = run_local(pending, parallel, num_gpus, machine, display, stop, together or 1)
             else:
                 ended = cluster.run(pending, parallel, machine, data_dir, display, stop)
             outcomes |= {job.name: ended.get(job.name, Outcome("not begun")) for job in pending}
@@ -203,22 +216,25 @@ def parse_fractions(texts: Sequence[str]) -> list[float]:
     return fractions
 
 
-def check_machine(device: str, precision: str, data_dir: Path | None, data: str = "cifar10") -> int:
-    """Let what would make every run here fail end now; return the number of GPUs, 0 for the CPU.
+def check_machine(device: str, precision: str, data_dir: Path | None, data: str = "cifar10") -> tuple[int, bool]:
+    """Let what would make every run here fail end now.
+
+    Returns:
+        The number of GPUs, 0 for the CPU, and whether they replay recorded steps.
 
     Raises:
         UserError: no such device or precision, or no CIFAR-10.
     """
     import torch
 
-    from deepres.backends.device import check_precision, resolve_device
+    from deepres.backends.device import check_precision, replays_graphs, resolve_device
     from deepres.data.cifar10 import check_cifar10
 
     chosen = resolve_device(device, lambda notice: say(f"deepres: {notice}"), prove=False)
     check_precision(precision, chosen)
     if data == "cifar10":
         check_cifar10(data_dir)
-    return torch.cuda.device_count() if chosen.type == "cuda" else 0
+    return torch.cuda.device_count() if chosen.type == "cuda" else 0, replays_graphs(chosen)
 
 
 def connect(address: str | None, cpus: float, gpus: float, device: str, precision: str) -> "RayCluster":

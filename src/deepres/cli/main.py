@@ -23,6 +23,7 @@ from deepres.cli.report import report
 from deepres.cli.responses import responses
 from deepres.cli.results import results
 from deepres.cli.train import train
+from deepres.cli.train_together import train_together
 from deepres.cli.verify import verify
 from deepres.cli.zoo import zoo
 from deepres.errors import UserError, first_line
@@ -40,6 +41,7 @@ for command in (
     models,
     recipes,
     train,
+    train_together,
     finetune,
     bench,
     grid,

@@ -14,6 +14,7 @@ NET = click.argument("net", metavar="NAME|RUN_DIR|FILE")
 OWN_NET = click.option(
     "--net", "own_net", metavar="FILE:NAME", help="The source of your own net, where RUN_DIR or FILE has its weights."
 )
+CHECKPOINT_MINUTES = click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
 EVALUATE_EVERY = click.option(
     "--evaluate-every",
     type=click.IntRange(min=1),

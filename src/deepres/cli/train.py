@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deepres.cli.console import result_table, this_command
-from deepres.cli.options import DATA, DATA_DIR, DEVICE, EVALUATE_EVERY, IMAGE_SIZE
+from deepres.cli.options import CHECKPOINT_MINUTES, DATA, DATA_DIR, DEVICE, EVALUATE_EVERY, IMAGE_SIZE
 from deepres.cli.reporter import ConsoleReporter
 from deepres.errors import UserError
 from deepres.objects import is_object_name, load_object
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     help="Fail unless torchrun has started so many processes.",
 )
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it continues.")
-@click.option("--checkpoint-minutes", type=click.FloatRange(min=0), default=5.0, show_default=True)
+@CHECKPOINT_MINUTES
 @EVALUATE_EVERY
 @click.option(
     "--progress",
@@ -91,28 +91,21 @@ def train(
     own, FILE.py:NAME or module:NAME, called with the number of classes.
     """
     from deepres.data.datasets import label_of
-    from deepres.recipes.read import read_recipe
-    from deepres.training.config import RunConfig
-    from deepres.training.nets import build_net
 
-    net = load_object(name) if is_object_name(name) else name
-    recipe = read_recipe(recipe_name, settings)
-    if split is not None:
-        recipe = replace(recipe, split=split)
-    if isinstance(net, str):
-        build_net(net, option=option, seed=seed, num_classes=10)  # an unknown name ends here
-    if run_dir is not None and run_dir.name == "":
-        raise UserError(f"--run-dir {str(run_dir)!r} is no place for a run: name a folder of its own")
-    config = RunConfig(
-        net,
-        recipe,
+    config = configure(
+        name=name,
+        recipe_name=recipe_name,
+        settings=settings,
         seed=seed,
         option=option,
+        split=split,
+        fraction=fraction,
         precision=precision,
         backend=backend,
         evaluate_every=evaluate_every,
-        fraction=fraction,
     )
+    if run_dir is not None and run_dir.name == "":
+        raise UserError(f"--run-dir {str(run_dir)!r} is no place for a run: name a folder of its own")
     carry_out(
         config,
         run_dir or Path("runs") / config.run_name(label_of(data, image_size)),
@@ -125,6 +118,47 @@ def train(
         checkpoint_minutes=checkpoint_minutes,
         progress=progress,
         logs=logs,
+    )
+
+
+def configure(
+    *,
+    name: str,
+    recipe_name: str,
+    settings: Sequence[str],
+    seed: int,
+    option: str,
+    split: str | None,
+    fraction: float,
+    precision: str,
+    backend: str,
+    evaluate_every: int | None,
+    **others: object,
+) -> "RunConfig":
+    """Return what the options of `deepres train` ask for.
+
+    Raises:
+        UserError: an unknown name or setting.
+    """
+    from deepres.recipes.read import read_recipe
+    from deepres.training.config import RunConfig
+    from deepres.training.nets import build_net
+
+    net = load_object(name) if is_object_name(name) else name
+    recipe = read_recipe(recipe_name, settings)
+    if split is not None:
+        recipe = replace(recipe, split=split)
+    if isinstance(net, str):
+        build_net(net, option=option, seed=seed, num_classes=10)  # an unknown name ends here
+    return RunConfig(
+        net,
+        recipe,
+        seed=seed,
+        option=option,
+        precision=precision,
+        backend=backend,
+        evaluate_every=evaluate_every,
+        fraction=fraction,
     )
 
 

@@ -1,23 +1,27 @@
-"""A grid on this machine: each run a process."""
+"""A grid on this machine: each run a process, or on a GPU several runs in one."""
 
 import os
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from deepres.backends.machine import memory_bytes, num_cores
 from deepres.errors import UserError
 from deepres.grid.display import GridDisplay
 from deepres.grid.plan import Job
-from deepres.grid.train_process import Event, Outcome, TrainProcess, this_program
+from deepres.grid.train_process import Event, Outcome, SharedProcess, TrainProcess, this_program
 from deepres.runs.directory import RunDir
 from deepres.training.stopping import StopRequest
 
 RUN_MEMORY = 2 << 30  # bytes that a run takes at most, but for nets of 110 layers and more
+TOGETHER_ON_GPU = 6  # runs that share a GPU in one process: an estimate, for none has been measured
 
 
 def default_parallel(num_runs: int, num_gpus: int) -> int:
-    """Return how many runs to train at the same time: one per GPU, else one per core, as far as memory goes.
+    """Return how many processes to train in at the same time: one per GPU, else one per core, as far as memory goes.
 
     Two runs of one thread each train more images a second than one run of two threads.
     """
@@ -26,8 +30,16 @@ def default_parallel(num_runs: int, num_gpus: int) -> int:
     return max(1, min(num_cores(), num_runs, (memory_bytes() or RUN_MEMORY) // RUN_MEMORY))
 
 
+def default_together(num_runs: int, num_processes: int, replays: bool) -> int:
+    """Return how many runs take turns in each process: several on a GPU that replays recorded steps, else one.
+
+    Where the host starts every operation of a step, one run keeps it busy, and on a CPU one run keeps a core busy.
+    """
+    return min(TOGETHER_ON_GPU, ceil(num_runs / num_processes)) if replays else 1
+
+
 def place_environment(place: int, num_parallel: int, num_gpus: int) -> dict[str, str]:
-    """Return the variables of the run at a place: its share of the threads, unless the user set it, and its GPU."""
+    """Return the variables of a process at a place: its GPU and its share of the threads, unless the user set that."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, num_cores() // num_parallel))
     environment = {"OMP_NUM_THREADS": threads}
     if num_gpus:
@@ -37,76 +49,122 @@ def place_environment(place: int, num_parallel: int, num_gpus: int) -> dict[str,
     return environment
 
 
+@dataclass(eq=False)
+class Place:
+    """Where a process computes, and the runs that it trains now, by name."""
+
+    number: int
+    process: TrainProcess | SharedProcess | None = None
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    def has_room(self, together: int) -> bool:
+        """Tell whether another run may begin here."""
+        if isinstance(self.process, SharedProcess):
+            return self.process.is_open and len(self.jobs) < together
+        return self.process is None
+
+
 def run_local(
     jobs: Sequence[Job],
-    num_parallel: int,
+    num_processes: int,
     num_gpus: int,
     settings: Sequence[str],
     display: GridDisplay,
     stop: StopRequest,
+    together: int = 1,
 ) -> dict[str, Outcome]:
-    """Train runs, `num_parallel` at a time, and return how each ended, by its name.
+    """Train runs and return how each ended, by its name.
 
     Args:
         jobs: in this order.
-        num_parallel: processes at the same time.
+        num_processes: processes at the same time.
         num_gpus: how many GPUs they share; 0 for the CPU.
         settings: further arguments of `deepres train`.
         display: is informed of the progress.
         stop: once asked, the running ones save their state and end, and nothing more is begun.
+        together: how many runs take turns in a process; 1: each has a process of its own. If such a process dies, its
+            runs begin again once.
     """
     outcomes: dict[str, Outcome] = {}
     waiting = deque(jobs)
-    running: dict[str, tuple[Job, TrainProcess]] = {}
-    places = list(range(num_parallel))
-    taken: dict[str, int] = {}
-    events: SimpleQueue[tuple[Job, Event | None]] = SimpleQueue()
+    places = [Place(number) for number in range(num_processes)]
+    events: SimpleQueue[tuple[Place, Event | None]] = SimpleQueue()
+    begun_again: set[str] = set()
 
     def end(job: Job, outcome: Outcome) -> None:
         outcomes[job.name] = outcome
         display.ended(job, outcome)
 
-    def start(job: Job) -> None:
+    def start(job: Job, place: Place) -> None:
         run_dir = RunDir(job.path)
         if run_dir.in_use():
             end(job, Outcome("busy", "another process trains there"))
             return
-        place = places[0]
+        others: dict[str, Any] = {
+            "program": this_program(),
+            "environment": place_environment(place.number, num_processes, num_gpus),
+            "listen": lambda event: events.put((place, event)),
+        }
         try:
-            process = TrainProcess(
-                [*job.arguments(), *settings],
-                run_dir,
-                program=this_program(),
-                environment=place_environment(place, num_parallel, num_gpus),
-                listen=lambda event: events.put((job, event)),
-            )
+            if together == 1:
+                place.process = TrainProcess([*job.arguments(), *settings], run_dir, **others)
+            elif place.process is None:
+                log = job.path.parent / f"process{place.number}.log"
+                place.process = SharedProcess(together, settings, log, **others)
         except UserError as error:
             end(job, Outcome("failed", str(error)))
             return
-        places.remove(place)
-        taken[job.name] = place
-        running[job.name] = job, process
+        place.jobs[job.name] = job
         display.started(job)
+        if isinstance(place.process, SharedProcess):
+            place.process.begin([*job.arguments(), *settings], run_dir)
+
+    def end_process(place: Place, outcome: Outcome) -> None:
+        left, place.jobs, place.process = place.jobs, {}, None
+        for job in left.values():
+            if together > 1 and outcome.state == "failed" and job.name not in begun_again:
+                begun_again.add(job.name)
+                waiting.append(job)
+                display.lost(job, f"lost with its process ({outcome.message}), to begin again")
+            else:
+                end(job, outcome)
+
+    def receive(place: Place, event: Event) -> None:
+        name = next(iter(place.jobs)) if together == 1 else event.get("run")
+        if name not in place.jobs:
+            return  # of a library that prints
+        job = place.jobs[name]
+        if event["event"] == "ended":
+            del place.jobs[job.name]
+            end(job, Outcome(event["state"], event["message"]))
+        else:
+            display.event(job, event)
 
     try:
-        while running or (waiting and stop.signal_number is None):
-            while waiting and places and stop.signal_number is None:
-                start(waiting.popleft())
+        while any(place.process for place in places) or (waiting and stop.signal_number is None):
+            while waiting and stop.signal_number is None:
+                roomy = [place for place in places if place.has_room(together)]
+                if not roomy:
+                    break
+                start(waiting.popleft(), min(roomy, key=lambda place: len(place.jobs)))
+            running = [place.process for place in places if place.process is not None]
             if stop.signal_number is not None:
                 display.stopping()
-                for _, process in running.values():
+            for process in running:
+                if stop.signal_number is not None:
                     process.stop()
+                if isinstance(process, SharedProcess) and (stop.signal_number is not None or not waiting):
+                    process.close()
             try:
-                job, event = events.get(timeout=0.2)
+                place, event = events.get(timeout=0.2)
             except Empty:
                 continue
             if event is not None:
-                display.event(job, event)
-                continue
-            _, process = running.pop(job.name)
-            end(job, process.outcome())
-            places.append(taken.pop(job.name))
+                receive(place, event)
+            elif place.process is not None:
+                end_process(place, place.process.outcome())
     finally:
-        for _, process in running.values():  # after a second Ctrl-C, or an error here
-            process.kill()
+        for place in places:  # after a second Ctrl-C, or an error here
+            if place.process is not None:
+                place.process.kill()
     return outcomes

@@ -1,4 +1,4 @@
-"""`deepres train` in a process of its own, for a program to watch."""
+"""`deepres train` in a process of its own, or several runs in one, for a program to watch."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -37,51 +38,52 @@ def this_program() -> list[str]:
     return ["-P", "-m", "deepres"] if known else [str(script.absolute())]
 
 
-class TrainProcess:
-    """A run in a process and session of its own, so that a terminal's Ctrl-C does not reach it.
+class Process:
+    """A command of `deepres` in a process and session of its own, so that a terminal's Ctrl-C does not reach it.
 
-    What it prints, errors first of all, is appended to the run directory's log.
+    What it prints, errors first of all, is appended to a log.
 
     Args:
-        arguments: those of `deepres train`, without --run-dir and --progress.
-        run_dir: where to train.
+        words: the command with its arguments.
+        log: a file; its folder is created if missing.
         program: see `this_program`.
         environment: variables to set beside those of this process.
         listen: is given each event, in a thread of its own; after the last one, None.
         folder: in which the process works; None: in this one's.
+        stdin: see `subprocess.Popen`.
 
     Raises:
-        UserError: the run directory cannot be written.
+        UserError: the log cannot be written.
     """
 
     def __init__(
         self,
-        arguments: Sequence[str],
-        run_dir: RunDir,
+        words: Sequence[str],
+        log: Path,
         *,
         program: Sequence[str],
         environment: Mapping[str, str],
         listen: Callable[[Event | None], None],
         folder: Path | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
-        self._run_dir = run_dir
+        self._log = log
         self._stopped = False
-        command = [sys.executable, *program, "train", *arguments, "--run-dir", str(run_dir), "--progress", "json"]
         try:
-            run_dir.path.mkdir(parents=True, exist_ok=True)
-            with run_dir.log.open("ab") as log:
-                self._log_start = log.tell()
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as stderr:
+                self._log_start = stderr.tell()
                 self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
+                    [sys.executable, *program, *words],
+                    stdin=stdin,
                     stdout=subprocess.PIPE,
-                    stderr=log,
+                    stderr=stderr,
                     env={**os.environ, **environment},
                     cwd=folder,
                     start_new_session=True,
                 )
         except OSError as error:
-            raise UserError(f"cannot start a run in {run_dir} ({error.strerror})") from None
+            raise UserError(f"cannot start a run in {log.parent} ({error.strerror})") from None
         Thread(target=self._read, args=(listen,), daemon=True).start()
 
     def _read(self, listen: Callable[[Event | None], None]) -> None:
@@ -97,13 +99,13 @@ class TrainProcess:
         listen(None)
 
     def stop(self) -> None:
-        """Ask the run, once, to save its state and end."""
+        """Ask the process, once, to save the state of what it trains and end."""
         if not self._stopped and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         self._stopped = True
 
     def kill(self) -> None:
-        """End the run at once."""
+        """End the process at once."""
         self._process.kill()
 
     def outcome(self) -> Outcome:
@@ -120,7 +122,58 @@ class TrainProcess:
 
     def _last_line(self) -> str:
         """Return the last line of what this process printed."""
-        with self._run_dir.log.open("rb") as log:
+        with self._log.open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode(errors="replace").strip().splitlines() or [""]
         return lines[-1].removeprefix(ERROR_MARK).strip()
+
+
+class TrainProcess(Process):
+    """`deepres train`: one run, in whose directory the log lies.
+
+    Args:
+        arguments: those of `deepres train`, without --run-dir and --progress.
+        run_dir: where to train.
+        others: see `Process`.
+    """
+
+    def __init__(self, arguments: Sequence[str], run_dir: RunDir, **others: Any) -> None:
+        super().__init__(["train", *arguments, "--run-dir", str(run_dir), "--progress", "json"], run_dir.log, **others)
+
+
+class SharedProcess(Process):
+    """`deepres train-together`: runs that take turns. Each event says which run it is of.
+
+    Args:
+        at_a_time: how many runs take turns.
+        settings: --device and --checkpoint-minutes, as all its runs have them; others are ignored.
+        log: see `Process`, as `others`.
+        others: what else the process needs.
+    """
+
+    def __init__(self, at_a_time: int, settings: Sequence[str], log: Path, **others: Any) -> None:
+        super().__init__(
+            ["train-together", "--at-a-time", str(at_a_time), *settings], log, stdin=subprocess.PIPE, **others
+        )
+        self.is_open = True
+        """Whether further runs may be given to it."""
+
+    def begin(self, arguments: Sequence[str], run_dir: RunDir) -> None:
+        """Give it a run: the arguments of `deepres train`, without --run-dir."""
+        self._send(json.dumps([*arguments, "--run-dir", str(run_dir)]) + "\n")
+
+    def close(self) -> None:
+        """Let it end with the runs that it has."""
+        if self.is_open:
+            self.is_open = False
+            self._send(None)
+
+    def _send(self, line: str | None) -> None:
+        """Write a line to its standard input, or the end; if it has died, that is told as the end of its events."""
+        assert self._process.stdin is not None
+        with suppress(OSError):
+            if line is None:
+                self._process.stdin.close()
+            else:
+                self._process.stdin.write(line.encode())
+                self._process.stdin.flush()

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +15,13 @@ from deepres.backends.device import describe_device
 from deepres.runs.schema import Environment
 
 
-def describe_environment(device: torch.device, precision: str, backend: str, workers: int) -> Environment:
-    """Return versions, device, commit and command of this process."""
+def describe_environment(
+    device: torch.device, precision: str, backend: str, workers: int, command: Sequence[str] | None = None
+) -> Environment:
+    """Return versions, device and commit of this process, and its command, or what stands for it after `deepres`."""
     return Environment(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=["deepres", *sys.argv[1:]],
+        command=["deepres", *(sys.argv[1:] if command is None else command)],
         deepres=__version__,
         commit=find_commit(),
         python=platform.python_version(),

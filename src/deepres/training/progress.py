@@ -64,12 +64,17 @@ class JsonReporter(Reporter):
 
     Each has "event", the name of the method, and the method's arguments. If that program has gone, so that nobody
     reads any more, the run is asked to save its state and end, as by SIGTERM.
+
+    Args:
+        stream: where to write.
+        run: the name of the run, for each object, where there are several; None: there is one.
     """
 
     STEP_SECONDS = 0.5  # steps in between are not written
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, run: str | None = None) -> None:
         self._stream: TextIO | None = stream
+        self._run = {} if run is None else {"run": run}
         self._told = 0.0
 
     def write(self, event: str, **content: Any) -> None:
@@ -77,7 +82,7 @@ class JsonReporter(Reporter):
         if self._stream is None:
             return
         try:
-            print(json.dumps({"event": event, **content}), file=self._stream, flush=True)
+            print(json.dumps({"event": event, **self._run, **content}), file=self._stream, flush=True)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             self._stream = None

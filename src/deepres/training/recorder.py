@@ -158,10 +158,10 @@ class Recorder(SilentRecorder):
             self.reporter.notice("here a resumed run is not bit-identical to one that was never interrupted")
         return content
 
-    def record_environment(self) -> None:
+    def record_environment(self, command: Sequence[str] | None = None) -> None:
         """Write environment.json: this start's, with those of earlier starts under "earlier_starts"."""
-        config = self.config
-        now = describe_environment(self.trainer.device, config.precision, config.backend, config.workers).to_json()
+        config, device = self.config, self.trainer.device
+        now = describe_environment(device, config.precision, config.backend, config.workers, command).to_json()
         earlier = []
         if last := last_start(self.run_dir):
             before = last.to_json()

@@ -8,10 +8,11 @@ from typing import Any
 
 
 class InterruptedRun(Exception):  # noqa: N818 -- not an error: the user asked for it
-    """A run stopped by SIGINT or SIGTERM, its state saved."""
+    """A run stopped by SIGINT or SIGTERM after a step, its state saved; without a step, several runs."""
 
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}, state saved")
+    def __init__(self, signal_number: int, step: int | None = None) -> None:
+        after = "" if step is None else f" after step {step}"
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}{after}, state saved")
         self.signal_number = signal_number
 
 

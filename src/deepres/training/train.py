@@ -1,8 +1,8 @@
-"""One training run, from its configuration to its result; read `train` as the table of contents."""
+"""One training run, from its configuration to its result; read `take_turns` as the table of contents."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,27 @@ from deepres.training.optimizers import build_optimizers
 from deepres.training.progress import Reporter
 from deepres.training.recorder import Recorder, SilentRecorder
 from deepres.training.sets import Sets, load_sets
-from deepres.training.stopping import InterruptedRun, stop_requests
+from deepres.training.stopping import InterruptedRun, StopRequest, stop_requests
 from deepres.training.trainer import Trainer
 
-__all__ = ["InterruptedRun", "RunConfig", "Sets", "build_trainer", "load_sets", "train"]
+__all__ = ["InterruptedRun", "Run", "RunConfig", "Sets", "build_trainer", "load_sets", "take_turns", "train"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: what it consists of, and where it is recorded."""
+
+    config: RunConfig
+    data: Dataset
+    """Training and test images with the names of their classes, see `deepres.data.datasets.load_data`."""
+    path: str | Path
+    """The run directory; created if missing."""
+    reporter: Reporter = field(default_factory=Reporter)
+    """Is informed of the progress."""
+    max_steps: int | None = None
+    """Stop after so many steps of the schedule, which stays as it is; a later call continues from there."""
+    command: Sequence[str] | None = None
+    """For environment.json: what follows `deepres` on the command line that makes this run; None: as this process."""
 
 
 def train(
@@ -42,10 +59,10 @@ def train(
 
     Args:
         config: what to train and how.
-        data: training and test images with the names of their classes, see `deepres.data.datasets.load_data`.
-        path: the run directory; created if missing.
+        data: see `Run`, as `path`, `max_steps` and `reporter`.
+        path: the run directory.
         device: where to compute.
-        max_steps: stop after so many steps of the schedule, which stays as it is; a later call continues from there.
+        max_steps: where to stop early.
         checkpoint_minutes: time between checkpoints; there is one of the last step in any case.
         reporter: is informed of the progress.
         group: the processes that train together; every one of them calls this function with the same arguments.
@@ -57,12 +74,38 @@ def train(
         LostWorkerError: another process of the group died; the run continues from the last checkpoint.
         InterruptedRun: SIGINT or SIGTERM arrived; the state is saved.
     """
+    run = Run(config, data, path, reporter or Reporter(), max_steps)
+    turns = take_turns(run, device, checkpoint_minutes, group)
+    while True:
+        try:
+            next(turns)
+        except StopIteration as end:
+            result: dict[str, Any] = end.value
+            return result
+
+
+def take_turns(
+    run: Run,
+    device: torch.device,
+    checkpoint_minutes: float,
+    group: Group | None = None,
+    stop: StopRequest | None = None,
+) -> Generator[None, None, dict[str, Any]]:
+    """Do what `train` does in turns: get ready in the first, then take a step in each; return the run's result.json.
+
+    Args:
+        run: what to train.
+        device: see `train`, as `checkpoint_minutes` and `group`.
+        checkpoint_minutes: time between checkpoints.
+        group: the processes that train together.
+        stop: asks the run to stop; None: SIGINT and SIGTERM do, once it is ready.
+    """
     keep_freed_memory()
-    run_dir, reporter, group = RunDir(path), reporter or Reporter(), group or Group()
-    config = replace(config, workers=group.size)
-    sets = load_sets(data, config.recipe, device, config.fraction)
+    run_dir, group = RunDir(run.path), group or Group()
+    config = replace(run.config, workers=group.size)
+    sets = load_sets(run.data, config.recipe, device, config.fraction)
     total_steps = config.recipe.total_steps(num_train=len(sets.train[0]))
-    target = min(total_steps, max_steps or total_steps)
+    target = min(total_steps, run.max_steps or total_steps)
     # Unknown names, of a net or of an optimizer, end here, before anything is written.
     build_optimizers(
         config.recipe, build_net(config.model, option=config.option, seed=0, num_classes=sets.num_classes)
@@ -72,17 +115,20 @@ def train(
         recorder: SilentRecorder | None
         if group.rank > 0:
             recorder = follow(config, sets, device, group)
-        elif (recorder := lead(config, sets, run_dir, target, device, reporter, group, checkpoint_minutes)) is None:
-            reporter.notice(f"the run in {run_dir} is finished: nothing to do")
+        elif (recorder := lead(run, config, sets, target, device, group, checkpoint_minutes)) is None:
+            run.reporter.notice(f"the run in {run_dir} is finished: nothing to do")
         if recorder is None:
             result = finished_result(run_dir, target) if group.rank == 0 else None
             return result.to_json() if result else {}
-        with stop_requests(recorder.trainer.stop), recorder:
-            take_steps(recorder, target)
+        if stop is not None:
+            recorder.trainer.stop = stop
+        yield
+        with stop_requests(recorder.trainer.stop) if stop is None else nullcontext(), recorder:
+            yield from take_steps(recorder, target)
             return recorder.finish()
 
 
-def take_steps(recorder: SilentRecorder, target: int) -> None:
+def take_steps(recorder: SilentRecorder, target: int) -> Iterator[None]:
     """Take steps up to `target`, evaluating at epochs' ends; the row of the last step is left to `finish`."""
     trainer, config = recorder.trainer, recorder.config
     recorder.begin(target)
@@ -97,15 +143,15 @@ def take_steps(recorder: SilentRecorder, target: int) -> None:
         if trainer.step < target and trainer.must_stop:
             recorder.leave()
             return
+        yield
 
 
 def lead(
+    run: Run,
     config: RunConfig,
     sets: Sets,
-    run_dir: RunDir,
     target: int,
     device: torch.device,
-    reporter: Reporter,
     group: Group,
     checkpoint_minutes: float,
 ) -> Recorder | None:
@@ -113,7 +159,7 @@ def lead(
 
     Returns None if the run is finished already.
     """
-    fall_back = config.backend == "auto"
+    run_dir, reporter, fall_back = RunDir(run.path), run.reporter, config.backend == "auto"
     config = claim(run_dir, config, sets, device, target, reporter)
     if finished_result(run_dir, target):
         group.broadcast(None)
@@ -122,7 +168,7 @@ def lead(
     config = replace(config, backend=trainer.backend.name)
     recorder = Recorder(config, config.record(sets.record), trainer, sets, run_dir, reporter, checkpoint_minutes)
     state = recorder.resume()
-    recorder.record_environment()
+    recorder.record_environment(run.command)
     group.broadcast((config.precision, config.backend, config.evaluate_every, state))
     return recorder
 
