@@ -40,7 +40,14 @@ def precision_and_reference(request, tmp_path_factory, cifar10_dir):
     return request.param, path
 
 
-@pytest.mark.parametrize("kill_after_step", [1, 6, 7, 18])
+@pytest.mark.parametrize(
+    ("precision_and_reference", "kill_after_step"),
+    [
+        *(("float32", step) for step in (1, 6, 7, 18)),
+        *(pytest.param("bfloat16", step, marks=NATIVE_BFLOAT16) for step in (6, 18)),
+    ],
+    indirect=["precision_and_reference"],
+)
 def test_killed_runs_end_bit_identical(tmp_path, cifar10_dir, precision_and_reference, kill_after_step):
     precision, reference = precision_and_reference
     arguments = (*TRAIN, "--precision", precision, "--run-dir", tmp_path)
