@@ -54,6 +54,7 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "chain": lambda recipe: replace(
         recipe, muon=Muon(learning_rate=0.05, momentum=0.85, full_rate_length=18), schedule=OneCycle(warmup=0.05)
     ),
+    "rate": lambda recipe: replace(recipe, muon=Muon(learning_rate=0.05, momentum=0.85, full_rate_length=18)),
     "warmup": lambda recipe: replace(recipe, schedule=OneCycle(warmup=0.05)),
     "half": lambda recipe: scale_rate(recipe, 0.5),
     "double": lambda recipe: scale_rate(recipe, 2.0),
