@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 
 from deepres.errors import UserError
+from deepres.recipes.chains import CHAIN_SETTINGS, has_shortcuts
 from deepres.recipes.recipe import Recipe
 from deepres.runs.finished import FinishedRun
 from deepres.runs.groups import flatten
@@ -98,11 +99,15 @@ def shared_settings(name: str, runs: Sequence[FinishedRun]) -> dict[str, str]:
 
 
 def find_differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[Difference]:
-    """Return the settings that differ; one that is missing is as good as null."""
+    """Return the settings that differ; one that is missing is as good as null.
+
+    Settings of chains differ between two nets with chains only: a residual net is trained without them.
+    """
+    chains = not any(has_shortcuts(json.loads(settings["model"])) for settings in (one, other))
     return [
         Difference(key, (show_value(one.get(key)), show_value(other.get(key))))
         for key in dict.fromkeys([*one, *other])
-        if one.get(key, "null") != other.get(key, "null")
+        if one.get(key, "null") != other.get(key, "null") and (chains or key not in CHAIN_SETTINGS)
     ]
 
 

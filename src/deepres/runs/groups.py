@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deepres.recipes.chains import CHAIN_SETTINGS, has_shortcuts
 from deepres.recipes.named import RECIPES
 from deepres.runs.finished import FinishedRun, model_key, run_order
 
@@ -82,6 +83,8 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:
         same_net = [run for run in runs if (run.model, run.recipe) == (first.model, first.recipe)]
         mine = _settings(first)
         reference = {**usual[first.recipe], "precision": _usual_precision(same_net)}
+        if has_shortcuts(first.model):
+            reference = {key: value for key, value in reference.items() if key not in CHAIN_SETTINGS}
         differences = tuple(
             f"{key.removeprefix('recipe.').removeprefix('data.')} {_show(mine.get(key))}"
             for key in dict.fromkeys([*mine, *reference])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deepres.errors import UserError
+from deepres.recipes.chains import settings_for
 from deepres.recipes.recipe import held_out_name
 from deepres.runs.content import Content, check_numbers, object_in
 from deepres.runs.metrics import Metrics
@@ -102,7 +103,7 @@ class RunRecord:
     precision: str
     workers: int
     recipe: Content
-    """What `Recipe.to_json` returned, by whatever version of this package."""
+    """What `Recipe.to_json` returned, by whatever version of this package, as far as it applies to the net."""
     data: DataRecord
     evaluation: Evaluation
     others: Content = field(default_factory=dict)
@@ -151,7 +152,7 @@ class RunRecord:
             seed=content["seed"],
             precision=content["precision"],
             workers=content.get("workers", 1),
-            recipe=recipe,
+            recipe=recipe if "net" in content else settings_for(content["model"], recipe),
             data=data,
             evaluation=evaluation,
             others={key: value for key, value in content.items() if key not in RUN_KEYS},
