@@ -1,8 +1,9 @@
 """Tune the recipe `fast`: train it with some of the factors below and note the val error of each run.
 
     python benchmarks/tuning.py --model plain56 --variants none shift+identity+adam+chain --seeds 0
-    python benchmarks/tuning.py --design --model plain56   # a half of the 2^4 factorial of the first four
-    python benchmarks/tuning.py --show                     # what the rows say
+    python benchmarks/tuning.py --model plain56 --design chains       # a half of the 2^4 factorial of the first four
+    python benchmarks/tuning.py --model resnet20 --design ingredients # seven factors in twelve runs
+    python benchmarks/tuning.py --show                                # what the rows say
 
 Errors and losses are those of the 5,000 validation images of the 45k/5k split at the last step; the test set decides
 nothing. Runs are kept under --runs, so that an interrupted one continues, and each adds a row to --out as it ends,
@@ -13,9 +14,9 @@ import argparse
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
-from math import prod, sqrt
+from math import sqrt
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -58,20 +59,74 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "warmup": lambda recipe: replace(recipe, schedule=OneCycle(warmup=0.05)),
     "half": lambda recipe: scale_rate(recipe, 0.5),
     "double": lambda recipe: scale_rate(recipe, 2.0),
+    "higher": lambda recipe: scale_rate(recipe, 1.25),
+    "momentum": lambda recipe: replace(recipe, muon=replace(recipe.muon, momentum=0.9)),
+    "head": lambda recipe: replace(recipe, head_rate=3.0),
+    "shifts2": lambda recipe: replace(recipe, pad=2),
     "smaller": lambda recipe: replace(recipe, low_resolutions=(LowResolution(16, 0.2), LowResolution(24, 0.8))),
 }
-SCREENED = ("shift", "identity", "adam", "chain")
-# Half of the 16 combinations: with "chain" where the number of the other three is odd.
-DESIGN = (
-    "none",
-    "shift+identity+adam+chain",
-    "shift+chain",
-    "adam+chain",
-    "identity+chain",
-    "shift+identity",
-    "shift+adam",
-    "identity+adam",
-)
+
+
+@dataclass(frozen=True)
+class Design:
+    """Variants of which each effect has half, so that each is estimated from all of them."""
+
+    variants: tuple[str, ...]
+    effects: Mapping[str, tuple[bool, ...]]
+    """For each effect, which of the variants have it."""
+    noise: tuple[str, ...]
+    """Effects of nothing, or of what is taken to be nothing: their size is the standard error of the others."""
+
+
+def half_factorial(factors: Sequence[str], variants: Sequence[str]) -> Design:
+    """Cross four factors in 8 of their 16 combinations.
+
+    A pair's effect is half of what one of its factors changes in the effect of the other; in a half of the factorial
+    it is added to that of the two other factors, so that three such sums are all that can be said of interactions.
+    Taken for noise, they make the standard error too large where there are interactions.
+    """
+    single = {factor: tuple(factor in variant.split("+") for variant in variants) for factor in factors}
+    first, *others = factors
+    pairs = {
+        f"{first} x {other}": tuple(one == two for one, two in zip(single[first], single[other], strict=True))
+        for other in others
+    }
+    return Design(tuple(variants), single | pairs, tuple(pairs))
+
+
+def screening(factors: Sequence[str]) -> Design:
+    """Vary up to eleven factors in twelve variants; what is left over of the eleven columns stays empty.
+
+    An interaction of two factors spreads over the columns of the others, a third of it in each.
+    Plackett, Burman, "The design of optimum multifactorial experiments", 1946.
+    """
+    generator = "++-+++---+-"
+    names = [*factors, *(f"empty {i + 1}" for i in range(len(generator) - len(factors)))]
+    effects = {
+        name: (*(generator[(column - row) % len(generator)] == "+" for row in range(len(generator))), False)
+        for column, name in enumerate(names)
+    }
+    variants = ["+".join(name for name in factors if effects[name][row]) or "none" for row in range(12)]
+    return Design(tuple(variants), effects, tuple(names[len(factors) :]))
+
+
+DESIGNS: Mapping[str, Design] = {
+    # With "chain" where the number of the other three is odd.
+    "chains": half_factorial(
+        ("shift", "identity", "adam", "chain"),
+        (
+            "none",
+            "shift+identity+adam+chain",
+            "shift+chain",
+            "adam+chain",
+            "identity+chain",
+            "shift+identity",
+            "shift+adam",
+            "identity+adam",
+        ),
+    ),
+    "ingredients": screening(("adam", "head", "shifts2", "smaller", "momentum", "higher", "warmup")),
+}
 
 
 def make_recipe(variant: str, fraction: float) -> Recipe:
@@ -111,43 +166,34 @@ def run(config: RunConfig, variant: str, fraction: float, data: Cifar10, run_dir
     }
 
 
-def effects(cells: Mapping[str, float]) -> dict[str, float]:
-    """Return the effects of the screened factors, and of pairs of them, on a value of each variant of the design.
-
-    A factor's effect is the mean over the variants with it minus that over those without. A pair's is half of what one
-    of its factors changes in the effect of the other; in this half of the factorial it is added to that of the two
-    other factors, so that three such sums are all that can be said of interactions.
-    """
-    columns = [(factor,) for factor in SCREENED] + [(SCREENED[0], other) for other in SCREENED[1:]]
+def effects(design: Design, cells: Mapping[str, float]) -> dict[str, float]:
+    """Return each effect on a value of each variant: the mean over the variants with it minus that of the others."""
     found = {}
-    for column in columns:
-        sides: dict[int, list[float]] = {1: [], -1: []}
-        for variant, value in cells.items():
-            present = variant.split("+")
-            sides[prod(1 if factor in present else -1 for factor in column)].append(value)
-        found[" x ".join(column)] = mean(sides[1]) - mean(sides[-1])
+    for name, has in design.effects.items():
+        sides: dict[bool, list[float]] = {True: [], False: []}
+        for variant, side in zip(design.variants, has, strict=True):
+            sides[side].append(cells[variant])
+        found[name] = mean(sides[True]) - mean(sides[False])
     return found
 
 
 def analyse(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the effects for each net and length of which all variants of the design have ended.
-
-    The standard error takes the sums of interactions for noise, so that it is too large where there are interactions:
-    with one seed a variant there is nothing else to estimate it from.
-    """
+    """Return the effects for each net, length and design of which all variants have ended."""
     groups: dict[tuple[str, float], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        if row["variant"] in DESIGN and not row["failure"]:
+        if not row["failure"]:
             groups[row["model"], row["fraction"]].append(row)
     found = []
-    for (model, fraction), members in groups.items():
-        if {row["variant"] for row in members} == set(DESIGN):
-            entry: dict[str, Any] = {"model": model, "fraction": fraction, "runs": len(members)}
+    for (model, fraction), ended in groups.items():
+        for name, design in DESIGNS.items():
+            members = [row for row in ended if row["variant"] in design.variants]
+            if {row["variant"] for row in members} != set(design.variants):
+                continue
+            entry: dict[str, Any] = {"model": model, "fraction": fraction, "design": name, "runs": len(members)}
             for key in ("val_error", "val_loss"):
-                cells = {v: mean(row[key] for row in members if row["variant"] == v) for v in DESIGN}
-                entry[key] = effects(cells)
-                pairs = [value for name, value in entry[key].items() if " x " in name]
-                entry[f"{key}_standard_error"] = sqrt(mean(value**2 for value in pairs))
+                cells = {v: mean(row[key] for row in members if row["variant"] == v) for v in design.variants}
+                entry[key] = effects(design, cells)
+                entry[f"{key}_standard_error"] = sqrt(mean(entry[key][noise] ** 2 for noise in design.noise))
             found.append(entry)
     return found
 
@@ -167,7 +213,8 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
             line += f"{mean(errors):>12.2f} {spread(errors):>5.2f} {means[0]:>9.4f} {means[1]:>12.2f} {len(done):>2}"
         print(line + "".join(f"  seed {row['seed']}: {row['failure']}" for row in members if row["failure"]))
     for entry in analyse(rows):
-        print(f"\n{entry['model']}, {entry['fraction']:g} of the paper's compute: effects on val error and val loss")
+        length = f"{entry['fraction']:g} of the paper's compute"
+        print(f"\n{entry['model']}, {length}, {entry['design']}: effects on val error and val loss")
         for name in entry["val_error"]:
             print(f"{name:20}{entry['val_error'][name]:>+8.2f}{entry['val_loss'][name]:>+9.3f}")
         print(
@@ -180,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="plain56", choices=MODELS)
     parser.add_argument("--variants", nargs="+", default=[], metavar="FACTOR+FACTOR", help=", ".join(FACTORS))
-    parser.add_argument("--design", action="store_true", help="the variants of the half factorial")
+    parser.add_argument("--design", choices=DESIGNS, help="the variants of a design")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--fraction", type=float, default=0.025, help="of the paper's compute")
     parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16"])
@@ -190,7 +237,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = read_json(arguments.out)["rows"] if arguments.out.exists() else []
-    variants = DESIGN if arguments.design else arguments.variants
+    variants = DESIGNS[arguments.design].variants if arguments.design else arguments.variants
     data = load_cifar10() if variants else None
     for seed in arguments.seeds:
         for variant in variants:

@@ -255,7 +255,7 @@ def tuning() -> str:
             for name in entry["val_error"]
         ]
         errors = [f"{entry['val_error_standard_error']:.2f}", f"{entry['val_loss_standard_error']:.3f}"]
-        what = f"effect on {entry['model']}, 1/{1 / entry['fraction']:.0f}, {entry['runs']} runs"
+        what = f"{entry['design']}: effect on {entry['model']}, 1/{1 / entry['fraction']:.0f}, {entry['runs']} runs"
         tables.append(markdown_table([what, "val error", "val loss"], [*rows, ["standard error", *errors]]))
     return "\n".join(tables)
 
