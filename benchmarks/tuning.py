@@ -60,7 +60,7 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "half": lambda recipe: scale_rate(recipe, 0.5),
     "double": lambda recipe: scale_rate(recipe, 2.0),
     "higher": lambda recipe: scale_rate(recipe, 1.25),
-    "momentum": lambda recipe: replace(recipe, muon=replace(recipe.muon, momentum=0.9)),
+    "momentum": lambda recipe: replace(recipe, muon=Muon(learning_rate=0.05, momentum=0.9)),
     "head": lambda recipe: replace(recipe, head_rate=3.0),
     "shifts2": lambda recipe: replace(recipe, pad=2),
     "smaller": lambda recipe: replace(recipe, low_resolutions=(LowResolution(16, 0.2), LowResolution(24, 0.8))),
