@@ -33,7 +33,7 @@ from deepres.errors import UserError
 from deepres.files import read_json, write_json
 from deepres.models import MODELS
 from deepres.recipes.named import fast, paper
-from deepres.recipes.recipe import Adam, LowResolution, Muon, OneCycle, Recipe
+from deepres.recipes.recipe import Adam, Chain, LowResolution, Muon, OneCycle, Recipe
 from deepres.runs.directory import RunDir
 from deepres.training.train import RunConfig, load_sets, train
 from deepres.weights.evaluate import predict_logits
@@ -45,17 +45,21 @@ BASE = replace(
     muon=Muon(learning_rate=0.05, momentum=0.85),
     schedule=OneCycle(warmup=0.0),
     norm_adam=None,
-    chain_gain=None,
-    identity_share=None,
+    chain=None,
 )
+
+
+def in_chains(recipe: Recipe, **settings: Any) -> Recipe:
+    """Return the recipe with changes for nets with a chain."""
+    return replace(recipe, chain=replace(recipe.chain or Chain(), **settings))
+
+
 FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
-    "shift": lambda recipe: replace(recipe, chain_gain=7.39),  # e²
-    "identity": lambda recipe: replace(recipe, identity_share=0.5),
+    "shift": lambda recipe: in_chains(recipe, gain=7.39),  # e²
+    "identity": lambda recipe: in_chains(recipe, identity_share=0.5),
     "adam": lambda recipe: replace(recipe, norm_adam=Adam(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10)),
-    "chain": lambda recipe: replace(
-        recipe, muon=Muon(learning_rate=0.05, momentum=0.85, full_rate_length=18), schedule=OneCycle(warmup=0.05)
-    ),
-    "rate": lambda recipe: replace(recipe, muon=Muon(learning_rate=0.05, momentum=0.85, full_rate_length=18)),
+    "chain": lambda recipe: in_chains(recipe, full_rate_length=18, warmup=0.05),
+    "rate": lambda recipe: in_chains(recipe, full_rate_length=18),
     "warmup": lambda recipe: replace(recipe, schedule=OneCycle(warmup=0.05)),
     "half": lambda recipe: scale_rate(recipe, 0.5),
     "double": lambda recipe: scale_rate(recipe, 2.0),

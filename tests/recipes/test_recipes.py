@@ -4,7 +4,7 @@ import pytest
 
 from deepres.errors import UserError
 from deepres.recipes.named import RECIPES, fast, get_recipe, one_cycle, paper
-from deepres.recipes.recipe import Adam, LowResolution, Muon, OneCycle, Recipe, SlowStart, StepDecay
+from deepres.recipes.recipe import Adam, Chain, LowResolution, Muon, OneCycle, Recipe, SlowStart, StepDecay
 
 
 def test_paper_to_the_letter():
@@ -77,15 +77,47 @@ def test_json_tells_recipes_apart():
 
 def test_what_recipes_did_not_always_have_is_in_json_only_where_it_is_used():
     recipe = replace(one_cycle(), muon=Muon(learning_rate=0.05, momentum=0.85))
-    later = {"norm_adam", "chain_gain", "identity_share"}
-    assert not later & set(recipe.to_json())
+    assert not {"norm_adam", "chain"} & set(recipe.to_json())
     assert recipe.to_json()["muon"] == {"learning_rate": 0.05, "momentum": 0.85}
     adam = Adam(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10)
-    used = replace(recipe, norm_adam=adam, chain_gain=7.39, identity_share=0.5)
-    content = replace(used, muon=Muon(0.05, 0.85, full_rate_length=18)).to_json()
+    content = replace(recipe, norm_adam=adam, chain=Chain(gain=7.39)).to_json()
     assert content["norm_adam"] == {"learning_rate": 0.01, "betas": (0.9, 0.99), "eps": 1e-10}
-    assert [content["chain_gain"], content["identity_share"]] == [7.39, 0.5]
-    assert content["muon"]["full_rate_length"] == 18
+    assert content["chain"]["gain"] == 7.39
+
+
+def test_a_chain_changes_what_its_length_asks_for():
+    adam = Adam(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10)
+    recipe = replace(one_cycle(), muon=Muon(learning_rate=0.05, momentum=0.85))
+    chained = replace(recipe, chain=Chain(gain=7.39, full_rate_length=18, warmup=0.05, norm_adam=adam))
+    assert recipe.for_chain(54) == recipe
+    assert chained.for_chain(1) == recipe
+    found = chained.for_chain(54)
+    assert found.muon == Muon(learning_rate=0.05 / 3, momentum=0.85)
+    assert [found.schedule, found.norm_adam] == [OneCycle(warmup=0.05), adam]
+    assert replace(found, muon=recipe.muon, schedule=recipe.schedule, norm_adam=None, chain=None) == recipe
+    short = chained.for_chain(12)
+    assert short.muon == recipe.muon
+
+
+def test_what_a_chain_has_not_set_stays_as_it_is():
+    adam = Adam(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10)
+    recipe = replace(paper(), norm_adam=adam, chain=Chain(full_rate_length=18, warmup=0.05))  # SGD, without a warm-up
+    assert recipe.for_chain(54) == recipe
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gain": 1.0}, "chain.gain is 1.0"),
+        ({"identity_share": 2}, "chain.identity_share is 2"),
+        ({"full_rate_length": 0}, "chain.full_rate_length is 0"),
+        ({"warmup": -0.1}, "chain.warmup is -0.1"),
+        ({"norm_adam": 0.01}, "chain.norm_adam is 0.01"),
+    ],
+)
+def test_impossible_changes_of_chains_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        Chain(**settings)
 
 
 def test_time_left_counts_small_images_by_their_pixels():

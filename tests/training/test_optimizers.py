@@ -7,11 +7,13 @@ import torch
 from deepres.models import build_model
 from deepres.recipes.named import one_cycle, paper
 from deepres.recipes.recipe import Adam as AdamRule
+from deepres.recipes.recipe import Chain
 from deepres.recipes.recipe import Muon as MuonRule
 from deepres.seeding import Stream, derive_generator
 from deepres.training.muon import Muon, StackedMuon, orthogonalize
 from deepres.training.optimizer import ParamGroup
 from deepres.training.optimizers import SGD, Adam, build_optimizers
+from deepres.training.start import chain_length
 
 MUON = MuonRule(learning_rate=0.05, momentum=0.8)
 
@@ -133,8 +135,9 @@ def test_adam_takes_the_steps_of_torchs_bit_for_bit_and_goes_on_from_its_state()
 
 @pytest.mark.parametrize(("name", "rate"), [("plain20", 0.05), ("plain56", 0.05 / 3), ("resnet56", 0.05)])
 def test_muons_rate_falls_with_a_chains_length(name, rate):
-    rule = replace(MUON, full_rate_length=18)
-    muon, _ = build_optimizers(replace(one_cycle(), muon=rule), build_model(name))
+    model = build_model(name)
+    recipe = replace(one_cycle(), muon=MUON, chain=Chain(full_rate_length=18)).for_chain(chain_length(model))
+    muon, _ = build_optimizers(recipe, model)
     assert [group.peak_lr for group in muon.groups] == [pytest.approx(rate)]
 
 

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepres.models import build_model
-from deepres.recipes.named import one_cycle
+from deepres.recipes.parts import Chain
 from deepres.training.start import (
     chain_length,
     initial_shift,
@@ -17,7 +16,7 @@ from deepres.training.start import (
     start_chain,
 )
 
-CHAIN_START = replace(one_cycle(), chain_gain=7.39, identity_share=0.5)
+CHAIN_START = Chain(gain=7.39, identity_share=0.5)
 
 
 def fresh(name):
@@ -87,10 +86,10 @@ def test_a_chain_starts_shifted_and_near_the_identity_in_place():
     assert torch.equal(model.layer1[0].conv2.weight, bank)
 
 
-@pytest.mark.parametrize(("name", "recipe"), [("resnet20", CHAIN_START), ("plain20", one_cycle())])
-def test_nothing_changes_without_a_chain_or_without_being_asked(name, recipe):
+@pytest.mark.parametrize(("name", "chain"), [("resnet20", CHAIN_START), ("plain20", Chain())])
+def test_nothing_changes_without_a_chain_or_without_being_asked(name, chain):
     model, usual = fresh(name), fresh(name)
-    start_chain(recipe, model)
+    start_chain(chain, model)
     assert all(map(torch.equal, model.state_dict().values(), usual.state_dict().values()))
 
 

@@ -10,7 +10,7 @@ from deepres.data.cifar10 import load_cifar10
 from deepres.data.loader import build_stream
 from deepres.models import build_model
 from deepres.recipes.named import one_cycle, paper
-from deepres.recipes.recipe import Adam, Muon
+from deepres.recipes.recipe import Adam, Chain, Muon
 from deepres.seeding import Stream, derive_generator
 from deepres.training.start import initial_shift
 from deepres.training.trainer import DivergedError, Trainer
@@ -208,5 +208,5 @@ def test_compiled_steps_agree_with_plain_ones(trainer_of):
 
 
 def test_a_chain_starts_as_the_recipe_says(trainer_of):
-    trainer = trainer_of(replace(one_cycle(), batch_size=16, chain_gain=7.39), name="plain20")
+    trainer = trainer_of(replace(one_cycle(), batch_size=16, chain=Chain(gain=7.39)), name="plain20")
     assert trainer.model.bn1.bias.tolist() == [pytest.approx(initial_shift(18, 7.39))] * 16

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-CHAIN_SETTINGS = frozenset({"recipe.chain_gain", "recipe.identity_share", "recipe.muon.full_rate_length"})
-"""Their names in the settings of runs."""
+CHAIN = "chain"
+"""The field of recipes that holds them."""
 
 
 def has_shortcuts(model: str) -> bool:
@@ -21,18 +21,15 @@ def settings_for(model: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `Recipe.to_json` returned without what does not apply to a net of ours.
 
     Example:
-        >>> recipe = {"name": "fast", "chain_gain": 7.39, "muon": {"momentum": 0.85, "full_rate_length": 18}}
+        >>> recipe = {"name": "fast", "chain": {"full_rate_length": 18}}
         >>> settings_for("resnet20", recipe)
-        {'name': 'fast', 'muon': {'momentum': 0.85}}
+        {'name': 'fast'}
         >>> settings_for("plain20", recipe) == recipe
         True
     """
-    return _without_chains(recipe, "recipe") if has_shortcuts(model) else dict(recipe)
+    return {key: value for key, value in recipe.items() if key != CHAIN or not has_shortcuts(model)}
 
 
-def _without_chains(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {
-        key: _without_chains(value, f"{name}.{key}") if isinstance(value, Mapping) else value
-        for key, value in content.items()
-        if f"{name}.{key}" not in CHAIN_SETTINGS
-    }
+def concerns_chains(setting: str) -> bool:
+    """Tell of a run's setting, such as "recipe.chain.gain", whether it is one of those."""
+    return setting == f"recipe.{CHAIN}" or setting.startswith(f"recipe.{CHAIN}.")

@@ -71,25 +71,13 @@ class Muon:
     learning_rate: float
     """The highest of the schedule: the size of a step relative to the weights."""
     momentum: float
-    full_rate_length: int | None = None
-    """If set, a net whose chain (see `deepres.training.start.chain_length`) is L layers long takes the rate times
-    min(1, full_rate_length / L): all layers of a chain turn by one angle, and their effects on its output add up.
-    Source: Large, Liu, Huh, Bahng, Isola, Bernstein, "Scalable optimization in the modular norm", 2024: each of L
-    modules in a row of equal mass gets 1/L of the rate."""
-
-    def rate(self, chain_length: int) -> float:
-        """Return the highest learning rate for a net with a chain of so many layers."""
-        return self.learning_rate * min(1.0, (self.full_rate_length or chain_length) / chain_length)
 
     def __post_init__(self) -> None:
         a_number("muon.learning_rate", self.learning_rate, above=0)
         a_number("muon.momentum", self.momentum, at_least=0, below=1)
-        if self.full_rate_length is not None:
-            a_whole_number("muon.full_rate_length", self.full_rate_length, at_least=1)
 
     def __str__(self) -> str:
-        chains = f" x min(1, {self.full_rate_length} / chain length)" if self.full_rate_length else ""
-        return f"{self.learning_rate:g}{chains}, momentum {self.momentum:g}"
+        return f"{self.learning_rate:g}, momentum {self.momentum:g}"
 
 
 @dataclass(frozen=True)
@@ -115,6 +103,47 @@ class Adam:
 
     def __str__(self) -> str:
         return f"{self.learning_rate:g}, betas {self.betas[0]:g} and {self.betas[1]:g}"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What is changed for nets with a chain: layers in series that no shortcut bridges, depth - 2 in a plain net.
+
+    Such a net is chaotic at its start, and steps of its layers add up; see `deepres.training.start`. Nets whose blocks
+    all have shortcuts are trained as if this were not there.
+    """
+
+    gain: float | None = None
+    """If set, batch normalization's shifts start at the value, the same in all, at which the chain multiplies the
+    square of a small difference between two images by no more than this, see `deepres.training.start.initial_shift`.
+    Qi, You, Wang, Ma, Malik, "Deep isometric learning for visual recognition", 2020, shift ReLU by 1 for that end."""
+    identity_share: float | None = None
+    """If set, the filters start as a sum of He's random ones and of the identity, which has this share of the squared
+    norm. See `deepres.training.start`; Zagoruyko, Komodakis, "DiracNets", 2017."""
+    full_rate_length: int | None = None
+    """If set, Muon's rate is multiplied by min(1, full_rate_length / L) for a chain of L layers: all of them turn by
+    one angle, and their effects on the output add up. Large, Liu, Huh, Bahng, Isola, Bernstein, "Scalable
+    optimization in the modular norm", 2024: each of L modules in a row of equal mass gets 1/L of the rate."""
+    warmup: float | None = None
+    """If set, the share of all steps that the learning rate goes up, where the schedule has a warm-up."""
+    norm_adam: Adam | None = None
+    """If set, how batch normalization's scales and shifts are trained."""
+
+    def __post_init__(self) -> None:
+        if self.gain is not None:
+            a_number("chain.gain", self.gain, above=1)
+        if self.identity_share is not None:
+            a_number("chain.identity_share", self.identity_share, at_least=0, at_most=1)
+        if self.full_rate_length is not None:
+            a_whole_number("chain.full_rate_length", self.full_rate_length, at_least=1)
+        if self.warmup is not None:
+            a_number("chain.warmup", self.warmup, at_least=0, at_most=1)
+        valid = self.norm_adam is None or isinstance(self.norm_adam, Adam)
+        must_be(valid, "chain.norm_adam", self.norm_adam, "an Adam")
+
+    def rate_factor(self, length: int) -> float:
+        """Return the factor of Muon's rate for a chain of so many layers."""
+        return min(1.0, (self.full_rate_length or length) / length)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from deepres.errors import UserError, unknown_name
 from deepres.recipes.checks import a_number, a_truth_value, a_whole_number, must_be
 from deepres.recipes.parts import Adam as Adam
+from deepres.recipes.parts import Chain as Chain
 from deepres.recipes.parts import Cosine as Cosine
 from deepres.recipes.parts import LowResolution as LowResolution
 from deepres.recipes.parts import Muon as Muon
@@ -82,14 +83,8 @@ class Recipe:
     slow_start: SlowStart | None = None
     norm_adam: Adam | None = None
     """If set, how batch normalization's scales and shifts are trained."""
-    chain_gain: float | None = None
-    """If set, batch normalization's shifts in a chain of layers without shortcuts start at the value, the same in all,
-    at which the chain multiplies the square of a small difference between two images by no more than this. See
-    `deepres.training.start.initial_shift`; Qi, You, Wang, Ma, Malik, "Deep isometric learning for visual recognition",
-    2020, shift ReLU by 1 for the same end."""
-    identity_share: float | None = None
-    """If set, the filters of a chain start as a sum of He's random ones and of the identity, which has this share of
-    their squared norm. See `deepres.training.start`; Zagoruyko, Komodakis, "DiracNets", 2017."""
+    chain: Chain | None = None
+    """If set, what is changed for nets with layers in series that no shortcut bridges, as in plain nets."""
     optimizer: OtherOptimizer | None = None
     """If set, what trains the net in the place of SGD and Muon."""
     head_rate: float = 1.0
@@ -154,13 +149,10 @@ class Recipe:
             ("muon", self.muon, Muon),
             ("slow_start", self.slow_start, SlowStart),
             ("norm_adam", self.norm_adam, Adam),
+            ("chain", self.chain, Chain),
             ("optimizer", self.optimizer, OtherOptimizer),
         ):
             must_be(value is None or isinstance(value, kind_of_value), field, value, f"a {kind_of_value.__name__}")
-        if self.chain_gain is not None:
-            a_number("chain_gain", self.chain_gain, above=1)
-        if self.identity_share is not None:
-            a_number("identity_share", self.identity_share, at_least=0, at_most=1)
         self._check_ingredients()
         parts = all(isinstance(part, LowResolution) for part in self.low_resolutions)
         must_be(parts, "low_resolutions", self.low_resolutions, "a tuple of LowResolution")
@@ -222,6 +214,19 @@ class Recipe:
         parts = tuple(replace(part, size=max(1, round(part.size * rows / 32))) for part in self.low_resolutions)
         return self if parts == self.low_resolutions else replace(self, low_resolutions=parts)
 
+    def for_chain(self, length: int) -> "Recipe":
+        """Return the recipe as it applies to a net with so many layers in series that no shortcut bridges."""
+        if self.chain is None:
+            return self
+        if length <= 1:
+            return replace(self, chain=None)
+        muon, schedule = self.muon, self.schedule
+        if muon:
+            muon = replace(muon, learning_rate=muon.learning_rate * self.chain.rate_factor(length))
+        if self.chain.warmup is not None and not isinstance(schedule, StepDecay):
+            schedule = replace(schedule, warmup=self.chain.warmup)
+        return replace(self, muon=muon, schedule=schedule, norm_adam=self.chain.norm_adam or self.norm_adam)
+
     def image_size(self, step: int, total_steps: int) -> int | None:
         """Return the rows and columns of the images of a step, counted from 0; None: as they are."""
         return next((size for size, _, end in self.parts(total_steps) if step < end), None)
@@ -279,6 +284,4 @@ class Recipe:
         for field in dataclass_fields(self):
             if field.name not in FIRST_FIELDS and fields[field.name] == field.default:
                 del fields[field.name]
-        if self.muon and self.muon.full_rate_length is None:
-            del fields["muon"]["full_rate_length"]
         return fields

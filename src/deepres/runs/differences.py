@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 
 from deepres.errors import UserError
-from deepres.recipes.chains import CHAIN_SETTINGS, has_shortcuts
+from deepres.recipes.chains import concerns_chains, has_shortcuts
 from deepres.recipes.recipe import Recipe
 from deepres.runs.finished import FinishedRun
 from deepres.runs.groups import flatten
@@ -107,7 +107,7 @@ def find_differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[D
     return [
         Difference(key, (show_value(one.get(key)), show_value(other.get(key))))
         for key in dict.fromkeys([*one, *other])
-        if one.get(key, "null") != other.get(key, "null") and (chains or key not in CHAIN_SETTINGS)
+        if one.get(key, "null") != other.get(key, "null") and (chains or not concerns_chains(key))
     ]
 
 

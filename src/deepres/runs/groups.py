@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deepres.recipes.chains import CHAIN_SETTINGS, has_shortcuts
+from deepres.recipes.chains import concerns_chains, has_shortcuts
 from deepres.recipes.named import RECIPES
 from deepres.runs.finished import FinishedRun, model_key, run_order
 
@@ -84,7 +84,7 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:
         mine = _settings(first)
         reference = {**usual[first.recipe], "precision": _usual_precision(same_net)}
         if has_shortcuts(first.model):
-            reference = {key: value for key, value in reference.items() if key not in CHAIN_SETTINGS}
+            reference = {key: value for key, value in reference.items() if not concerns_chains(key)}
         differences = tuple(
             f"{key.removeprefix('recipe.').removeprefix('data.')} {_show(mine.get(key))}"
             for key in dict.fromkeys([*mine, *reference])

@@ -12,7 +12,7 @@ from deepres.objects import is_object_name, load_object
 from deepres.recipes.recipe import OtherOptimizer, Recipe
 from deepres.training.muon import Muon, StackedMuon
 from deepres.training.optimizer import Optimizer, ParamGroup
-from deepres.training.start import chain_length, norm_parameters
+from deepres.training.start import norm_parameters
 
 
 class SGD(Optimizer):
@@ -185,7 +185,7 @@ def build_optimizers(recipe: Recipe, model: nn.Module, *, stacked: bool = False)
     """Return the optimizers that the recipe asks for, which together hold every parameter once.
 
     Args:
-        recipe: how to train.
+        recipe: how to train, as it applies to the model: see `Recipe.for_chain`.
         model: what to train.
         stacked: whether to take Muon's form for devices on which the number of operations counts.
     """
@@ -198,7 +198,7 @@ def build_optimizers(recipe: Recipe, model: nn.Module, *, stacked: bool = False)
     optimizers: list[Optimizer] = []
     if recipe.muon:
         kind = StackedMuon if stacked and convs else Muon
-        optimizers.append(kind(convs, recipe.muon.rate(chain_length(model)), recipe.muon.momentum))
+        optimizers.append(kind(convs, recipe.muon.learning_rate, recipe.muon.momentum))
     else:
         weights = convs + weights
     decay_of_others = recipe.weight_decay if recipe.decay_norm_and_bias else 0.0

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deepres.models import ResNet
 from deepres.models.blocks import Block
-from deepres.recipes.recipe import Recipe
+from deepres.recipes.parts import Chain
 
 LARGEST_SHIFT = 8.0  # where a layer is linear to the last digits
 
@@ -55,18 +55,21 @@ def norm_parameters(model: nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
-def start_chain(recipe: Recipe, model: nn.Module) -> None:
-    """Change the initial parameters of a chain, in place, as the recipe says; leave nets without one as they are."""
+def start_chain(chain: Chain, model: nn.Module) -> None:
+    """Change the initial parameters of a chain, in place, as a recipe says; leave nets without one as they are."""
     length = chain_length(model)
-    if recipe.chain_gain is not None and (shift := initial_shift(length, recipe.chain_gain)) > 0:
+    if length <= 1:
+        return
+    if chain.gain is not None:
+        shift = initial_shift(length, chain.gain)
         norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
         for norm in norms[:-1]:  # the last one's output is pooled: no layer follows
             norm.bias.fill_(shift)
-    if recipe.identity_share is not None and length > 1:
+    if chain.identity_share is not None:
         for block in model.modules():
             if isinstance(block, Block):
                 for conv in (block.conv1, block.conv2):
-                    mix_with_identity(conv.weight, recipe.identity_share)
+                    mix_with_identity(conv.weight, chain.identity_share)
 
 
 def mix_with_identity(weight: Tensor, share: float) -> None:

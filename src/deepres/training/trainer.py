@@ -23,7 +23,7 @@ from deepres.training.losses import WINDOW, Losses
 from deepres.training.nets import Net, build_net
 from deepres.training.optimizers import build_optimizers
 from deepres.training.schedule import SlowStartGate, learning_rate
-from deepres.training.start import start_chain
+from deepres.training.start import chain_length, start_chain
 from deepres.training.stopping import StopRequest
 from deepres.training.trained_start import TrainedStart
 from deepres.weights.evaluate import percent, predict_logits
@@ -102,7 +102,9 @@ class Trainer:
             fix_rounding()
         # Every backend but the fused one takes any module, and that one looks for itself.
         model = cast(ResNet, build_net(name, option=option, seed=seed, num_classes=num_classes).to(device))
-        start_chain(recipe, model)
+        recipe = recipe.for_chain(chain_length(model))
+        if recipe.chain:
+            start_chain(recipe.chain, model)
         if start is not None:
             start.copy_into(model)
         sizes = [None, *recipe.for_images_of(stream.images.shape[-1]).small_sizes]
