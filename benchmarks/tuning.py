@@ -61,6 +61,7 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "chain": lambda recipe: in_chains(recipe, full_rate_length=18, warmup=0.05),
     "rate": lambda recipe: in_chains(recipe, full_rate_length=18),
     "warmup": lambda recipe: replace(recipe, schedule=OneCycle(warmup=0.05)),
+    "quarter": lambda recipe: scale_rate(recipe, 0.25),
     "half": lambda recipe: scale_rate(recipe, 0.5),
     "double": lambda recipe: scale_rate(recipe, 2.0),
     "higher": lambda recipe: scale_rate(recipe, 1.25),
