@@ -2,7 +2,7 @@
 
     python benchmarks/tuning.py --model plain56 --variants none shift+identity+adam+chain --seeds 0
     python benchmarks/tuning.py --model plain56 --design chains       # a half of the 2^4 factorial of the first four
-    python benchmarks/tuning.py --model resnet20 --design ingredients # seven factors in twelve runs
+    python benchmarks/tuning.py --model resnet20 --design ingredients # eight factors in twelve runs
     python benchmarks/tuning.py --show                                # what the rows say
 
 Errors and losses are those of the 5,000 validation images of the 45k/5k split at the last step; the test set decides
@@ -66,6 +66,7 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "double": lambda recipe: scale_rate(recipe, 2.0),
     "higher": lambda recipe: scale_rate(recipe, 1.25),
     "momentum": lambda recipe: replace(recipe, muon=Muon(learning_rate=0.05, momentum=0.9)),
+    "crops": lambda recipe: replace(recipe, small_images="cropped"),
     "head": lambda recipe: replace(recipe, head_rate=3.0),
     "shifts2": lambda recipe: replace(recipe, pad=2),
     "smaller": lambda recipe: replace(recipe, low_resolutions=(LowResolution(16, 0.2), LowResolution(24, 0.8))),
@@ -130,7 +131,7 @@ DESIGNS: Mapping[str, Design] = {
             "identity+adam",
         ),
     ),
-    "ingredients": screening(("adam", "head", "shifts2", "smaller", "momentum", "higher", "warmup")),
+    "ingredients": screening(("adam", "head", "shifts2", "smaller", "crops", "momentum", "higher", "warmup")),
 }
 
 

@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepres.data.augment import Augmentation, Normalization, crop_and_flip
-from deepres.data.loader import TrainStream
+from deepres.data.loader import TrainStream, build_stream
+from deepres.recipes.named import one_cycle
+from deepres.recipes.recipe import LowResolution
 from deepres.seeding import Stream, derive_generator, derive_seed
 
 IDENTITY = Normalization(mean=torch.zeros(3, 1, 1), std=torch.full((3, 1, 1), 1 / 255))
@@ -94,6 +98,22 @@ def test_alternating_flips_show_each_side_every_other_epoch():
     assert 5 < int(flipped[0].sum()) < 27  # which images begin flipped is a coin's choice
     for epoch in range(1, 6):
         assert torch.equal(flipped[epoch], ~flipped[epoch - 1])
+
+
+def test_early_steps_show_windows_of_the_image_where_they_are_cropped():
+    images = torch.arange(20 * 3 * 64).remainder(251).to(torch.uint8).view(20, 3, 8, 8)
+    recipe = replace(
+        one_cycle(), normalization="channel", batch_size=20, pad=2, low_resolutions=(LowResolution(16, until=0.5),)
+    )
+    plain = build_stream(images, torch.arange(20), replace(recipe, low_resolutions=()), seed=9)
+    stream = build_stream(images, torch.arange(20), replace(recipe, small_images="cropped"), seed=9)
+    assert stream.image_size(0) == 4
+    (full, _), (found, labels) = plain.batch(0), stream.batch(0)
+    assert torch.equal(found, full[:, :, 2:6, 2:6])
+    windows = plain.normalization(images).unfold(2, 4, 1).unfold(3, 4, 1).flatten(2, 3)  # (20, 3, 25, 4, 4)
+    for image, label in zip(found, labels, strict=True):
+        shown = [(windows[label] == one[:, None]).all(dim=3).all(dim=2).all(dim=0) for one in (image, image.flip(-1))]
+        assert torch.cat(shown).any()  # no pixel of the padding
 
 
 def test_early_steps_show_the_same_crops_smaller():

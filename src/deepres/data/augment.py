@@ -1,6 +1,8 @@
 """Normalisation and augmentation: pure functions of a whole batch, on the device where it lies."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -124,3 +126,15 @@ def crop_and_flip(images: Tensor, choices: Augmentation, pad: int, padding: str 
 def shrink(images: Tensor, size: int) -> Tensor:
     """Resample images (B, C, H, W) to (B, C, size, size): bilinear, over all pixels that a smaller one covers."""
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def crop_middle(images: Tensor, size: int) -> Tensor:
+    """Return the middle (B, C, size, size) of images (B, C, H, W)."""
+    top, left = (images.shape[2] - size) // 2, (images.shape[3] - size) // 2
+    return images[:, :, top : top + size, left : left + size].contiguous()
+
+
+SMALLER: Mapping[str, Callable[[Tensor, int], Tensor]] = MappingProxyType(
+    {"resampled": shrink, "cropped": crop_middle},
+)
+"""The ways to make images smaller, see `Recipe.small_images`."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from deepres.data.augment import Augmentation, Normalization, crop_and_flip, shrink
+from deepres.data.augment import SMALLER, Augmentation, Normalization, crop_and_flip, shrink
 from deepres.data.mixing import Mixing, build_mixing
 from deepres.recipes.recipe import Recipe
 from deepres.seeding import Stream, derive_generator
@@ -57,6 +57,7 @@ class TrainStream:
         flips: "random", "alternating" or "none", see `deepres.recipes.recipe.Recipe`.
         seed: the run's.
         image_size: gives the rows and columns of the images of a step, or None: as they are.
+        make_smaller: makes images (B, 3, H, W) of that size, after the crop and the flip.
         mixing: what is done to images and labels after that.
     """
 
@@ -72,6 +73,7 @@ class TrainStream:
         padding: str = "zeros",
         flips: str = "random",
         image_size: Callable[[int], int | None] = lambda _: None,
+        make_smaller: Callable[[Tensor, int], Tensor] = shrink,
         mixing: Mixing | None = None,
     ) -> None:
         self.images = images
@@ -82,6 +84,7 @@ class TrainStream:
         self.seed = seed
         self.padding = padding
         self.image_size = image_size
+        self._make_smaller = make_smaller
         self.mixing = mixing
         self.flips = flips
         self._first_flips: Tensor | None = None
@@ -112,14 +115,14 @@ class TrainStream:
         images = self.normalization(self.images[choice.indices])
         images = crop_and_flip(images, choice.augmentation, self.pad, self.padding)
         if (size := self.image_size(step)) is not None:
-            images = shrink(images, size)
+            images = self._make_smaller(images, size)
         labels = self.labels[choice.indices]
         return (images, labels) if self.mixing is None else self.mixing(images, labels, step)
 
     def examples(self, num_images: int, sizes: Sequence[int | None]) -> list[tuple[Tensor, Tensor]]:
         """Return the first images as they are trained on but for crops and flips, with labels, once for each size."""
         images, labels = self.normalization(self.images[:num_images]), self.labels[:num_images]
-        return [(images if size is None else shrink(images, size), labels) for size in sizes]
+        return [(images if size is None else self._make_smaller(images, size), labels) for size in sizes]
 
     def _choose(self, step: int) -> tuple[Tensor, Augmentation]:
         """Cut the step's piece out of the concatenated epochs: indices (B,) and the choices for them."""
@@ -183,5 +186,6 @@ def build_stream(
         flips=recipe.flips,
         seed=seed,
         image_size=lambda step: recipe.image_size(step, total_steps),
+        make_smaller=SMALLER[recipe.small_images],
         mixing=build_mixing(recipe, seed, num_classes),
     )

@@ -22,6 +22,7 @@ from deepres.recipes.parts import StepDecay as StepDecay
 SPLITS: Mapping[str, int] = MappingProxyType({"50k": 50_000, "45k": 45_000})  # training images of CIFAR-10 in each
 NORMALIZATIONS = ("pixel_mean", "channel")
 PADDINGS = ("zeros", "reflection")
+SMALL_IMAGES = ("resampled", "cropped")
 FLIPS = ("random", "alternating", "none")
 
 # What recipes had from the beginning, and recipe.json of every run holds.
@@ -78,6 +79,10 @@ class Recipe:
     them in the first epoch and the others in the next, and so on; or "none", as digits must not be flipped."""
     low_resolutions: tuple[LowResolution, ...] = ()
     """Parts of the training on smaller images, in order; the rest is on images as they are."""
+    small_images: str = "resampled"
+    """How `low_resolutions` makes images smaller: "resampled", so that they show the same, or "cropped" to the middle
+    after the random crop: where `pad` is half of what is left out, any window of the image and nothing of the padding.
+    The library Composer has both, in its progressive resizing."""
     muon: Muon | None = None
     """If set, how the convolutions are trained; `learning_rate`, `momentum` and `weight_decay` are of all else."""
     slow_start: SlowStart | None = None
@@ -141,6 +146,7 @@ class Recipe:
             ("split", self.split, SPLITS),
             ("normalization", self.normalization, NORMALIZATIONS),
             ("padding", self.padding, PADDINGS),
+            ("kind of small images", self.small_images, SMALL_IMAGES),
             ("kind of flips", self.flips, FLIPS),
         ):
             if name not in known:

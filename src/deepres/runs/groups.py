@@ -71,7 +71,7 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:
         'plain20'
     """
     usual = {
-        name: _usual_settings(name, [_settings(run) for run in runs if run.recipe == name])
+        name: _usual_settings(name, [run for run in runs if run.recipe == name])
         for name in {run.recipe for run in runs}
     }
     groups: dict[tuple[str, str], list[FinishedRun]] = {}
@@ -109,12 +109,15 @@ def _usual_precision(runs: Sequence[FinishedRun]) -> str:
     return json.dumps(max(counts, key=lambda precision: (counts[precision], precision == "float32")))
 
 
-def _usual_settings(name: str, found: Sequence[Mapping[str, str]]) -> dict[str, str]:
+def _usual_settings(name: str, runs: Sequence[FinishedRun]) -> dict[str, str]:
     """Return the settings that go without saying for a recipe name."""
     usual: dict[str, str] = {}
-    for key in dict.fromkeys(key for settings in found for key in settings):
+    every = [_settings(run) for run in runs]
+    with_chains = [_settings(run) for run in runs if not has_shortcuts(run.model)]
+    for key in dict.fromkeys(key for settings in every for key in settings):
         if key.startswith(("data.", "evaluation.")):
             continue  # what goes without saying of these is not there
+        found = with_chains if concerns_chains(key) else every
         ((value, _),) = Counter(settings.get(key) for settings in found).most_common(1)
         if value is not None:
             usual[key] = value
