@@ -14,7 +14,7 @@ from deepres.backends.fused_cuda.convolution import (
     conv3x3_weight_gradient,
 )
 from deepres.backends.fused_cuda.launch import Launch
-from deepres.backends.fused_cuda.layer import TILES, TILES_PER_PART, ceil_div
+from deepres.backends.fused_cuda.layer import TILES, WEIGHT_GRADIENT_TILES, ceil_div
 from deepres.backends.fused_cuda.normalization import (
     batch_gradients,
     batch_statistics,
@@ -131,11 +131,12 @@ def test_nan_passes_relu():
 @pytest.mark.parametrize("normalized", [False, True])
 def test_weight_gradient(shape, normalized):
     case = Case(shape, normalized=normalized and shape[0] > 3)
-    tiles_per_part = min(TILES_PER_PART[case.channels], 1)  # so that there are several parts
+    tile = WEIGHT_GRADIENT_TILES[case.channels]
+    num_tiles = ceil_div(case.num_pixels, tile)
     gradient, (a, b, c) = randn(*case.expected.shape, seed=5), randn(3, case.channels, seed=6)
     output = case.expected.float()
     left = torch.full_like(output, 7.0)
-    parts = torch.full((ceil_div(case.num_tiles, tiles_per_part), *case.weight.shape), 7.0)
+    parts = torch.full((num_tiles, *case.weight.shape), 7.0)
     arguments = {
         "input_ptr": case.x,
         "scale_ptr": case.scale,
@@ -149,8 +150,8 @@ def test_weight_gradient(shape, normalized):
         "parts_ptr": parts,
         "num_pixels": case.num_pixels,
         **case.sizes,
-        "TILE": case.tile,
-        "TILES": tiles_per_part,
+        "TILE": tile,
+        "TILES": 1,
     }
     Launch(conv3x3_weight_gradient, (len(parts), 3), arguments)()
     output_gradient = a.double() * gradient + b.double() * output + c.double()
@@ -161,7 +162,7 @@ def test_weight_gradient(shape, normalized):
     Launch(
         conv3x3_weight_gradient,
         (1, 3),
-        {**arguments, "output_gradient_ptr": None, "parts_ptr": whole, "TILES": case.num_tiles + 1},
+        {**arguments, "output_gradient_ptr": None, "parts_ptr": whole, "TILES": num_tiles + 1},
     )()
     assert error(whole[0], maps(expected)) < FLOAT32
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-NUM_WARPS = 4
+NUM_WARPS = 4  # groups of 32 threads of a program
 # The loads of a loop's next turn are not begun in this one: Triton would let them bypass the L1 cache, and a
 # convolution reads each value nine times.
 NUM_STAGES = 1
@@ -23,5 +23,13 @@ class Launch:
     arguments: Mapping[str, Tensor | float | None]
 
     def __call__(self) -> None:
-        """Start the kernel on the current stream."""
-        self.kernel[self.grid](**self.arguments, num_warps=NUM_WARPS, num_stages=NUM_STAGES)
+        """Start the kernel on the current stream; the first time it is compiled."""
+        self.kernel[self.grid](**self.arguments, **self._options)
+
+    def compile(self) -> Any:
+        """Return the compiled kernel without starting it."""
+        return self.kernel.warmup(**self.arguments, grid=self.grid, **self._options)
+
+    @property
+    def _options(self) -> dict[str, int]:
+        return {"num_warps": NUM_WARPS, "num_stages": NUM_STAGES}

@@ -23,11 +23,12 @@ from deepres.backends.fused_cuda.normalization import (
 
 Call = Callable[[], object]
 
-# Pixels that a program computes, by the channels of what it computes: as many as the registers hold.
+# Pixels that a program works on at once, by the channels of what it computes: as many as the registers hold.
 TILES = {16: 128, 32: 128, 64: 64}
-# Tiles over which a program sums a weight gradient. Fewer are more programs at a time, and more memory traffic for the
-# sums of each of them, which are added up afterwards.
-TILES_PER_PART = {16: 8, 32: 4, 64: 4}
+WEIGHT_GRADIENT_TILES = {16: 128, 32: 128, 64: 32}  # beside the sums of three taps
+# Pixels over which a program sums a weight gradient. Fewer are more programs at a time, and more memory traffic for
+# the sums of each of them, which are added up afterwards.
+PART = {16: 1024, 32: 512, 64: 256}
 SUMS = 1024  # of tiles and channels, that a program adds at once
 
 
@@ -120,7 +121,7 @@ class Layer:
         return ceil_div(self._num_pixels(num_images), self._tile)
 
     def _num_parts(self, num_images: int) -> int:
-        return ceil_div(self._num_tiles(num_images), TILES_PER_PART[self._channels])
+        return ceil_div(self._num_pixels(num_images), PART[self._channels])
 
     def forward(self, num_images: int, scratch: Scratch, *, training: bool) -> list[Call]:
         """Return what computes the output, its normalization, and the values if they are kept."""
@@ -298,7 +299,7 @@ class Layer:
         }
 
     def _weight_gradient(self, num_images: int, scratch: Scratch, gradient: Tensor, *, needed: bool) -> list[Call]:
-        num_parts = self._num_parts(num_images)
+        num_parts, tile = self._num_parts(num_images), WEIGHT_GRADIENT_TILES[self._channels]
         launch = Launch(
             conv3x3_weight_gradient,
             (num_parts, 3),
@@ -313,8 +314,8 @@ class Layer:
                 "parts_ptr": scratch.parts,
                 "num_pixels": self._num_pixels(num_images),
                 **self._shape,
-                "TILE": self._tile,
-                "TILES": min(TILES_PER_PART[self._channels], self._num_tiles(num_images)),
+                "TILE": tile,
+                "TILES": ceil_div(min(self._num_pixels(num_images), PART[self._channels]), tile),
             },
         )
         grad = self.weights.conv_grad
