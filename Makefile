@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help reproduce reproduce-table test extras lint types unit quick coverage lowest format readme figures notebook demo docs lock clean
+.PHONY: help reproduce reproduce-table test extras triton lint types unit quick coverage lowest format readme figures notebook demo docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ test: lint types unit  ## lint, types and the tests
 extras: $(READY)  ## install TensorFlow and timm (1.5 GB) and test with them
 	@$(INSTALL) --editable '.[tensorflow,timm]'
 	$(BIN)/pytest tests/export tests/integrations -k 'tensorflow or timm'
+
+triton: $(READY)  ## install Triton (700 MB), with which the tests of the kernels for GPUs run on a CPU
+	@$(INSTALL) --group gpu-tests
 
 lint: $(READY)  ## check style and formatting
 	$(BIN)/ruff check .
@@ -94,7 +97,7 @@ docs: $(READY)  ## build the documentation site into build/site, the demo includ
 
 lock: $(CORE)  ## write constraints.txt: one version of each package for all systems; those that it names stay if they can
 	$(INSTALL) --group lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --all-extras --group dev --group lock --no-annotate \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --all-extras --group dev --group gpu-tests --group lock --no-annotate \
 		--custom-compile-command 'make lock' --output-file constraints.txt pyproject.toml
 
 clean:  ## remove the virtual environment and caches; runs and data stay

@@ -254,13 +254,51 @@ def test_ties_go_to_the_first():
         ((9, 0), "float32", "float32"),
     ],
 )
-def test_a_gpu_computes_in_the_narrowest_precision_that_suits_it(monkeypatch, capability, asked, precision):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+def test_a_gpu_computes_in_the_narrowest_precision_that_suits_it(gpu, capability, asked, precision):
+    gpu.capability = capability
+    gpu.reason = "Triton is missing"
+    choice, notices = gpu.choose(precision=asked)
+    assert choice == Choice(precision, "eager", {})
+    assert notices == ["no fused kernels (Triton is missing): going on without them"]
+    assert gpu.choose(precision=asked, backend="eager") == (choice, [])
+    with pytest.raises(UserError, match=r"the fused kernels do not work here \(Triton is missing\)"):
+        gpu.choose(backend="fused")
+
+
+@pytest.mark.parametrize("backend", ["auto", "fused"])
+def test_a_gpu_computes_by_the_fused_kernels_where_there_are_some(gpu, backend):
+    choice, notices = gpu.choose(backend=backend)
+    assert choice == Choice("bfloat16", "fused", {})
+    assert notices == []
+    assert gpu.asked == ["bfloat16"]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with an NVIDIA GPU, on which nothing can be measured."""
+
+    class Gpu:
+        capability = (9, 0)
+        reason = None
+
+        def __init__(self):
+            self.asked = []
+
+        def why_not_fused(self, model, device, precision, sizes):
+            self.asked.append(precision)
+            return self.reason
+
+        def choose(self, **settings):
+            notices = []
+            settings = {"precision": "auto", "backend": "auto", "num_steps": 1, "sizes": [32], **settings}
+            return choose(fresh(), torch.device("cuda"), notice=notices.append, **settings), notices
+
+    gpu = Gpu()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: gpu.capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_arch_list", list)
-    settings = {"backend": "auto", "num_steps": 1, "sizes": [32], "notice": pytest.fail}
-    choice = choose(fresh(), torch.device("cuda"), precision=asked, **settings)
-    assert choice == Choice(precision, "eager", {})
+    monkeypatch.setattr(choosing, "why_not_fused", gpu.why_not_fused)
+    return gpu
 
 
 def test_the_model_and_the_random_numbers_are_left_alone():

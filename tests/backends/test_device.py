@@ -188,6 +188,7 @@ def test_which_runs_resume_exactly(gpu):
     assert resumes_exactly(CPU, "fused")
     assert resumes_exactly(CPU, "compiled")
     assert resumes_exactly(CUDA, "eager")
+    assert resumes_exactly(CUDA, "fused")
     assert not resumes_exactly(CUDA, "compiled")
     assert replays_graphs(CUDA)
     assert not replays_graphs(CPU)

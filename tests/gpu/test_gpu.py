@@ -1,20 +1,27 @@
 """What only an NVIDIA GPU can show: that replaying its graphs changes no bit, and that runs resume exactly on it.
 
-Skipped elsewhere. The images are random, so that nothing is fetched: `pytest tests/gpu` takes about a minute.
+And that its fused kernels, from compute capability 8.0 on, compute in bfloat16 what plain torch does.
+
+Skipped elsewhere. The images are random, so that nothing is fetched.
 """
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from deepres.backends.accelerator import Accelerator
+from deepres.backends.build import build_backend, why_not_fused
+from deepres.backends.choose import Choice, choose
 from deepres.backends.device import native_precisions, resolve_device, resumes_exactly
 from deepres.data.augment import Normalization
 from deepres.data.cifar10 import Cifar10, Split
 from deepres.data.loader import build_stream
+from deepres.models import build_model
 from deepres.recipes.named import fast, paper
 from deepres.runs.directory import RunDir
 from deepres.training.config import RunConfig
@@ -38,6 +45,17 @@ RECIPES = {
 NUM_IMAGES = 1000
 
 
+def why_no_fused_kernels():
+    """Of this machine, for a net that there are kernels for."""
+    if not torch.cuda.is_available():
+        return "no GPU"
+    return why_not_fused(build_model("resnet20").cuda(), torch.device("cuda"), "bfloat16", [32])
+
+
+needs_fused = pytest.mark.skipif(why_no_fused_kernels() is not None, reason=str(why_no_fused_kernels()))
+BACKENDS = ["eager", pytest.param("fused", marks=needs_fused)]
+
+
 @pytest.fixture(scope="module")
 def device():
     return resolve_device("cuda")
@@ -58,7 +76,7 @@ def data():
 def trainer_of(device, data):
     images, labels = (torch.from_numpy(array).to(device) for array in (data.train.images, data.train.labels))
 
-    def make(recipe, name="resnet20", precision="float32", *, replayed=True):
+    def make(recipe, name="resnet20", precision="float32", *, backend="eager", replayed=True):
         trainer = Trainer(
             name=name,
             option="A",
@@ -68,7 +86,7 @@ def trainer_of(device, data):
             total_steps=STEPS,
             device=device,
             precision=precision,
-            backend="eager",
+            backend=backend,
             notice=pytest.fail,
         )
         assert trainer._replays.recording
@@ -92,13 +110,16 @@ def test_the_card_is_known(device):
     assert resumes_exactly(device, "eager")
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["resnet20", "plain20"])
 @pytest.mark.parametrize("recipe", ["paper", "fast"])
-def test_replayed_steps_and_evaluations_are_the_plain_ones_bit_for_bit(trainer_of, device, data, recipe, name):
+def test_replayed_steps_and_evaluations_are_the_plain_ones_bit_for_bit(
+    trainer_of, device, data, recipe, name, backend
+):
     images = torch.from_numpy(data.test.images).to(device)
-    for precision in native_precisions(device):
-        replayed = trainer_of(RECIPES[recipe], name, precision)
-        plain = trainer_of(RECIPES[recipe], name, precision, replayed=False)
+    for precision in native_precisions(device) if backend == "eager" else ["bfloat16"]:
+        replayed = trainer_of(RECIPES[recipe], name, precision, backend=backend)
+        plain = trainer_of(RECIPES[recipe], name, precision, backend=backend, replayed=False)
         for _ in range(STEPS):
             replayed.advance()
             plain.advance()
@@ -133,9 +154,10 @@ def test_a_loss_that_is_not_finite_is_found(trainer_of):
         take_steps()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("recipe", ["paper", "fast"])
-def test_a_resumed_run_ends_with_the_bits_of_a_straight_one(tmp_path, device, data, recipe):
-    config = RunConfig("resnet20", RECIPES[recipe])
+def test_a_resumed_run_ends_with_the_bits_of_a_straight_one(tmp_path, device, data, recipe, backend):
+    config = RunConfig("resnet20", RECIPES[recipe], backend=backend)
     straight, resumed = RunDir(tmp_path / "straight"), RunDir(tmp_path / "resumed")
     train(config, data, straight.path, device=device)
     for steps in (7, 41, None):
@@ -143,12 +165,15 @@ def test_a_resumed_run_ends_with_the_bits_of_a_straight_one(tmp_path, device, da
     assert_same_run(straight, resumed)
 
 
-@pytest.mark.parametrize("precision", ["float32", "auto"])
-def test_runs_on_streams_of_their_own_end_with_the_bits_of_runs_alone(tmp_path, device, data, precision):
+@pytest.mark.parametrize(
+    ("precision", "backend"),
+    [("float32", "eager"), ("auto", "eager"), pytest.param("auto", "fused", marks=needs_fused)],
+)
+def test_runs_on_streams_of_their_own_end_with_the_bits_of_runs_alone(tmp_path, device, data, precision, backend):
     """Three at a time of different nets and recipes, and a fourth where one of them has ended."""
     kinds = [("resnet20", "fast"), ("plain20", "paper"), ("resnet32", "paper"), ("resnet20", "paper")]
     configs = {
-        f"{net}-{recipe}": RunConfig(net, RECIPES[recipe], precision=precision, backend="eager")
+        f"{net}-{recipe}": RunConfig(net, RECIPES[recipe], precision=precision, backend=backend)
         for net, recipe in kinds
     }
     for name, config in configs.items():
@@ -172,6 +197,41 @@ def assert_same_run(run, other):
     assert rows == other_rows
 
 
+@needs_fused
+def test_auto_takes_the_fused_kernels(device):
+    settings = {"precision": "auto", "backend": "auto", "num_steps": STEPS, "sizes": [32, 24], "notice": pytest.fail}
+    assert choose(build_model("resnet20").to(device), device, **settings) == Choice("bfloat16", "fused", {})
+
+
+@needs_fused
+@pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet56"])
+@pytest.mark.parametrize("num_images", [128, 101])
+def test_fused_gradients_are_as_good_as_those_of_plain_torch(device, name, num_images):
+    """Against float32: by the comparison at the start of a run, and on a mini-batch of the net's initial weights."""
+    model = build_model(name, generator=torch.Generator().manual_seed(0)).to(device)
+    exact, plain = copy.deepcopy(model), copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(1)
+    examples = [
+        (
+            F.interpolate(torch.randn(num_images, 3, 8, 8, generator=generator), size=size, mode="bilinear").to(
+                device
+            ),
+            torch.randint(10, (num_images,), generator=generator).to(device),
+        )
+        for size in (32, 24, 16)
+    ]
+    fused = build_backend("fused", model, device, "bfloat16", 128, pytest.fail, examples=examples)
+    eager = build_backend("eager", plain, device, "bfloat16", 128, pytest.fail)
+    reference = build_backend("eager", exact, device, "float32", 128, pytest.fail)
+    for images, labels in examples:
+        losses = [backend.forward_backward(images, labels)[0].item() for backend in (fused, eager, reference)]
+        assert losses[0] == pytest.approx(losses[2], rel=0.02)
+        gradient, rounded, expected = (
+            torch.cat([parameter.grad.flatten() for parameter in net.parameters()]) for net in (model, plain, exact)
+        )
+        assert (gradient - expected).norm() < 1.5 * (rounded - expected).norm()
+
+
 def test_mini_batches_are_those_of_a_cpu(trainer_of, data):
     """The same images, crops and flips, and pixels but for the last digit."""
     images, labels = torch.from_numpy(data.train.images), torch.from_numpy(data.train.labels)
@@ -188,8 +248,6 @@ def test_mini_batches_are_those_of_a_cpu(trainer_of, data):
 
 
 def test_muon_in_one_stack_steps_as_on_a_cpu(device):
-    from deepres.models import build_model
-
     models = [build_model("resnet20", generator=torch.Generator().manual_seed(0)) for _ in range(2)]
     models[1].to(device, memory_format=torch.channels_last)
     muons = [build_optimizers(fast(), models[i], stacked=bool(i))[0] for i in range(2)]

@@ -9,8 +9,9 @@ from deepres.backends.device import find_compiler
 from deepres.backends.fused.agreement import disagreement
 from deepres.backends.fused.build import KernelsUnavailable, kernels_error, load_kernels, why_tiles_are_denied
 from deepres.backends.fused.net import FusedNet, why_unsupported
+from deepres.backends.fused_cuda import availability
 from deepres.backends.torch_backend import Backend, TorchBackend
-from deepres.errors import unknown_name
+from deepres.errors import first_line, unknown_name
 from deepres.models import ResNet
 
 BACKENDS = ("auto", "fused", "compiled", "eager")
@@ -40,7 +41,9 @@ def plain_backend(num_steps: int, device: torch.device, notice: Callable[[str], 
 
 
 def why_not_fused(model: nn.Module, device: torch.device, precision: str, sizes: Sequence[int]) -> str | None:
-    """Return why there are no fused kernels for a net and images of these rows here, or None: they are loaded."""
+    """Return why there are no fused kernels for a net and images of these rows here, or None: a CPU's are loaded."""
+    if device.type != "cpu":
+        return availability.why_unsupported(model, device, precision, sizes)
     if reason := why_unsupported(model, device, precision):
         return reason
     try:
@@ -84,6 +87,8 @@ def build_backend(
     reason = why_not_fused(model, device, precision, [images.shape[-1] for images, _ in examples])
     if reason is None:
         try:
+            if device.type != "cpu":
+                return _build_on_gpu(model, precision, capacity, examples)
             reason = disagreement(model, precision, examples) if examples else None
             if reason is None:
                 if precision == "bfloat16" and (denial := why_tiles_are_denied()):
@@ -93,5 +98,27 @@ def build_backend(
             reason = str(error)
     if not fall_back:
         raise kernels_error(reason)
-    notice(f"no fused kernels ({reason}): going on without them, slower")
+    notice(without_kernels(reason, device))
     return TorchBackend(model, device, precision, False, notice)
+
+
+def _build_on_gpu(model: ResNet, precision: str, capacity: int, examples: Sequence[tuple[Tensor, Tensor]]) -> Backend:
+    """Build the fused kernels of a GPU, and compare them with the net itself.
+
+    Raises:
+        KernelsUnavailable: they compute something else, or fail, or cannot be compiled.
+    """
+    try:
+        from deepres.backends.fused_cuda.net import FusedCudaNet  # which needs Triton
+
+        reason = disagreement(model, precision, examples, FusedCudaNet) if examples else None
+        if reason is None:
+            return FusedCudaNet(model, precision, capacity)
+    except Exception as error:  # whatever Triton, its compiler or the driver raises: no type is documented
+        raise KernelsUnavailable(first_line(error)) from error
+    raise KernelsUnavailable(reason)
+
+
+def without_kernels(reason: str, device: torch.device) -> str:
+    """Return the notice that plain torch takes the place of the fused kernels; on a GPU nobody has timed either."""
+    return f"no fused kernels ({reason}): going on without them{', slower' if device.type == 'cpu' else ''}"

@@ -21,7 +21,7 @@ from platformdirs import user_cache_path
 from torch import nn
 
 from deepres._version import __version__
-from deepres.backends.build import build_backend, check_backend, plain_backend, why_not_fused
+from deepres.backends.build import build_backend, check_backend, plain_backend, why_not_fused, without_kernels
 from deepres.backends.device import check_precision, describe_device, find_compiler, native_precisions
 from deepres.backends.fused.build import SOURCE, kernels_error
 from deepres.backends.machine import num_cores
@@ -78,7 +78,8 @@ def choose(
 
     On a CPU the fused kernels and plain torch are measured in float32 and, where the hardware has it, bfloat16.
     Starting torch.compile takes longer than that: it replaces plain torch where this was the fastest and the run is
-    long. A GPU computes by plain torch, in the narrowest precision that suits it.
+    long. A GPU computes in the narrowest precision that suits it, by the fused kernels where there are some for it,
+    else by plain torch; nothing is measured there.
 
     Args:
         model: left as it is.
@@ -107,12 +108,12 @@ def choose(
                 ways.append(("fused", each))
         if backend == "fused" and not ways:
             raise kernels_error(reasons[0])
-        if device.type == "cpu" and not ways:
-            notice(f"no fused kernels ({reasons[0]}): going on without them, slower")
+        if not ways:
+            notice(without_kernels(reasons[0], device))
     if backend != "fused":
         ways += [("eager", each) for each in precisions]
     speeds: Mapping[str, float] = {}
-    if "auto" in (precision, backend) and len(ways) > 1:
+    if device.type == "cpu" and "auto" in (precision, backend) and len(ways) > 1:
         speeds = measured_speeds(model, device, ways, sizes[0])
     chosen = prefer(ways, speeds)
     name = chosen[0]

@@ -108,7 +108,7 @@ def resumes_exactly(device: torch.device, backend: str) -> bool:
 
     By torch.compile it need not on a GPU: what is compiled anew may add up in another order.
     """
-    return device.type == "cpu" or (backend == "eager" and Accelerator.of(device).repeats)
+    return device.type == "cpu" or (backend in ("eager", "fused") and Accelerator.of(device).repeats)
 
 
 def limit_threads() -> None:

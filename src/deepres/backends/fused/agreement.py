@@ -10,7 +10,7 @@ plain net of 110 layers the gradients of two float32 computations have nothing i
 rounding stays small, and a ReLU that is something else still shows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from deepres.backends.device import autocast
 from deepres.backends.fused.net import FusedNet
+from deepres.backends.torch_backend import Backend
 from deepres.models import ResNet
 
 NUM_IMAGES = 8
@@ -35,7 +36,12 @@ GRADIENT_TOLERANCE = 0.25
 AUTOCAST_FACTOR = 6.0
 
 
-def disagreement(model: ResNet, precision: str, examples: Sequence[tuple[Tensor, Tensor]]) -> str | None:
+def disagreement(
+    model: ResNet,
+    precision: str,
+    examples: Sequence[tuple[Tensor, Tensor]],
+    build: Callable[[ResNet, str, int], Backend] = FusedNet,
+) -> str | None:
     """Return where the kernels and the net itself differ by more than rounding, or None.
 
     Weights, statistics, gradients, modes and the state of torch's generator are afterwards what they were.
@@ -44,11 +50,12 @@ def disagreement(model: ResNet, precision: str, examples: Sequence[tuple[Tensor,
         model: standard, as `deepres.backends.fused.standard` has it.
         precision: the kernels'.
         examples: `NUM_IMAGES` images as they are trained on, and their labels, a pair for each size of image.
+        build: makes the kernels' net of model, precision and capacity.
 
     Raises:
         KernelsUnavailable: there are none.
     """
-    net = FusedNet(model, precision, max(len(labels) for _, labels in examples))
+    net = build(model, precision, max(len(labels) for _, labels in examples))
     with _left_as_it_was(model), torch.random.fork_rng(devices=[]):
         _draw_parameters(model)
         for images, labels in examples:
@@ -106,12 +113,17 @@ def _draw_parameters(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.dim() > 1:
             bound = (6 / parameter[0].numel()) ** 0.5  # He's variance, 2 / fan-in
-            parameter.uniform_(-bound, bound, generator=generator)
+            _draw(parameter, (-bound, bound), generator)
         else:
-            parameter.uniform_(*BIASES, generator=generator)
+            _draw(parameter, BIASES, generator)
     for norm in _norms(model):
-        norm.weight.uniform_(*SCALES, generator=generator)
-        norm.bias.uniform_(*SHIFTS, generator=generator)
+        _draw(norm.weight, SCALES, generator)
+        _draw(norm.bias, SHIFTS, generator)
+
+
+def _draw(parameter: Tensor, bounds: tuple[float, float], generator: torch.Generator) -> None:
+    """Draw values between bounds on the CPU, so that every device has the same."""
+    parameter.copy_(torch.empty(parameter.shape).uniform_(*bounds, generator=generator))
 
 
 @torch.no_grad()
@@ -145,7 +157,7 @@ def _own_outcome(model: nn.Module, images: Tensor, labels: Tensor, precision: st
     return {**_statistics(model), **dict(zip(names, grads, strict=True))}
 
 
-def _kernels_outcome(net: FusedNet, model: nn.Module, images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+def _kernels_outcome(net: Backend, model: nn.Module, images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
     """Return what the kernels make; at the beginning the model holds the net's own batch statistics."""
     logits = net.logits(images)
     _forget_statistics(model)

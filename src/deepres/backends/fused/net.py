@@ -5,6 +5,7 @@ from ctypes import CDLL, addressof
 import torch
 from torch import Tensor, nn
 
+from deepres.backends.cross_entropy import are_hard_labels, soft_cross_entropy
 from deepres.backends.fused.build import (
     CAPABILITIES,
     SIZES,
@@ -160,12 +161,7 @@ class FusedNet:
         num_images = len(images)
         if not 1 <= num_images <= self._capacity:
             raise ValueError(f"{num_images} images: it must be 1 to {self._capacity}")
-        hard = labels.shape == (num_images,) and labels.dtype == torch.int64
-        if not hard and (labels.shape != (num_images, self._num_classes) or labels.dtype != torch.float32):
-            raise ValueError(
-                f"labels are {labels.dtype} {tuple(labels.shape)}: they must be int64 ({num_images},) or float32 "
-                f"({num_images}, {self._num_classes})"
-            )
+        hard = are_hard_labels(labels, num_images, self._num_classes)
         self._use_kernels_for(images)
         threads = torch.get_num_threads()
         kernels, logits = self._kernels, self._logits.data_ptr()
@@ -179,7 +175,9 @@ class FusedNet:
         if hard:
             wrong = kernels.cross_entropy(num_images, self._num_classes, logits, labels.data_ptr(), loss.data_ptr())
         else:
-            loss, wrong = self._soft_cross_entropy(labels)
+            loss, num_wrong, logits_grad = soft_cross_entropy(self._logits[:num_images], labels)
+            self._logits[:num_images].copy_(logits_grad)
+            wrong = int(num_wrong)
         if wrong < 0:
             raise ValueError(f"a label is none of the classes 0 to {self._num_classes - 1}")
         kernels.linear_backward(
@@ -197,15 +195,6 @@ class FusedNet:
         for parameter, grad in zip(self._parameters, self._grads, strict=True):
             parameter.grad = grad
         return loss, torch.tensor(wrong)
-
-    def _soft_cross_entropy(self, targets: Tensor) -> tuple[Tensor, int]:
-        """Replace the logits by their gradient; return the mean loss and the number of wrong predictions."""
-        logits = self._logits[: len(targets)]
-        log_shares = logits.log_softmax(dim=1)  # (B, num_classes)
-        loss = -(targets * log_shares).sum(dim=1).mean()
-        wrong = int((logits.argmax(dim=1) != targets.argmax(dim=1)).sum())
-        logits.copy_((log_shares.exp() * targets.sum(dim=1, keepdim=True) - targets) / len(targets))
-        return loss, wrong
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits in evaluation mode, that is with running statistics.

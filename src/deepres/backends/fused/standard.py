@@ -32,8 +32,8 @@ FREE = ("training", "_parameters", "_buffers", "_modules")  # attributes compare
 NORM_SETTINGS = ("eps", "momentum")  # the kernels take any number
 
 
-def why_not_standard(model: nn.Module) -> str | None:
-    """Return what makes a net another one than the kernels were written for, or None."""
+def why_not_standard(model: nn.Module, device_type: str = "cpu") -> str | None:
+    """Return what makes a net another one than the kernels for a type of device were written for, or None."""
     if type(model) is not ResNet:
         return f"there are no kernels for a {type(model).__name__}"
     if model.residual and model.option != "A":
@@ -41,7 +41,7 @@ def why_not_standard(model: nn.Module) -> str | None:
     for (owner, name), digest in FORWARDS.items():
         if source_digest(getattr(owner, name)) != digest:
             return f"{owner.__name__}.{name} is not the one that the kernels were written for"
-    return next(_differences(model), None)
+    return next(_differences(model, device_type), None)
 
 
 def source_digest(function: Callable[..., Any]) -> str | None:
@@ -60,7 +60,7 @@ def source_digest(function: Callable[..., Any]) -> str | None:
     return sha256(ast.unparse(definition).encode()).hexdigest()[:16]
 
 
-def _differences(model: ResNet) -> Iterator[str]:
+def _differences(model: ResNet, device_type: str) -> Iterator[str]:
     """Yield in which ways a net is not the standard one of its depth."""
     found = dict(model.named_modules(remove_duplicate=False))
     num_blocks = sum(name.startswith("layer1.") and name.count(".") == 1 for name in found)
@@ -76,7 +76,8 @@ def _differences(model: ResNet) -> Iterator[str]:
         yield from _module_differences(name or "the net", found[name], kind, reference)
     if model.training and not all(module.training for module in model.modules()):
         yield "a part of it is in evaluation mode"
-    yield from _tensor_differences(model, {name: reference for name, (_, reference) in expected.items()})
+    references = {name: reference for name, (_, reference) in expected.items()}
+    yield from _tensor_differences(model, references, device_type)
 
 
 def _standard_modules(num_blocks: int, residual: bool) -> Iterator[tuple[str, tuple[type[nn.Module], nn.Module]]]:
@@ -132,7 +133,7 @@ def _module_differences(name: str, module: nn.Module, kind: type[nn.Module], ref
             yield f"{name} has its own {key}"
 
 
-def _tensor_differences(model: nn.Module, expected: dict[str, nn.Module]) -> Iterator[str]:
+def _tensor_differences(model: nn.Module, expected: dict[str, nn.Module], device_type: str) -> Iterator[str]:
     """Compare parameters and buffers: names, types, shapes, and that each has memory of its own."""
     references = {
         f"{name}.{key}" if name else key: tensor
@@ -153,7 +154,7 @@ def _tensor_differences(model: nn.Module, expected: dict[str, nn.Module]) -> Ite
             yield f"{name} is a {type(tensor).__name__}"
         if tensor.dtype != reference.dtype:
             yield f"{name} is {str(tensor.dtype).removeprefix('torch.')}"
-        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        if tensor.device.type != device_type or tensor.layout != torch.strided:
             yield f"{name} is on {tensor.device.type}, {tensor.layout}"
             return
         if tensor.shape != shape:

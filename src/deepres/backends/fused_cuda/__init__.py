@@ -1,0 +1,1 @@
+"""The nets of section 4.2 in Triton kernels for NVIDIA GPUs."""

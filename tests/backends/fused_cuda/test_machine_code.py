@@ -1,0 +1,84 @@
+"""The kernels' machine code, which takes no GPU to make: nothing spills, and the tensor cores multiply."""
+
+import re
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepres.models import build_model
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+
+SHARED_BYTES = 99 * 1024  # of a program, at most, on GPUs for consumers
+
+
+@pytest.fixture
+def gpu_to_compile_for(request):
+    """Lets Triton take this machine for one with an NVIDIA GPU of a compute capability."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    class Driver:
+        def get_current_target(self):
+            return GPUTarget("cuda", request.param, 32)
+
+        def get_current_device(self):
+            return request.param  # a number by which Triton keeps apart what it has compiled
+
+        def get_current_stream(self, device):
+            return 0
+
+    driver.set_active(Driver())
+    yield request.param
+    driver.set_active(None)
+
+
+def launches(sizes):
+    """Every kernel that steps start, of a residual net and a plain one: each has some of its own."""
+    from deepres.backends.fused_cuda.launch import Launch
+    from deepres.backends.fused_cuda.net import FusedCudaNet
+
+    num_images = 4
+    for name in ("resnet14", "plain14"):
+        net = FusedCudaNet(build_model(name), "bfloat16", num_images)
+        for size in sizes:
+            passes = net._passes_for(torch.zeros(num_images, 3, size, size))
+            calls = [*passes.plan_forward(num_images, training=True), *passes.plan_backward(num_images)]
+            yield from (call for call in calls if isinstance(call, Launch))
+
+
+def resources(kernel, folder):
+    """A thread's registers and bytes of local memory, where spilled ones lie, as NVIDIA's tool has them."""
+    import triton
+
+    binary = folder / "kernel.cubin"
+    binary.write_bytes(kernel.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    command = [tool, "--dump-resource-usage", binary]
+    usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack, local = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage).groups()
+    return int(registers), int(stack) + int(local)
+
+
+@pytest.mark.parametrize(
+    ("gpu_to_compile_for", "sizes"),
+    [(80, (32, 24)), (90, (32,))],  # the former's registers are the fewer
+    indirect=["gpu_to_compile_for"],
+)
+def test_kernels_fit_into_registers_and_shared_memory(gpu_to_compile_for, sizes, tmp_path):
+    compiled = {}
+    for launch in launches(sizes):
+        kernel = launch.compile()
+        assert kernel.metadata.target.arch == gpu_to_compile_for
+        compiled[kernel.hash] = launch, kernel
+    assert len(compiled) > 35 * len(sizes)
+    for launch, kernel in compiled.values():
+        what = f"{launch.kernel.__name__} {launch.arguments}"
+        registers, spilled = resources(kernel, tmp_path)
+        assert spilled == 0, what
+        assert 0 < registers <= 255, what
+        assert kernel.metadata.shared <= SHARED_BYTES, what
+        assert ("mma" in kernel.asm["ptx"]) == launch.kernel.__name__.startswith("conv3x3"), what
