@@ -256,18 +256,16 @@ def test_ties_go_to_the_first():
 )
 def test_a_gpu_computes_in_the_narrowest_precision_that_suits_it(gpu, capability, asked, precision):
     gpu.capability = capability
+    for backend in ("auto", "eager"):
+        assert gpu.choose(precision=asked, backend=backend) == (Choice(precision, "eager", {}), [])
+
+
+def test_a_gpu_computes_by_the_fused_kernels_where_they_are_asked_for(gpu):
     gpu.reason = "Triton is missing"
-    choice, notices = gpu.choose(precision=asked)
-    assert choice == Choice(precision, "eager", {})
-    assert notices == ["no fused kernels (Triton is missing): going on without them"]
-    assert gpu.choose(precision=asked, backend="eager") == (choice, [])
     with pytest.raises(UserError, match=r"the fused kernels do not work here \(Triton is missing\)"):
         gpu.choose(backend="fused")
-
-
-@pytest.mark.parametrize("backend", ["auto", "fused"])
-def test_a_gpu_computes_by_the_fused_kernels_where_there_are_some(gpu, backend):
-    choice, notices = gpu.choose(backend=backend)
+    gpu.reason, gpu.asked = None, []
+    choice, notices = gpu.choose(backend="fused")
     assert choice == Choice("bfloat16", "fused", {})
     assert notices == []
     assert gpu.asked == ["bfloat16"]

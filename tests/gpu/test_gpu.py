@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 
 from deepres.backends.accelerator import Accelerator
 from deepres.backends.build import build_backend, why_not_fused
-from deepres.backends.choose import Choice, choose
 from deepres.backends.device import native_precisions, resolve_device, resumes_exactly
 from deepres.data.augment import Normalization
 from deepres.data.cifar10 import Cifar10, Split
@@ -195,12 +194,6 @@ def assert_same_run(run, other):
         for one in (run, other)
     )
     assert rows == other_rows
-
-
-@needs_fused
-def test_auto_takes_the_fused_kernels(device):
-    settings = {"precision": "auto", "backend": "auto", "num_steps": STEPS, "sizes": [32, 24], "notice": pytest.fail}
-    assert choose(build_model("resnet20").to(device), device, **settings) == Choice("bfloat16", "fused", {})
 
 
 @needs_fused
