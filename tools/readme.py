@@ -3,11 +3,12 @@
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
+import csv
 import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import sqrt
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -260,6 +261,28 @@ def tuning() -> str:
     return "\n".join(tables)
 
 
+def chain_effect() -> str:
+    """Return the test errors of plain nets by `fast` without and with what it changes for chains."""
+    before: dict[str, list[float]] = {}
+    with (ROOT / "benchmarks" / "results" / "fast_without_chain.csv").open() as file:
+        for row in csv.DictReader(file):
+            before.setdefault(row["model"], []).append(float(row["test_error_last"]))
+    groups = group_runs(load_runs([ROOT / "results"])[0])
+    now = {group.model: [run.test_error_last for run in group.runs] for group in groups if group.label == "fast"}
+    rows = []
+    for name in before:
+        sides = [side.get(name, []) for side in (before, now)]
+        cells = [cell for errors in sides for cell in (mean_and_spread(errors), str(len(errors)))]
+        rows.append([name, *cells, f"{PUBLISHED[name].paper:.2f}"])
+    headings = ["net, test error %", "without", "n", "with", "n", "the paper"]
+    return markdown_table(headings, rows, text_columns=1)
+
+
+def mean_and_spread(errors: Sequence[float]) -> str:
+    """Return a mean with the standard deviation, where there is one."""
+    return f"{mean(errors):.2f}{f' ± {stdev(errors):.2f}' if len(errors) > 1 else ''}" if errors else "missing"
+
+
 def compute_curve() -> str:
     """Return the test error of the recipe at several lengths, by benchmarks/time_to_accuracy.py."""
     report = json.loads((ROOT / "benchmarks" / "results" / "error_compute.json").read_text())
@@ -346,6 +369,7 @@ def tested_on() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "ablation": ablation,
+    "chain-effect": chain_effect,
     "claim": claim,
     "compute-curve": compute_curve,
     "compute-spent": compute_spent,

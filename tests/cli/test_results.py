@@ -53,6 +53,19 @@ def test_tables_of_each_recipe_fit_80_columns(results, runs):
     assert any(line.startswith("ResNet-20 is better than plain-20 1, 2 +1.00 too few seeds") for line in lines)
 
 
+def test_the_precisions_of_a_claim_cost_no_other_cell_its_room(results, tmp_path):
+    for seed in range(2):
+        write_run(
+            tmp_path / f"plain{seed}", "plain20", seed=seed, precision="bfloat16", test_errors=(9.4 + seed / 10,)
+        )
+        write_run(tmp_path / f"resnet{seed}", "resnet20", seed=seed, test_errors=(8.5 + seed / 10,))
+    stdout = results(tmp_path)[1]
+    assert max(map(len, stdout.splitlines())) <= 80
+    (claim,) = [line for line in stdout.splitlines() if line.startswith("ResNet-20 is better than plain-20")]
+    assert "2, 2  +0.90 +0.60 to +1.20 " in claim
+    assert "".join(stdout.split()).count("(float32") == 1
+
+
 def test_json_csv_and_markdown_say_the_same(results, runs):
     content = json.loads(results(runs, "--format", "json")[1])
     assert len(content["runs"]) == 7

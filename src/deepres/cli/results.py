@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 from rich import box
+from rich.console import JustifyMethod
 from rich.table import Table
 
 from deepres.cli.console import new_table
@@ -19,6 +20,7 @@ from deepres.streams import out, say
 if TYPE_CHECKING:
     from deepres.runs.statistics import ClaimTest, Interval, Summary
 
+P_VALUE = "p-value"
 NOTES = (
     "std: the sample's; 95% interval: of the mean, by Student's t; best epoch: chosen by test error, so that it is "
     'too good by "best - last"; the paper: for plain nets read off figure 6, for resnet110 its mean of 5 runs; public '
@@ -110,7 +112,7 @@ def _claim_cells(claims: Sequence["ClaimTest"]) -> tuple[list[str], list[list[st
         ]
         for c in claims
     ]
-    return ["claim", "n", "points", "95% interval", "p-value"], rows
+    return ["claim", "n", "points", "95% interval", P_VALUE], rows
 
 
 def _number(value: float | None, style: str = ".2f") -> str:
@@ -144,7 +146,8 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Lay out a table as narrow as it can be."""
     table = new_table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("net", "claim") else "right", no_wrap=True)
+        justify: JustifyMethod = "left" if heading in ("net", "claim") else "right"
+        table.add_column(heading, justify=justify, no_wrap=heading != P_VALUE)  # which may name two precisions
     for row in rows:
         table.add_row(*row)
     return table
