@@ -38,10 +38,11 @@ def test_committed_files_read_back_as_they_were_written(path):
     """Some are older than the record of data and evaluation; those of later ones go without saying."""
     run = read_run(path)
     assert run.record.data == cifar10_record("50k", 0)
-    every = 4 if run.precision == "bfloat16" else 1  # as its rows tell
-    assert run.record.evaluation == Evaluation("test", every, run.precision)
     content, known = json.loads(RunDir(path).recipe.read_text()), run.record.to_json()
     assert content == {key: known[key] for key in content}
+    if "evaluation" not in content:  # as its rows tell
+        every = 4 if run.precision == "bfloat16" else 1
+        assert run.record.evaluation == Evaluation("test", every, run.precision)
     assert run.config == {key: value for key, value in content.items() if key not in ("data", "evaluation")}
     assert run.result.to_json() == json.loads(RunDir(path).result.read_text())
     assert run.environment.to_json() == json.loads(RunDir(path).environment.read_text())
