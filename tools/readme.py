@@ -138,11 +138,11 @@ def claim() -> str:
         recipe = summary.group.label
         if summary.group.model != "resnet20" or recipe not in ("paper", "fast", "faster"):
             continue
-        spread = "" if summary.std is None else f" ± {summary.std:.2f}"
+        error = mean_and_spread([run.test_error_last for run in runs])
         part = images / float(runs[0].result.compute or 0)
         cost = "" if recipe == "paper" else f" for 1/{part:.0f} of the paper's training compute"
         sentences.append(
-            f"ResNet-20 by the recipe `{recipe}`: **{summary.mean:.2f}{spread}%** test error at the last "
+            f"ResNet-20 by the recipe `{recipe}`: **{error}%** test error at the last "
             f"step (n = {summary.n}; the paper: {summary.paper:.2f}%){cost}{claimed_time(recipe)}."
         )
     if not sentences:
@@ -267,7 +267,7 @@ def chain_effect() -> str:
     with (ROOT / "benchmarks" / "results" / "fast_without_chain.csv").open() as file:
         for row in csv.DictReader(file):
             before.setdefault(row["model"], []).append(float(row["test_error_last"]))
-    groups = group_runs(load_runs([ROOT / "results"])[0])
+    groups = [summary.group for summary in summaries()]
     now = {group.model: [run.test_error_last for run in group.runs] for group in groups if group.label == "fast"}
     rows = []
     for name in before:
@@ -305,7 +305,7 @@ def study() -> str:
         by_recipe.setdefault(run.recipe, []).append(run)
     baseline, *changes = sorted(by_recipe, key=len)  # the names of changed recipes are longer
     comparisons = compare(by_recipe[baseline], *(by_recipe[change] for change in changes))
-    rows = [["none: the baseline", f"{mean(comparisons[0].a.errors):.2f} ± {stdev(comparisons[0].a.errors):.2f}"]]
+    rows = [["none: the baseline", mean_and_spread(comparisons[0].a.errors)]]
     rows[0] += [str(comparisons[0].a.n), "", "", "", ""]
     for c in comparisons:
         assert c.welch is not None
@@ -315,7 +315,7 @@ def study() -> str:
         rows.append(
             [
                 ", ".join(f"`{setting}`" for setting in sorted(changed)),
-                f"{c.b.mean:.2f} ± {stdev(c.b.errors):.2f}",
+                mean_and_spread(c.b.errors),
                 str(c.b.n),
                 f"{c.difference:+.2f}",
                 f"{low:+.2f} to {high:+.2f}",
@@ -330,8 +330,8 @@ def study() -> str:
 def compute_spent() -> str:
     """Return what the committed runs took: how many, how long in sum, and on which chips."""
     labels: dict[str, list[RunGroup]] = {}
-    for group in group_runs(load_runs([ROOT / "results"])[0]):
-        labels.setdefault(group.label, []).append(group)
+    for summary in summaries():
+        labels.setdefault(summary.group.label, []).append(summary.group)
     rows = []
     for label, groups in labels.items():
         runs = [run for group in groups for run in group.runs]

@@ -16,6 +16,7 @@ from deepres.backends.fused.build import (
     load_kernels,
 )
 from deepres.backends.fused.standard import why_not_standard
+from deepres.backends.in_place import InPlace
 from deepres.models import ResNet
 from deepres.models.blocks import Block
 from deepres.models.resnet import WIDTHS
@@ -63,8 +64,7 @@ class FusedNet:
         self._parameters = list(model.parameters())
         self._grads = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._grad_of = {id(p): grad.data_ptr() for p, grad in zip(self._parameters, self._grads, strict=True)}
-        self._kept = [*self._parameters, *model.buffers()]  # the layers hold the addresses of these
-        self._addresses = [tensor.data_ptr() for tensor in self._kept]
+        self._in_place = InPlace(model, type(self).__name__)  # the layers hold the addresses
         self._memory: list[Tensor] = []
         self._build_layers(model)
 
@@ -235,8 +235,7 @@ class FusedNet:
         self._kernels = self._kernels_by_size[size]
 
     def _pack_weights(self, threads: int) -> None:
-        if [tensor.data_ptr() for tensor in self._kept] != self._addresses:
-            raise RuntimeError("a parameter or buffer of the model has been replaced: build another FusedNet")
+        self._in_place.check()
         self._kernels.pack_weights(self._layer_table.data_ptr(), len(self._layers), threads)
 
     def _forward(self, images: Tensor, threads: int, *, training: bool) -> None:

@@ -11,6 +11,7 @@ from deepres.backends.fused.standard import why_not_standard
 from deepres.backends.fused_cuda.availability import MULTIPLE
 from deepres.backends.fused_cuda.layer import Weights
 from deepres.backends.fused_cuda.passes import IMAGE_CHANNELS, Passes
+from deepres.backends.in_place import InPlace
 from deepres.models import ResNet
 from deepres.models.blocks import Block
 
@@ -46,8 +47,7 @@ class FusedCudaNet:
         self._model: ResNet = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._parameters = list(model.parameters())
         self._grads = [torch.zeros_like(parameter) for parameter in self._parameters]
-        self._kept = [*self._parameters, *model.buffers()]
-        self._addresses = [tensor.data_ptr() for tensor in self._kept]
+        self._in_place = InPlace(model, type(self).__name__)
         self._num_classes = model.fc.out_features
         self._classes = torch.arange(self._num_classes, device=self._device)
         self._weights = self._collect_weights()
@@ -145,8 +145,7 @@ class FusedCudaNet:
         return self._passes[size]
 
     def _round_weights(self) -> None:
-        if [tensor.data_ptr() for tensor in self._kept] != self._addresses:
-            raise RuntimeError("a parameter or buffer of the model has been replaced: build another FusedCudaNet")
+        self._in_place.check()
         if self._dtype != torch.float32:  # where the kernels read the parameters themselves
             rounded = [weights.rounded for weights in self._weights]
             torch._foreach_copy_(rounded, [_innermost_channels(weights.conv.weight) for weights in self._weights])
