@@ -10,7 +10,7 @@ falls on all of them; the tables give medians with the lowest and highest round.
 - `loop`, with precision and epochs from one evaluation to the next: the whole of `deepres train` on
   real images: augmentation, steps, losses read at each step, evaluation, checkpoints, metrics. A round is an epoch, or
   as many as there are to an evaluation, of a subset; the test set is a fifth of its size, as CIFAR-10's is.
-- `bare`: forward, backward and optimizer on one mini-batch that is never changed.
+- `bare`, with precision and rows of the images: forward, backward and optimizer on one unchanging mini-batch.
 - `compiled`: the same through torch.compile instead of the fused kernels.
 - `ceiling`: the images/s at which the floating-point operations of a training step would run at the rate of a large
   matrix product, measured in the same rounds.
@@ -51,6 +51,7 @@ from deepres.training.train import RunConfig, build_trainer, load_sets, train
 CPU = torch.device("cpu")
 BATCH = 128
 MATRIX = 4096
+SIZES = (32, 24)  # rows of the images; `fast` begins with the smaller ones
 PRECISIONS = ("bfloat16", "float32")
 
 
@@ -129,13 +130,14 @@ def loop(name: str, steps: int, precision: str, evaluate_every: int) -> None:
         train(config, subset(epoch), run_dir, device=CPU, reporter=turns)
 
 
-def bare(name: str, steps: int, precision: str, backend: str) -> None:
-    """Forward, backward and optimizer alone."""
+def bare(name: str, steps: int, precision: str, backend: str, size: int) -> None:
+    """Forward, backward and optimizer alone, on images of size x size pixels."""
     keep_freed_memory()
     recipe = one_cycle()
     config = RunConfig(name, recipe, precision=precision, backend=backend)
     trainer = build_trainer(config, load_sets(subset(100), recipe, CPU), CPU, Group(), notice=print)
     images, labels = trainer.stream.batch(0)
+    images = images[..., :size, :size].contiguous()
 
     def rounds() -> Iterator[float]:
         while True:
@@ -171,7 +173,8 @@ def contenders() -> list[str]:
     names = ["conventional"]
     for precision in precisions:
         loops = [f"loop {precision} 1", f"loop {precision} 4"]
-        names += [*loops, f"bare {precision}", f"compiled {precision}", f"ceiling {precision}"]
+        bare_steps = [f"bare {precision} {size}" for size in SIZES]
+        names += [*loops, *bare_steps, f"compiled {precision}", f"ceiling {precision}"]
     return names
 
 
@@ -183,8 +186,10 @@ def compete(contender: str, name: str, steps: int) -> None:
         conventional(name, max(10, steps // 3))
     elif kind == "loop":
         loop(name, steps, rest[0], int(rest[1]))
-    elif kind in ("bare", "compiled"):
-        bare(name, steps, rest[0], "fused" if kind == "bare" else "compiled")
+    elif kind == "bare":
+        bare(name, steps, rest[0], "fused", int(rest[1]))
+    elif kind == "compiled":
+        bare(name, steps, rest[0], "compiled", max(SIZES))
     else:
         ceiling(name, rest[0])
 
@@ -225,17 +230,17 @@ def startup(cold: bool) -> float:
         environment = dict(os.environ, DEEPRES_DATA=str(load_dir()))
         if cold:
             environment["XDG_CACHE_HOME"] = folder
-        code = (
-            "import sys, time; from deepres.cli import main as cli, reporter as console\n"
-            "def step(*_): print(time.time(), flush=True); sys.stdout.close(); import os; os._exit(0)\n"
-            "console.ConsoleReporter.step = step\n"
-            f"sys.argv = ['deepres', 'train', 'resnet20', '--device', 'cpu', '--run-dir', {folder + '/run'!r}]\n"
-            "cli.main()"
-        )
-        start = time.time()
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        return float(done.stdout) - start
+        command = [sys.executable, "-m", "deepres", "train", "resnet20", "--device", "cpu", "--progress", "json"]
+        command += ["--run-dir", f"{folder}/run"]
+        start = time.perf_counter()
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as run:
+            assert run.stdout is not None
+            for line in run.stdout:
+                if json.loads(line)["event"] == "step":
+                    seconds = time.perf_counter() - start
+                    run.kill()
+                    return seconds
+    sys.exit(f"a training ended with exit code {run.returncode} before its first step")
 
 
 def load_dir() -> Path:
@@ -243,6 +248,12 @@ def load_dir() -> Path:
     from deepres.data.cifar10 import resolve_data_dir
 
     return resolve_data_dir(None)
+
+
+def work(contender: str) -> float:
+    """Return the floating-point operations of one of a contender's images, relative to one of full size."""
+    kind, *rest = contender.split()
+    return (int(rest[1]) / max(SIZES)) ** 2 if kind == "bare" else 1.0
 
 
 def print_table(name: str, measured: dict[str, Any]) -> None:
@@ -256,9 +267,10 @@ def print_table(name: str, measured: dict[str, Any]) -> None:
     print(f"{'':24}{'images/s':>10}{'lowest':>8}{'highest':>9}{'x conventional':>16}{'of ceiling':>12}{'peak MB':>9}")
     for contender, values in rates.items():
         precision = next((p for p in PRECISIONS if p in contender), "float32")
+        of_ceiling = work(contender) * ratio(contender, f"ceiling {precision}")
         print(
             f"{contender:24}{statistics.median(values):>10,.0f}{min(values):>8,.0f}{max(values):>9,.0f}"
-            f"{ratio(contender, 'conventional'):>16.2f}{ratio(contender, f'ceiling {precision}'):>12.0%}"
+            f"{ratio(contender, 'conventional'):>16.2f}{of_ceiling:>12.0%}"
             f"{measured['peak_mb'][contender]:>9,.0f}"
         )
 
