@@ -51,7 +51,7 @@ def place_environment(place: int, num_parallel: int, num_gpus: int) -> dict[str,
 
 @dataclass(eq=False)
 class Place:
-    """Where a process computes, and the runs that it trains now, by name."""
+    """A part of the machine: where a process computes, and the runs that it trains now, by name."""
 
     number: int
     process: TrainProcess | SharedProcess | None = None

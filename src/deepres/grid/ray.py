@@ -49,7 +49,7 @@ class Message:
 
 
 class Mailbox:
-    """Where runs leave messages and learn that they are to stop. Lives on the node of the program that reads them."""
+    """A place where runs leave messages and learn when to stop, on the node of the program that reads them."""
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
@@ -219,7 +219,7 @@ class Submitted:
     """Holds the lock of its run directory."""
     attempt: int = 0
     step: int = 0
-    """Of the newest checkpoint at home."""
+    """The step of the newest checkpoint at home."""
     retries: int = RETRIES
     placed: bool = False
 

@@ -24,7 +24,7 @@ class JobProgress:
     held_out: str = ""
     """The last epoch's error on the test or val images, as text."""
     images_per_second: float | None = None
-    """Of the run's loop so far, whatever the size of the images."""
+    """The mean speed of the run's loop so far, whatever the size of the images."""
 
     @property
     def speed(self) -> float | None:

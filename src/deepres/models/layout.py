@@ -17,13 +17,13 @@ class Layer:
     kind: str
     """"conv", "pool" or "fc"."""
     channels: int
-    """Of its output."""
+    """The channels of its output."""
     size: int
     """Pixels on each side of its output; 1 behind the pooling."""
     kernel: int = 0
     """Pixels on each side, of a convolution."""
     stride: int = 1
-    """Of a convolution."""
+    """The stride of a convolution."""
 
     def __str__(self) -> str:
         """Write it as figure 3 does."""

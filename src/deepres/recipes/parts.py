@@ -91,7 +91,7 @@ class Adam:
     learning_rate: float
     """The highest of the schedule."""
     betas: tuple[float, float]
-    """Of the running means of the gradient and of its square."""
+    """The decays per step of the running means of the gradient and of its square."""
     eps: float
 
     def __post_init__(self) -> None:

@@ -94,12 +94,12 @@ class WrongImage:
     """A test image that every run gets wrong."""
 
     index: int
-    """In the test set."""
+    """The image's place in the test set, from 0."""
     true: int
     predicted: int
     """The class that most runs take it for."""
     probability: float
-    """Of the class that each run takes it for, mean over the runs."""
+    """The probability of the class that each run takes it for, mean over the runs."""
 
 
 def confident_errors(answers: Answers, number: int = WRONG_COLUMNS * WRONG_ROWS) -> list[WrongImage]:

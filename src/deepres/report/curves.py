@@ -18,9 +18,9 @@ class Band:
 
     mean: Values
     low: Values
-    """Of the lowest seed, epoch by epoch."""
+    """The lowest seed's value, epoch by epoch."""
     high: Values
-    """Of the highest seed."""
+    """The highest seed's value, epoch by epoch."""
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,9 @@ class NetLine:
 
     line: str
     markers: bool
-    """Whether there are any."""
+    """Whether lines of this kind have markers."""
     hollow: bool
-    """Whether the markers are."""
+    """Whether the markers are hollow."""
 
 
 LINES = (NetLine("-", True, False), NetLine("-", False, False), NetLine(":", False, False))

@@ -39,7 +39,7 @@ class Group:
     text: str
     """What the user asked for, or the net and recipe."""
     runs: tuple[FinishedRun, ...]
-    """By seed; one or more."""
+    """The runs in the order of their seeds; one or more."""
     on: str = "test"
     """Whose error is compared, of the test images or of those held out, "val"."""
 

@@ -46,7 +46,7 @@ class Difference:
     key: str
     """Such as "recipe.learning_rate"."""
     values: tuple[str, str]
-    """Of the one group and of the other, as text."""
+    """The value in the one group and in the other, as text."""
 
     @property
     def ingredient(self) -> str | None:

@@ -126,12 +126,12 @@ class FinishedRun:
 
     @property
     def test_error_last(self) -> float:
-        """Of the last epoch."""
+        """The test error of the last epoch, in percent."""
         return float(self.result.test_error_last)
 
     @property
     def test_error_best(self) -> float | None:
-        """Of the best epoch, chosen by test error; None where val was evaluated in its place, or not after each epoch.
+        """The lowest test error after any epoch, in percent; None where not every epoch was evaluated on the test set.
 
         The best of fewer evaluations is another selection, which is not compared with that of all. And a run in
         bfloat16 or float16 evaluates all epochs but the last in that, so that its best is of two kinds of numbers.
@@ -141,12 +141,12 @@ class FinishedRun:
 
     @property
     def val_error_last(self) -> float | None:
-        """Of the last epoch; None without val."""
+        """The val error of the last epoch, in percent; None without val."""
         return _optional(self.result.val_error_last)
 
     @property
     def val_error_best(self) -> float | None:
-        """Of the best epoch, chosen by val error; None without val."""
+        """The lowest val error after any epoch, in percent; None without val."""
         return _optional(self.result.val_error_best)
 
     @property
@@ -171,7 +171,7 @@ class FinishedRun:
 
     @property
     def num_parameters(self) -> int:
-        """Of the net."""
+        """The number of the net's parameters."""
         return int(self.result.num_parameters)
 
     @property
@@ -207,12 +207,12 @@ class FinishedRun:
 
     @property
     def versions(self) -> str:
-        """Of what computed, in one line."""
+        """The versions of what computed, in one line."""
         return ", ".join(f"{name} {getattr(self.environment, name)}" for name in ("deepres", "torch", "python"))
 
     @property
     def commit(self) -> str:
-        """Of the code of the last start; empty if it was not run from a checkout."""
+        """The commit of the code of the last start; empty if it was not run from a checkout."""
         return self.environment.commit or ""
 
     @property

@@ -27,7 +27,7 @@ class RunGroup:
     """What tells the group from the recipe of that name as the code has it now, such as "split 45k"; where the code
     knows none, from the most frequent settings among the runs of that name."""
     runs: tuple[FinishedRun, ...]
-    """By seed."""
+    """The runs in the order of their seeds."""
 
     @property
     def flop_per_image(self) -> float | None:

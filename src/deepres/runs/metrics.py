@@ -30,7 +30,7 @@ class Metrics:
     """The share of images whose class is not among the five highest logits, in percent; None for five classes or
     fewer too."""
     negative_log_likelihood: float | None = None
-    """In nats, mean over the images."""
+    """The mean over the images, in nats."""
     brier_score: float | None = None
     """The squared distance of the probabilities from the one-hot label, summed over classes and averaged over the
     images: from 0 to 2."""

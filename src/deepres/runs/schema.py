@@ -25,7 +25,7 @@ class ImageSet:
     images: int
     """How many."""
     digest: str | None
-    """Of pixels and labels, see `deepres.data.splits.digest_of`; None in runs of which it is not known."""
+    """The digest of pixels and labels, see `deepres.data.splits.digest_of`; None in runs of which it is not known."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ class EpochRow:
     held_out: str
     """ "test" or "val"."""
     error: float
-    """Of the held-out set."""
+    """The error on the held-out set, in percent."""
     seconds: float | None
     images_per_second: float | None
     """None before the second step."""
@@ -298,7 +298,7 @@ class Environment:
     backend: str | None = None
     workers: int | None = None
     earlier_starts: Sequence[Content] = ()
-    """The same of each earlier start."""
+    """The environments of the earlier starts."""
 
     @classmethod
     def from_json(cls, content: Content, path: Path) -> "Environment":
@@ -339,7 +339,7 @@ class Result:
     """Images trained on, small ones counted in proportion to their pixels."""
     steps: int
     total_steps: int
-    """Of the whole schedule."""
+    """The steps of the whole schedule."""
     epochs: float
     train_error: float
     """The running one of the last epoch, over augmented images."""
@@ -348,7 +348,7 @@ class Result:
     val_error_best: float | None
     test_error_last: float
     test_error_best: float | None
-    """Of the best epoch, chosen by test error; None where val was evaluated at each epoch in its place."""
+    """The best epoch's test error, chosen by test error; None where val was evaluated at each epoch in its place."""
     best_epoch: int
     """Counted from 1."""
     seconds: float
@@ -358,7 +358,7 @@ class Result:
     backend: str | None
     workers: int | None
     test_error_ema: float | None = None
-    """Of the running mean of the weights, where the recipe keeps one, after the last step."""
+    """The test error of the running mean of the weights, where the recipe keeps one, after the last step."""
     val_error_ema: float | None = None
     test_metrics: Metrics | None = None
     """What else the answers on the test images come to."""

@@ -32,7 +32,7 @@ class McNemar:
     """Two nets' answers to the same images."""
 
     seeds: tuple[int, ...]
-    """Of the pairs of runs whose images are counted together."""
+    """The seeds of the pairs of runs whose images are counted together."""
     images: int
     """How many, over all pairs."""
     only_a: int

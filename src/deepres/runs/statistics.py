@@ -28,7 +28,7 @@ class Summary:
 
     group: RunGroup
     mean: float
-    """Of the last epoch's test error."""
+    """The mean of the last epoch's test error, in percent."""
     std: float | None
     """The sample's (n - 1); None for one run."""
     interval: Interval | None
@@ -166,7 +166,7 @@ class ClaimTest:
     """Welch's t-test, one-sided: how likely so large an effect would be if there were none. None with too few
     seeds. Not corrected for the number of claims."""
     precisions: tuple[str, ...] = ()
-    """Of the runs, where they differ between the two nets."""
+    """The precisions of the runs, where they differ between the two nets."""
 
     @property
     def n(self) -> tuple[int, int]:

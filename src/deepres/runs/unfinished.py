@@ -39,7 +39,7 @@ class UnfinishedRun:
 
     @property
     def total_steps(self) -> int:
-        """Of the whole schedule."""
+        """The steps of the whole schedule."""
         recipe = self.record.recipe
         if steps := recipe.get("steps"):
             return int(steps)

@@ -23,7 +23,7 @@ class Speed:
     """What was measured for one net, in images per second."""
 
     train: float
-    """Of full size."""
+    """Images of full size per second in training."""
     evaluate: float
     precision: str
     backend: str

@@ -19,8 +19,10 @@ class ParamGroup:
     """The learning rate where the schedule is highest."""
     weight_decay: float = 0.0
     lr: Tensor = field(init=False)
-    """Of the step to come, see `Optimizer.set_rate`. A tensor of no dimension where the parameters lie, which a graph
-    reads anew at each replay: float64 on a CPU, where it is as good as a number, and float32 elsewhere."""
+    """The rate of the step to come, see `Optimizer.set_rate`: a tensor of no dimension that lies with the parameters.
+
+    A graph reads it anew at each replay. It is float64 on a CPU, where it is as good as a number, else float32.
+    """
 
     def __post_init__(self) -> None:
         device = self.params[0].device if self.params else torch.device("cpu")

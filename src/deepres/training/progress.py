@@ -22,7 +22,7 @@ class StepState:
     error: float
     """Running, in percent."""
     images: int
-    """Of which loss and error are the mean: those since the epoch began, on a GPU without the latest ones."""
+    """The images that loss and error are the mean of: those since the epoch began, on a GPU without the latest."""
     images_per_second: float | None
     """None before the second step, as what follows from it."""
     seconds_left: float | None

@@ -41,7 +41,7 @@ ESTIMATE_SECONDS = 0.2  # between estimates of the time left, each of which take
 
 
 class SilentRecorder:
-    """Of a process that does not lead: it computes its share of steps and evaluations, and writes nothing."""
+    """Does nothing, for a process that does not lead: it computes its share of steps and evaluations alone."""
 
     def __init__(self, config: RunConfig, trainer: Trainer, sets: Sets) -> None:
         self.config = config
@@ -85,7 +85,7 @@ class SilentRecorder:
 
 
 class Recorder(SilentRecorder):
-    """Of the process that leads: it owns the run directory and speaks to the user.
+    """Records a run for the process that leads: it owns the run directory and speaks to the user.
 
     Args:
         config: with nothing left to "auto".

@@ -41,7 +41,7 @@ class Run:
     max_steps: int | None = None
     """Stop after so many steps of the schedule, which stays as it is; a later call continues from there."""
     command: Sequence[str] | None = None
-    """For environment.json: what follows `deepres` on the command line that makes this run; None: as this process."""
+    """The arguments of `deepres` that make this run, for environment.json; None: those of this process."""
 
 
 def train(

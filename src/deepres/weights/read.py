@@ -56,9 +56,9 @@ class FoundNet:
     name: str | None = None
     """The net's, where the file tells it."""
     normalization: Normalization | None = None
-    """Where the file holds it."""
+    """What images are normalized by; None where the file does not hold it."""
     classes: tuple[str, ...] | None = None
-    """Where the file names them."""
+    """The names of the classes; None where the file does not hold them."""
     title: str = ""
     """What the weights are called, where the file tells it."""
     left_over: tuple[str, ...] = ()

@@ -44,9 +44,9 @@ class Card:
     split: str
     """The training images: "50k" or "45k"."""
     seed: int
-    """Of the run that these weights are of: the one with the median error of the last epoch."""
+    """The seed of the run that these weights are of: the one with the median error of the last epoch."""
     test_error_last: float
-    """Of these weights, which are those of the last epoch."""
+    """The test error of these weights, in percent, which are those of the last epoch."""
     test_error_mean: float
     """Over all `num_seeds` runs, their last epochs."""
     test_error_std: float | None
@@ -63,7 +63,7 @@ class Card:
     command: str
     """Trains this run again."""
     commits: Sequence[str]
-    """Of this code, for each start of the run; "-dirty" marks uncommitted changes."""
+    """The commit of this code at each start of the run; "-dirty" marks uncommitted changes."""
     environment: Mapping[str, Any]
     """Precision, backend, workers, device and versions."""
     sha256: str

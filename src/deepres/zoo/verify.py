@@ -24,7 +24,7 @@ class Verdict:
 
     card: Card
     test_error: float | None
-    """In percent of all test images; None if the file could not be loaded."""
+    """The test error measured now, in percent; None if the file could not be loaded."""
     differences: tuple[str, ...]
     """What is not as the card says; empty if all is."""
 

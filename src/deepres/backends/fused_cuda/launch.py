@@ -17,7 +17,7 @@ class Launch:
     """A kernel's call on memory that stays where it is, so that it may be repeated and recorded."""
 
     kernel: Any
-    """Of Triton, which has no types."""
+    """The function that Triton compiled; Triton has no types."""
     grid: tuple[int, ...]
     """How many programs there are, in up to three dimensions."""
     arguments: Mapping[str, Tensor | float | None]
