@@ -226,7 +226,7 @@ class _LineReporter(Reporter):
     def step(self, state: StepState) -> None:
         """Count what the step adds to the running error, which begins anew with each epoch."""
         last = self._last or replace(state, images=0, error=0.0)
-        if state.images and (state.images, state.error) != (last.images, last.error):  # or a GPU has not told yet
+        if state.images and (state.images, state.error) != (last.images, last.error):  # or a GPU has none yet
             begun_anew = state.images <= last.images
             self._images += state.images - (0 if begun_anew else last.images)
             self._wrong += _num_wrong(state) - (0 if begun_anew else _num_wrong(last))

@@ -132,7 +132,7 @@ def prefer(ways: Sequence[Way], speeds: Mapping[str, float]) -> Way:
 
 
 def measured_speeds(model: ResNet, device: torch.device, ways: Sequence[Way], size: int) -> dict[str, float]:
-    """Return the images per second of each way, from the user's cache or by measuring, which goes on one at a time."""
+    """Return the images per second of each way, from the user's cache or by measuring, one process at a time."""
     key = describe_measurement(model, device, ways, size)
     path = cache_file(key)
     with _alone(path.with_suffix(".lock")):

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 def train_together(at_a_time: int, device: str, checkpoint_minutes: float) -> None:
     """Train the runs that standard input names, a line each: a JSON list of arguments of `deepres train`.
 
-    A line is read when there is a place for its run. Standard output tells of all runs as `deepres train --progress
-    json` tells of one: each event has "run", the name of the run directory, and the last one, "ended", how it ended.
+    A line is read when there is a place for its run. Standard output has the events of all runs as `deepres train
+    --progress json` has those of one: each event has "run", the name of
+    the run directory, and the last one, "ended", how it ended.
+
     Device and time between checkpoints are those of this command, whose further options are ignored.
     """
     from deepres.backends.device import resolve_device

@@ -169,7 +169,7 @@ class SharedProcess(Process):
             self._send(None)
 
     def _send(self, line: str | None) -> None:
-        """Write a line to its standard input, or the end; if it has died, that is told as the end of its events."""
+        """Write a line to its standard input, or the end; if it has died, its events end."""
         assert self._process.stdin is not None
         with suppress(OSError):
             if line is None:

@@ -113,7 +113,7 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 class LoggingReporter(Reporter):
-    """Hands what it is told to another reporter, and the rows to programs too; one that fails is left out then.
+    """Hands each event to another reporter, and the rows to programs too; one that fails is left out then.
 
     Args:
         reporter: the other one.

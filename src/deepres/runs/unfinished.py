@@ -14,7 +14,7 @@ from deepres.runs.schema import EpochRow, Result, RunRecord
 
 @dataclass(frozen=True)
 class UnfinishedRun:
-    """A run that has not taken all steps of its schedule: it goes on, was interrupted, or ended by --max-steps."""
+    """A run that has not taken all steps of its schedule: it is running, was interrupted, or ended by --max-steps."""
 
     path: Path
     record: RunRecord

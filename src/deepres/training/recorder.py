@@ -93,7 +93,7 @@ class Recorder(SilentRecorder):
         trainer: of this run, at step 0.
         sets: its images.
         run_dir: held by this process.
-        reporter: is told of the progress.
+        reporter: receives the progress.
         checkpoint_minutes: time between checkpoints.
     """
 
@@ -176,7 +176,7 @@ class Recorder(SilentRecorder):
     def begin(self, target: int) -> None:
         """Put the files back to the state of the checkpoint, and start the clock."""
         self.target = target
-        self.run_dir.result.unlink(missing_ok=True)  # of a run that ended early by max_steps and now goes on
+        self.run_dir.result.unlink(missing_ok=True)  # of a run that ended early by max_steps and now continues
         self.run_dir.write_metrics(self.rows)  # what was recorded after the checkpoint will be recorded again
         self.events = Events(self.run_dir.tensorboard, self.reporter.notice)
         self.events.write(self.rows)
