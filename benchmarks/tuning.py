@@ -66,8 +66,10 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "double": lambda recipe: scale_rate(recipe, 2.0),
     "higher": lambda recipe: scale_rate(recipe, 1.25),
     "momentum": lambda recipe: replace(recipe, muon=Muon(learning_rate=0.05, momentum=0.9)),
+    "less_momentum": lambda recipe: replace(recipe, muon=Muon(learning_rate=0.05, momentum=0.8)),
     "crops": lambda recipe: replace(recipe, small_images="cropped"),
     "head": lambda recipe: replace(recipe, head_rate=3.0),
+    "lower_head": lambda recipe: replace(recipe, head_rate=0.3),
     "shifts2": lambda recipe: replace(recipe, pad=2),
     "smaller": lambda recipe: replace(recipe, low_resolutions=(LowResolution(16, 0.2), LowResolution(24, 0.8))),
 }
