@@ -6,9 +6,11 @@ Trains ResNet-20 by the recipe `fast` for several seeds, the test error of the l
 standard deviation, compute and time beside the paper's. The curve of error against compute, with a picture:
 
     python benchmarks/time_to_accuracy.py --recipes fast faster --fractions 0.05 0.025 --seeds 5 3 3 3 \
-        --out benchmarks/results/error_compute.json --picture docs/error-compute.png
+        --out benchmarks/results/error_compute.json --picture docs/error-compute.png \
+        --beside benchmarks/results/error_compute_first.json
 
-where fractions are of the paper's compute, for the first recipe at other lengths. Runs are kept, by the names that
+where fractions are of the paper's compute, for the first recipe at other lengths, and the picture shows an earlier
+version's report too. Runs are kept, by the names that
 `deepres grid` gives them, so that an interrupted benchmark continues and `--runs` may name a folder of the grid's.
 """
 
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/time-to-accuracy"))
     parser.add_argument("--out", type=Path, help="write the measurements as JSON")
     parser.add_argument("--picture", type=Path, help="write the curve of error against compute, a PNG")
+    parser.add_argument("--beside", type=Path, help="an earlier version's report, whose means the picture shows too")
     arguments = parser.parse_args()
     made = [get_recipe(name) for name in arguments.recipes]
     made += [of_length(made[0], fraction) for fraction in arguments.fractions]
@@ -105,7 +108,8 @@ def main() -> None:
         }
         write_report(arguments.out, report)
     if arguments.picture:
-        write_atomically(arguments.picture, encode_figure(draw_curve(arguments.model, target, rows), "png"))
+        earlier = read_json(arguments.beside)["rows"] if arguments.beside else []
+        write_atomically(arguments.picture, encode_figure(draw_curve(arguments.model, target, rows, earlier), "png"))
 
 
 def of_length(recipe: Recipe, fraction: float) -> Recipe:
@@ -113,11 +117,16 @@ def of_length(recipe: Recipe, fraction: float) -> Recipe:
     return replace(recipe, name=f"{recipe.name}-{fraction:g}").with_compute(fraction * PAPER_COMPUTE)
 
 
-def draw_curve(model: str, target: float, rows: list[dict[str, Any]]) -> Figure:
-    """Draw the test error of the last step against the compute: every seed, and their means."""
+def errors_by_compute(rows: list[dict[str, Any]]) -> tuple[list[float], list[list[float]]]:
+    """Return fractions of the paper's compute, rising, and for each the test errors of the seeds."""
     rows = sorted(rows, key=lambda row: float(row["compute_fraction"]))
-    fractions = [row["compute_fraction"] for row in rows]
-    errors = [[run["test_error_last"] for run in row["runs"]] for row in rows]
+    return [row["compute_fraction"] for row in rows], [[run["test_error_last"] for run in row["runs"]] for row in rows]
+
+
+def draw_curve(model: str, target: float, rows: list[dict[str, Any]], earlier: list[dict[str, Any]]) -> Figure:
+    """Draw the test error of the last step against the compute: all seeds, and means, an earlier version's too."""
+    fractions, errors = errors_by_compute(rows)
+    earlier_fractions, earlier_errors = errors_by_compute(earlier)
     look = family_look(family_of(model))
     with house_style():
         figure = new_figure(7.4, 4.4)
@@ -126,6 +135,9 @@ def draw_curve(model: str, target: float, rows: list[dict[str, Any]]) -> Figure:
         axes.plot([1], [target], label="the paper", **published_points(look))
         for fraction, each in zip(fractions, errors, strict=True):
             axes.plot([fraction] * len(each), each, ls="", marker=".", ms=5, color=look.color, alpha=0.5, zorder=3)
+        if earlier:
+            line: dict[str, Any] = {"color": look.color, "ls": "--", "lw": 1, "marker": "o", "ms": 4, "mfc": "white"}
+            axes.plot(earlier_fractions, list(map(mean, earlier_errors)), label="the recipe's first version", **line)
         means = list(map(mean, errors))
         axes.plot(fractions, means, label="mean of the seeds (small points)", **own_points(look))
         axes.set_xscale("log")

@@ -42,9 +42,12 @@ from deepres.weights.file import load_weights
 # The recipe that the factors change, as `fast` was when the tuning began.
 BASE = replace(
     fast(),
+    pad=4,
+    low_resolutions=(LowResolution(24, 0.65),),
     muon=Muon(learning_rate=0.05, momentum=0.85),
     schedule=OneCycle(warmup=0.0),
     norm_adam=None,
+    learning_rate=0.1,
     chain=None,
 )
 
@@ -58,7 +61,7 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "shift": lambda recipe: in_chains(recipe, gain=7.39),  # e²
     "identity": lambda recipe: in_chains(recipe, identity_share=0.5),
     "adam": lambda recipe: replace(recipe, norm_adam=Adam(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10)),
-    "chain": lambda recipe: in_chains(recipe, full_rate_length=18, warmup=0.05),
+    "chain": lambda recipe: in_chains(replace(recipe, schedule=OneCycle(warmup=0.05)), full_rate_length=18),
     "rate": lambda recipe: in_chains(recipe, full_rate_length=18),
     "warmup": lambda recipe: replace(recipe, schedule=OneCycle(warmup=0.05)),
     "quarter": lambda recipe: scale_rate(recipe, 0.25),
@@ -67,9 +70,11 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "higher": lambda recipe: scale_rate(recipe, 1.25),
     "momentum": lambda recipe: replace(recipe, muon=Muon(learning_rate=0.05, momentum=0.9)),
     "less_momentum": lambda recipe: replace(recipe, muon=Muon(learning_rate=0.05, momentum=0.8)),
+    "least_momentum": lambda recipe: replace(recipe, muon=Muon(learning_rate=0.05, momentum=0.7)),
     "crops": lambda recipe: replace(recipe, small_images="cropped"),
     "head": lambda recipe: replace(recipe, head_rate=3.0),
     "lower_head": lambda recipe: replace(recipe, head_rate=0.3),
+    "lowest_head": lambda recipe: replace(recipe, head_rate=0.1),
     "shifts2": lambda recipe: replace(recipe, pad=2),
     "smaller": lambda recipe: replace(recipe, low_resolutions=(LowResolution(16, 0.2), LowResolution(24, 0.8))),
 }

@@ -61,21 +61,24 @@ def test_ablation_compares_each_variant_with_the_recipe():
 def test_curve_of_error_and_compute_in_the_order_of_compute(tmp_path, monkeypatch):
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)
-    lengths = [(0.1, "fast", 4471, (8.0, 8.5)), (0.025, "fast-0.025", 1118, (13.0,))]
-    rows = [
-        {
-            "recipe": {"name": name, "steps": steps},
-            "compute_fraction": part,
-            "runs": [{"test_error_last": error} for error in errors],
-        }
-        for part, name, steps, errors in lengths
-    ]
-    (folder / "error_compute.json").write_text(json.dumps({"model": "resnet20", "rows": rows}))
+    first = [(0.1, "fast", 4471, (8.0, 8.5)), (0.025, "fast-0.025", 1118, (13.0,))]
+    now = [(0.0249, "fast-0.025", 1361, (12.0,)), (0.05, "fast-0.05", 2723, (9.5,))]
+    for lengths, file in ((first, "error_compute_first.json"), (now, "error_compute.json")):
+        rows = [
+            {
+                "recipe": {"name": name, "steps": steps},
+                "compute_fraction": part,
+                "runs": [{"test_error_last": error} for error in errors],
+            }
+            for part, name, steps, errors in lengths
+        ]
+        (folder / file).write_text(json.dumps({"model": "resnet20", "rows": rows}))
     monkeypatch.setattr(tool, "ROOT", tmp_path)
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tool.compute_curve().splitlines()[2:]]
     assert cells == [
-        ["1/40", "fast-0.025", "1,118", "13.00", "", "1"],
-        ["1/10", "fast", "4,471", "8.25", "0.35", "2"],
+        ["1/40", "1,118", "13.00", "1", "1,361", "12.00", "1"],
+        ["1/20", "", "", "", "2,723", "9.50", "1"],
+        ["1/10", "4,471", "8.25 ± 0.35", "2", "", "", ""],
     ]
 
 

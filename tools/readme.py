@@ -9,6 +9,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import sqrt
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -237,13 +238,19 @@ def ablation_of(report: dict[str, Any]) -> str:
     return markdown_table(headings, rows)
 
 
-def tuning() -> str:
-    """Return the tables of benchmarks/tuning.py: the runs of each variant, and the effects of the factors."""
-    report = json.loads((ROOT / "benchmarks" / "results" / "tuning.json").read_text())
+def tuning() -> dict[str, Any]:
+    """Return what benchmarks/tuning.py measured."""
+    content: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / "tuning.json").read_text())
+    return content
+
+
+def tuned(family: str) -> str:
+    """Return the table of the tuning's runs with plain or residual nets, a row for each variant."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for row in report["rows"]:
-        key = (row["model"], f"1/{1 / row['fraction']:.0f}", row["variant"].replace("+", ", "))
-        groups.setdefault(key, []).append(row)
+    for row in tuning()["rows"]:
+        if row["model"].startswith(family):
+            key = (row["model"], f"1/{1 / row['fraction']:.0f}", row["variant"].replace("+", ", "))
+            groups.setdefault(key, []).append(row)
     rows = []
     for key, members in groups.items():
         done = [row for row in members if not row["failure"]]
@@ -252,33 +259,44 @@ def tuning() -> str:
         spread = f"{stdev(row['val_error'] for row in done):.2f}" if len(done) > 1 else ""
         rows.append([*key, means[0], spread, loss, means[1], str(len(done)), str(len(members) - len(done) or "")])
     headings = ["net", "length", "with", "val error %", "std", "val loss", "train error %", "n", "failed"]
-    tables = [markdown_table(headings, rows, text_columns=3)]
-    for entry in report["effects"]:
+    return markdown_table(headings, rows, text_columns=3)
+
+
+def effects(design: str) -> str:
+    """Return the tables of the effects of the factors of one of the tuning's designs."""
+    tables = []
+    for entry in tuning()["effects"]:
+        if entry["design"] != design:
+            continue
         rows = [
             [name, f"{entry['val_error'][name]:+.2f}", f"{entry['val_loss'][name]:+.3f}"]
             for name in entry["val_error"]
         ]
         errors = [f"{entry['val_error_standard_error']:.2f}", f"{entry['val_loss_standard_error']:.3f}"]
-        what = f"{entry['design']}: effect on {entry['model']}, 1/{1 / entry['fraction']:.0f}, {entry['runs']} runs"
+        what = f"effect on {entry['model']}, 1/{1 / entry['fraction']:.0f}, {entry['runs']} runs"
         tables.append(markdown_table([what, "val error", "val loss"], [*rows, ["standard error", *errors]]))
     return "\n".join(tables)
 
 
-def chain_effect() -> str:
-    """Return the test errors of plain nets by `fast` without and with what it changes for chains."""
-    before: dict[str, list[float]] = {}
-    with (ROOT / "benchmarks" / "results" / "fast_without_chain.csv").open() as file:
+def versions() -> str:
+    """Return the test errors of the versions of `fast` and `faster`, the earlier ones' from the rows of their runs."""
+    errors: dict[tuple[str, str], dict[str, list[float]]] = {}
+    with (ROOT / "benchmarks" / "results" / "fast_earlier.csv").open() as file:
         for row in csv.DictReader(file):
-            before.setdefault(row["model"], []).append(float(row["test_error_last"]))
-    groups = [summary.group for summary in summaries()]
-    now = {group.model: [run.test_error_last for run in group.runs] for group in groups if group.label == "fast"}
+            of_net = errors.setdefault((row["recipe"], row["model"]), {})
+            of_net.setdefault(row["version"], []).append(float(row["test_error_last"]))
+    for group in (summary.group for summary in summaries()):
+        if (key := (group.label, group.model)) in errors:
+            errors[key]["now"] = [run.test_error_last for run in group.runs]
     rows = []
-    for name in before:
-        sides = [side.get(name, []) for side in (before, now)]
-        cells = [cell for errors in sides for cell in (mean_and_spread(errors), str(len(errors)))]
-        rows.append([name, *cells, f"{PUBLISHED[name].paper:.2f}"])
-    headings = ["net, test error %", "without", "n", "with", "n", "the paper"]
-    return markdown_table(headings, rows, text_columns=1)
+    for (recipe, model), found in sorted(errors.items()):
+        cells = []
+        for version in ("first", "second", "now"):
+            of_version = found.get(version, [])
+            cells += [mean_and_spread(of_version), str(len(of_version))] if of_version else ["", ""]
+        rows.append([recipe, model, *cells, f"{PUBLISHED[model].paper:.2f}"])
+    headings = ["recipe", "net, test error %", "first", "n", "second", "n", "now", "n", "the paper"]
+    return markdown_table(headings, rows, text_columns=2)
 
 
 def mean_and_spread(errors: Sequence[float]) -> str:
@@ -287,16 +305,21 @@ def mean_and_spread(errors: Sequence[float]) -> str:
 
 
 def compute_curve() -> str:
-    """Return the test error of the recipe at several lengths, by benchmarks/time_to_accuracy.py."""
-    report = json.loads((ROOT / "benchmarks" / "results" / "error_compute.json").read_text())
-    rows = []
-    for row in sorted(report["rows"], key=lambda row: float(row["compute_fraction"])):
-        errors = [run["test_error_last"] for run in row["runs"]]
-        spread = f"{stdev(errors):.2f}" if len(errors) > 1 else ""
-        length = [f"1/{1 / row['compute_fraction']:.0f}", row["recipe"]["name"], f"{row['recipe']['steps']:,}"]
-        rows.append([*length, f"{mean(errors):.2f}", spread, str(len(errors))])
-    headings = [f"{report['model']}, of the paper's compute", "recipe", "steps", "test error %", "std", "n"]
-    return markdown_table(headings, rows, text_columns=2)
+    """Return the test error of the recipe at several lengths, by benchmarks/time_to_accuracy.py, now and at first."""
+    folder = ROOT / "benchmarks" / "results"
+    cells: dict[str, dict[str, list[str]]] = {}
+    for version, name in (("now", "error_compute.json"), ("first", "error_compute_first.json")):
+        report = json.loads((folder / name).read_text())
+        for row in report["rows"]:
+            errors = [run["test_error_last"] for run in row["runs"]]
+            length = f"1/{1 / row['compute_fraction']:.0f}"
+            found = [f"{row['recipe']['steps']:,}", mean_and_spread(errors), str(len(errors))]
+            cells.setdefault(length, {})[version] = found
+    missing = ["", "", ""]
+    lengths = sorted(cells, key=lambda length: -int(length.partition("/")[2]))
+    rows = [[length, *cells[length].get("first", missing), *cells[length].get("now", missing)] for length in lengths]
+    headings = [f"{report['model']}, of the paper's compute", "steps of the first version", "test error %", "n"]
+    return markdown_table([*headings, "steps now", "test error %", "n"], rows, text_columns=1)
 
 
 def study() -> str:
@@ -372,7 +395,6 @@ def tested_on() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "ablation": ablation,
-    "chain-effect": chain_effect,
     "claim": claim,
     "compute-curve": compute_curve,
     "compute-spent": compute_spent,
@@ -384,7 +406,11 @@ PARTS: dict[str, Callable[[], str]] = {
     "study": study,
     "table-time": table_time,
     "tested-on": tested_on,
-    "tuning": tuning,
+    "tuning-effects-chains": partial(effects, "chains"),
+    "tuning-effects-ingredients": partial(effects, "ingredients"),
+    "tuning-plain": partial(tuned, "plain"),
+    "tuning-resnet": partial(tuned, "resnet"),
+    "versions": versions,
     "zoo": zoo,
 }
 

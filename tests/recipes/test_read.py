@@ -180,8 +180,10 @@ def test_any_optimizer_with_its_arguments(tmp_path):
         UserError, match=r"setting momentum is SGD's: give AdamW its own as optimizer\.arguments\.momentum"
     ):
         read_recipe("paper", [*changes, "momentum=0.8"])
-    with pytest.raises(UserError, match="switch that off with muon=none to train them by AdamW"):
-        read_recipe("fast", changes)
+    for others in ([], ["muon=none"], ["norm_adam=none"]):
+        with pytest.raises(UserError, match="switch them off with muon=none and norm_adam=none to train all of it by"):
+            read_recipe("fast", [*changes, *others])
+    assert read_recipe("fast", [*changes, "muon=none", "norm_adam=none"]).optimizer == recipe.optimizer
     with pytest.raises(UserError, match=r"optimizer.arguments.lr is 0.1: it must be given as learning_rate"):
         read_recipe("paper", ["optimizer.name=SGD", "optimizer.arguments.lr=0.1"])
 

@@ -85,23 +85,19 @@ def test_what_recipes_did_not_always_have_is_in_json_only_where_it_is_used():
     assert content["chain"]["gain"] == 7.39
 
 
-def test_a_chain_changes_what_its_length_asks_for():
-    adam = Adam(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10)
+def test_a_chain_changes_the_rate_by_its_length():
     recipe = replace(one_cycle(), muon=Muon(learning_rate=0.05, momentum=0.85))
-    chained = replace(recipe, chain=Chain(gain=7.39, full_rate_length=18, warmup=0.05, norm_adam=adam))
+    chained = replace(recipe, chain=Chain(gain=7.39, full_rate_length=18))
     assert recipe.for_chain(54) == recipe
     assert chained.for_chain(1) == recipe
     found = chained.for_chain(54)
     assert found.muon == Muon(learning_rate=0.05 / 3, momentum=0.85)
-    assert [found.schedule, found.norm_adam] == [OneCycle(warmup=0.05), adam]
-    assert replace(found, muon=recipe.muon, schedule=recipe.schedule, norm_adam=None, chain=None) == recipe
-    short = chained.for_chain(12)
-    assert short.muon == recipe.muon
+    assert replace(found, muon=recipe.muon) == chained
+    assert chained.for_chain(12) == chained
 
 
-def test_what_a_chain_has_not_set_stays_as_it_is():
-    adam = Adam(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10)
-    recipe = replace(paper(), norm_adam=adam, chain=Chain(full_rate_length=18, warmup=0.05))  # SGD, without a warm-up
+def test_a_chain_without_muon_keeps_its_rate():
+    recipe = replace(paper(), chain=Chain(full_rate_length=18))
     assert recipe.for_chain(54) == recipe
 
 
@@ -111,8 +107,6 @@ def test_what_a_chain_has_not_set_stays_as_it_is():
         ({"gain": 1.0}, "chain.gain is 1.0"),
         ({"identity_share": 2}, "chain.identity_share is 2"),
         ({"full_rate_length": 0}, "chain.full_rate_length is 0"),
-        ({"warmup": -0.1}, "chain.warmup is -0.1"),
-        ({"norm_adam": 0.01}, "chain.norm_adam is 0.01"),
     ],
 )
 def test_impossible_changes_of_chains_are_refused(settings, message):

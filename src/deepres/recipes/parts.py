@@ -124,10 +124,6 @@ class Chain:
     """If set, Muon's rate is multiplied by min(1, full_rate_length / L) for a chain of L layers: all of them turn by
     one angle, and their effects on the output add up. Large, Liu, Huh, Bahng, Isola, Bernstein, "Scalable
     optimization in the modular norm", 2024: each of L modules in a row of equal mass gets 1/L of the rate."""
-    warmup: float | None = None
-    """If set, the share of all steps that the learning rate goes up, where the schedule has a warm-up."""
-    norm_adam: Adam | None = None
-    """If set, how batch normalization's scales and shifts are trained."""
 
     def __post_init__(self) -> None:
         if self.gain is not None:
@@ -136,10 +132,6 @@ class Chain:
             a_number("chain.identity_share", self.identity_share, at_least=0, at_most=1)
         if self.full_rate_length is not None:
             a_whole_number("chain.full_rate_length", self.full_rate_length, at_least=1)
-        if self.warmup is not None:
-            a_number("chain.warmup", self.warmup, at_least=0, at_most=1)
-        valid = self.norm_adam is None or isinstance(self.norm_adam, Adam)
-        must_be(valid, "chain.norm_adam", self.norm_adam, "an Adam")
 
     def rate_factor(self, length: int) -> float:
         """Return the factor of Muon's rate for a chain of so many layers."""

@@ -181,10 +181,10 @@ class Recipe:
             must_be(named, "augmentation", self.augmentation, "FILE.py:NAME or module:NAME")
         if self.mixup is not None and self.cutmix is not None:
             raise UserError(f"recipe {self.name}: mixup and cutmix exclude each other: switch one off with =none")
-        if self.optimizer is not None and self.muon is not None:
+        if self.optimizer is not None and (self.muon is not None or self.norm_adam is not None):
             raise UserError(
-                f"recipe {self.name}: its convolutions are trained by Muon: switch that off with muon=none "
-                f"to train them by {self.optimizer.name}"
+                f"recipe {self.name}: Muon or Adam trains a part of the net: switch them off with muon=none and "
+                f"norm_adam=none to train all of it by {self.optimizer.name}"
             )
 
     @property
@@ -226,12 +226,10 @@ class Recipe:
             return self
         if length <= 1:
             return replace(self, chain=None)
-        muon, schedule = self.muon, self.schedule
-        if muon:
-            muon = replace(muon, learning_rate=muon.learning_rate * self.chain.rate_factor(length))
-        if self.chain.warmup is not None and not isinstance(schedule, StepDecay):
-            schedule = replace(schedule, warmup=self.chain.warmup)
-        return replace(self, muon=muon, schedule=schedule, norm_adam=self.chain.norm_adam or self.norm_adam)
+        if self.muon is None:
+            return self
+        rate = self.muon.learning_rate * self.chain.rate_factor(length)
+        return replace(self, muon=replace(self.muon, learning_rate=rate))
 
     def image_size(self, step: int, total_steps: int) -> int | None:
         """Return the rows and columns of the images of a step, counted from 0; None: as they are."""
