@@ -65,21 +65,21 @@ inline Vec splat(float value) { return value - zero(); }  // x + 0 is not x for 
 inline Vec load_floats(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 inline void store_floats(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 
-// y where x > 0 or x is NaN, else 0: ReLU's derivative, as torch has it.
-inline Vec mask_by(Vec x, Vec y) { return x <= zero() ? zero() : y; }
-
-// What the operators lack, or what GCC makes more instructions of:
+// What the operators lack, or what GCC compiles to more instructions, or slower ones, than intrinsics:
 //
 //     multiply_add    x * y + sum, rounded once
 //     relu            the larger of 0 and x, or NaN where x is: of two operands, the instructions return the second then
+//     mask_by         y where x > 0 or x is NaN, else 0: ReLU's derivative, as torch has it
 //     sum_lanes       the upper half is added to the lower until one lane is left
 #if DEEPRES_LANES == 16
 inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm512_fmadd_ps(x, y, sum); }
 inline Vec relu(Vec x) { return _mm512_max_ps(zero(), x); }
+inline Vec mask_by(Vec x, Vec y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, zero(), _CMP_NLE_UQ), y); }
 inline float sum_lanes(Vec v) { return _mm512_reduce_add_ps(v); }
 #elif DEEPRES_LANES == 8
 inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm256_fmadd_ps(x, y, sum); }
 inline Vec relu(Vec x) { return _mm256_max_ps(zero(), x); }
+inline Vec mask_by(Vec x, Vec y) { return _mm256_and_ps(_mm256_cmp_ps(x, zero(), _CMP_NLE_UQ), y); }
 inline float sum_lanes(Vec v) {
   const __m128 half = _mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1);
   const __m128 pair = half + _mm_movehl_ps(half, half);
@@ -92,6 +92,7 @@ inline Vec multiply_add(Vec x, Vec y, Vec sum) { return vfmaq_f32(sum, x, y); }
 inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm_fmadd_ps(x, y, sum); }
 #endif
 inline Vec relu(Vec x) { return x < zero() ? zero() : x; }
+inline Vec mask_by(Vec x, Vec y) { return x <= zero() ? zero() : y; }
 inline float sum_lanes(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 #endif
 inline Vec multiply_add(float x, Vec y, Vec sum) { return multiply_add(y, splat(x), sum); }
