@@ -18,7 +18,7 @@ from deepres.backends.fused.build import PRECISION_FLAGS, SOURCE, UNIT_FLAGS, lo
 pytestmark = [needs_float32, pytest.mark.skipif(not ON_X86, reason="compares with 128-bit vectors on x86-64")]
 
 PROGRAM = Path(__file__).with_name("run_kernels.cpp")
-# Of this size tiles are cut at the edges. GCC rounds a * b + c twice; so must Clang, which would round once.
+# Of this size tiles are cut at the edges.
 FLAGS = ("-std=c++17", "-ffp-contract=off", "-fopenmp", *PRECISION_FLAGS["float32"], "-DDEEPRES_SIZE=24", "-w")
 CROSS_COMPILER = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")

@@ -25,7 +25,8 @@ from deepres.errors import UserError
 SOURCE = Path(__file__).parent / "kernels" / "kernels.cpp"
 # Compilers for ARM take the processor's name, with its instructions, from -mcpu; Apple's knows no other option.
 NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
-FLAGS = ("-std=c++17", "-O3", NATIVE, "-shared", "-fPIC")
+# Compilers differ in which products they fuse with a sum, unless they are to fuse none but those of the source.
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", NATIVE, "-shared", "-fPIC")
 SIZES = (16, 24, 32)  # rows and columns of images
 PRECISION_FLAGS = {"float32": ("-DDEEPRES_FLOAT32",), "bfloat16": ()}
 UNIT_FLAGS = {

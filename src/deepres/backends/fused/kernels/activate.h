@@ -12,7 +12,7 @@ namespace {
 // relu(scale * raw + shift + shortcut) of kLanes channels; without shortcut where it is null.
 inline Vec activate(const Element* raw, Vec scale, Vec shift, const Element* shortcut) {
   Vec x = multiply_add(load(raw), scale, shift);
-  if (shortcut) x = add(x, load(shortcut));
+  if (shortcut) x += load(shortcut);
   return relu(x);
 }
 

@@ -128,7 +128,7 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
               UNROLL for (int v = 0; v < kVectors; v++) {
                 UNROLL for (int p = 0; p < kPixels; p++) {
                   store(out + p * kOut + v * kLanes, tile[v][p]);
-                  sum[v] = add(sum[v], tile[v][p]);
+                  sum[v] += tile[v][p];
                   square_sum[v] = multiply_add(tile[v][p], tile[v][p], square_sum[v]);
                 }
               }
@@ -224,10 +224,10 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
               UNROLL for (int p = 0; p < kPixels; p++) {
                 const int step = p * kStride * kIn + v * kLanes;
                 Vec y = tile[v][p];
-                if (shortcut) y = add(y, load(shortcut + p * kOut + v * kLanes));
+                if (shortcut) y += load(shortcut + p * kOut + v * kLanes);
                 y = mask_by(load(x + step), y);
                 store(target + offset + step, y);
-                sum[v] = add(sum[v], y);
+                sum[v] += y;
                 product_sum[v] = multiply_add(y, load(raw + offset + step), product_sum[v]);
               }
             }

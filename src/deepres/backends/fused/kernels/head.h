@@ -34,9 +34,9 @@ void pool_forward(const Input* input, int num_images, float* pooled, int num_thr
         }
         const Vec x = activate(raw + p * kChannels + c, scale, shift, y);
         store(values + p * kChannels + c, x);
-        sum = add(sum, x);
+        sum += x;
       }
-      store_floats(pooled + n * kChannels + c, multiply(sum, splat(1.0f / kPixels)));
+      store_floats(pooled + n * kChannels + c, sum * (1.0f / kPixels));
     }
   }
 }
@@ -48,15 +48,14 @@ void pool_backward(const Input* input, int num_images, const float* pooled_grad,
 #pragma omp parallel for schedule(static) num_threads(num_threads)
   for (int n = 0; n < num_images; n++) {
     for (int c = 0; c < kChannels; c += kLanes) {
-      const Vec mean_grad = load_floats(pooled_grad + n * kChannels + c);
-      const Vec pixel_grad = multiply(mean_grad, splat(1.0f / kPixels));
+      const Vec pixel_grad = load_floats(pooled_grad + n * kChannels + c) * (1.0f / kPixels);
       Vec sum = zero(), product_sum = zero();
       for (int p = 0; p < kPixels; p++) {
         const ptrdiff_t offset = (ptrdiff_t{n} * kPixels + p) * kChannels + c;
         const Vec x = load(input->values + offset);
         const Vec y = mask_by(x, pixel_grad);
         store(g + offset, y);
-        sum = add(sum, y);
+        sum += y;
         product_sum = multiply_add(y, load(previous.output + offset), product_sum);
       }
       store_floats(previous.sums + n * 2 * kChannels + c, sum);

@@ -1,4 +1,6 @@
 // Batch normalisation, per channel: from the sums of a layer to what its readers apply.
+//
+// As with registers, see simd.h, a product is fused with a sum only where the source says so, by std::fma.
 
 #pragma once
 
@@ -21,12 +23,12 @@ void normalize_batch(const Layer& layer, int num_images, int64_t num_pixels) {
       square_sum += layer.sums[n * 2 * channels + channels + i];
     }
     const double mean = sum / count;
-    const double var = std::max(square_sum / count - mean * mean, 0.0);
+    const double var = std::max(std::fma(-mean, mean, square_sum / count), 0.0);
     const double inverse_std = 1 / std::sqrt(var + layer.eps);
     layer.mean[i] = static_cast<float>(mean);
     layer.inverse_std[i] = static_cast<float>(inverse_std);
     layer.scale[i] = static_cast<float>(layer.norm_weight[i] * inverse_std);
-    layer.shift[i] = static_cast<float>(layer.norm_bias[i] - mean * inverse_std * layer.norm_weight[i]);
+    layer.shift[i] = static_cast<float>(std::fma(-layer.norm_weight[i], mean * inverse_std, layer.norm_bias[i]));
     layer.running_mean[i] += static_cast<float>(layer.momentum * (mean - layer.running_mean[i]));
     layer.running_var[i] += static_cast<float>(layer.momentum * (var * count / (count - 1) - layer.running_var[i]));
   }
@@ -37,7 +39,7 @@ void normalize_running(const Layer& layer) {
   for (int i = 0; i < static_cast<int>(layer.out_channels); i++) {
     const double scale = layer.norm_weight[i] / std::sqrt(layer.running_var[i] + layer.eps);
     layer.scale[i] = static_cast<float>(scale);
-    layer.shift[i] = static_cast<float>(layer.norm_bias[i] - layer.running_mean[i] * scale);
+    layer.shift[i] = static_cast<float>(std::fma(-scale, layer.running_mean[i], layer.norm_bias[i]));
   }
 }
 
@@ -52,13 +54,13 @@ void normalize_backward(const Layer& layer, int num_images, int64_t num_pixels) 
       product_sum += layer.sums[n * 2 * channels + channels + i];
     }
     const double mean = layer.mean[i], inverse_std = layer.inverse_std[i];
-    const double weight_grad = inverse_std * (product_sum - mean * sum);
+    const double weight_grad = inverse_std * std::fma(-mean, sum, product_sum);
     const double scale = layer.norm_weight[i] * inverse_std;
     layer.norm_weight_grad[i] = static_cast<float>(weight_grad);
     layer.norm_bias_grad[i] = static_cast<float>(sum);
     layer.a[i] = static_cast<float>(scale);
     layer.b[i] = static_cast<float>(-scale * inverse_std * weight_grad / count);
-    layer.c[i] = static_cast<float>(scale * (inverse_std * mean * weight_grad - sum) / count);
+    layer.c[i] = static_cast<float>(scale * std::fma(inverse_std * mean, weight_grad, -sum) / count);
   }
 }
 

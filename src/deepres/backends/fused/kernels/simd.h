@@ -1,6 +1,10 @@
-// Registers: a thin layer over AVX-512, for elements of either precision, and over AVX2 with FMA or NEON, for float32.
+// Registers: the compilers' vector extensions, and intrinsics of AVX-512, AVX2 with FMA, and NEON for what these lack.
 //
 // A Vec holds kLanes floats, a Packed kLanes lanes of kPack elements, see kernels.cpp. Memory need not be aligned.
+//
+// The operators + - * compute lane by lane, and a float beside a Vec stands for one that has it in every lane. Compilers
+// differ in which products they fuse with a sum, which changes rounding: build.py has them fuse none, and what is to be
+// fused is written as multiply_add.
 
 #pragma once
 
@@ -53,112 +57,73 @@ constexpr int kGradTaps = 3;
 constexpr int kCachedRows = 4;
 #endif
 
-#if DEEPRES_LANES == 16
-using Vec = __m512;      // kLanes floats
-using Packed = __m512i;  // kLanes * kPack elements
-inline Vec zero() { return _mm512_setzero_ps(); }
-inline Vec splat(float value) { return _mm512_set1_ps(value); }
-inline Vec load_floats(const float* p) { return _mm512_loadu_ps(p); }
-inline void store_floats(float* p, Vec v) { _mm512_storeu_ps(p, v); }
-inline Packed load_packed(const Element* p) { return _mm512_loadu_si512(p); }
-inline Packed splat_lane(int32_t lane) { return _mm512_set1_epi32(lane); }
-inline Vec add(Vec x, Vec y) { return _mm512_add_ps(x, y); }
-inline Vec subtract(Vec x, Vec y) { return _mm512_sub_ps(x, y); }
-inline Vec multiply(Vec x, Vec y) { return _mm512_mul_ps(x, y); }
-inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm512_fmadd_ps(x, y, sum); }
-inline Vec relu(Vec x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }  // NaN where x is: the second operand
-inline float sum_lanes(Vec v) { return _mm512_reduce_add_ps(v); }
+using Vec = float __attribute__((vector_size(kLanes * sizeof(float))));
+using UnalignedVec = Vec __attribute__((aligned(alignof(float)), may_alias));
 
-// v, which the compiler is not to load again wherever it is used.
-inline Vec in_register(Vec v) {
-  asm("" : "+v"(v));
-  return v;
-}
-inline Packed in_register(Packed v) { return v; }
-
-// y where x > 0 or x is NaN, else 0: ReLU's derivative, as torch has it.
-inline Vec mask_by(Vec x, Vec y) {
-  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ), y);
-}
-#elif DEEPRES_LANES == 8
-using Vec = __m256;
-using Packed = __m256i;
-inline Vec zero() { return _mm256_setzero_ps(); }
-inline Vec splat(float value) { return _mm256_set1_ps(value); }
-inline Vec load_floats(const float* p) { return _mm256_loadu_ps(p); }
-inline void store_floats(float* p, Vec v) { _mm256_storeu_ps(p, v); }
-inline Packed load_packed(const Element* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-inline Packed splat_lane(int32_t lane) { return _mm256_set1_epi32(lane); }
-inline Vec add(Vec x, Vec y) { return _mm256_add_ps(x, y); }
-inline Vec subtract(Vec x, Vec y) { return _mm256_sub_ps(x, y); }
-inline Vec multiply(Vec x, Vec y) { return _mm256_mul_ps(x, y); }
-inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm256_fmadd_ps(x, y, sum); }
-inline Vec relu(Vec x) { return _mm256_max_ps(_mm256_setzero_ps(), x); }
-inline float sum_lanes(Vec v) {
-  const __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  const __m128 pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)));
-}
-inline Vec in_register(Vec v) {
-  asm("" : "+x"(v));
-  return v;
-}
-inline Packed in_register(Packed v) {
-  asm("" : "+x"(v));
-  return v;
-}
-inline Vec mask_by(Vec x, Vec y) {
-  return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_NLE_UQ), y);
-}
-#else  // by the vector extensions of GCC and Clang
-using Vec = float __attribute__((vector_size(16)));
-using Packed = Vec;
 inline Vec zero() { return Vec{}; }
-inline Vec splat(float value) { return Vec{value, value, value, value}; }
-inline Vec load_floats(const float* p) {
-  Vec v;
-  memcpy(&v, p, sizeof v);
-  return v;
+inline Vec splat(float value) { return value - zero(); }  // x + 0 is not x for x = -0
+inline Vec load_floats(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
+inline void store_floats(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
+
+// What the operators lack, or what GCC compiles to more instructions, or slower ones, than intrinsics:
+//
+//     multiply_add    x * y + sum, rounded once
+//     relu            the larger of 0 and x, or NaN where x is: of two operands, the instructions return the second then
+//     mask_by         y where x > 0 or x is NaN, else 0: ReLU's derivative, as torch has it
+//     sum_lanes       the upper half is added to the lower until one lane is left
+#if DEEPRES_LANES == 16
+inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm512_fmadd_ps(x, y, sum); }
+inline Vec relu(Vec x) { return _mm512_max_ps(zero(), x); }
+inline Vec mask_by(Vec x, Vec y) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, zero(), _CMP_NLE_UQ), y); }
+inline float sum_lanes(Vec v) { return _mm512_reduce_add_ps(v); }
+#elif DEEPRES_LANES == 8
+inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm256_fmadd_ps(x, y, sum); }
+inline Vec relu(Vec x) { return _mm256_max_ps(zero(), x); }
+inline Vec mask_by(Vec x, Vec y) { return _mm256_and_ps(_mm256_cmp_ps(x, zero(), _CMP_NLE_UQ), y); }
+inline float sum_lanes(Vec v) {
+  const __m128 half = _mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1);
+  const __m128 pair = half + _mm_movehl_ps(half, half);
+  return pair[0] + pair[1];
 }
-inline void store_floats(float* p, Vec v) { memcpy(p, &v, sizeof v); }
-inline Packed load_packed(const Element* p) { return load_floats(p); }
-inline Packed splat_lane(int32_t lane) {
-  float value;
-  memcpy(&value, &lane, sizeof value);
-  return splat(value);
-}
-inline Vec add(Vec x, Vec y) { return x + y; }
-inline Vec subtract(Vec x, Vec y) { return x - y; }
-inline Vec multiply(Vec x, Vec y) { return x * y; }
+#else
 #ifdef __aarch64__
 inline Vec multiply_add(Vec x, Vec y, Vec sum) { return vfmaq_f32(sum, x, y); }
 #else
 inline Vec multiply_add(Vec x, Vec y, Vec sum) { return _mm_fmadd_ps(x, y, sum); }
 #endif
 inline Vec relu(Vec x) { return x < zero() ? zero() : x; }
-inline float sum_lanes(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
-inline Vec in_register(Vec v) { return v; }  // ARM's arithmetic has no operands in memory
 inline Vec mask_by(Vec x, Vec y) { return x <= zero() ? zero() : y; }
+inline float sum_lanes(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 #endif
+inline Vec multiply_add(float x, Vec y, Vec sum) { return multiply_add(y, splat(x), sum); }
+
+// v, which the compiler is not to load again wherever it is used.
+inline Vec in_register(Vec v) {
+#if DEEPRES_LANES > 4  // ARM's arithmetic has no operands in memory
+  asm("" : "+v"(v));
+#endif
+  return v;
+}
 
 #ifdef DEEPRES_FLOAT32
+using Packed = Vec;
 inline Element to_element(float value) { return value; }
 inline Vec load(const Element* p) { return load_floats(p); }
 inline void store(Element* p, Vec v) { store_floats(p, v); }
+inline Packed load_packed(const Element* p) { return load_floats(p); }
+inline Packed broadcast_lane(const Element* p) { return splat(*p); }
 
 // sums + x * y in each lane.
-#if DEEPRES_LANES == 16
-inline Vec multiply_packed(Vec sums, Packed x, Packed y) {
-  return multiply_add(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), sums);
-}
-#elif DEEPRES_LANES == 8
-inline Vec multiply_packed(Vec sums, Packed x, Packed y) {
-  return multiply_add(_mm256_castsi256_ps(x), _mm256_castsi256_ps(y), sums);
-}
-#else
 inline Vec multiply_packed(Vec sums, Packed x, Packed y) { return multiply_add(x, y, sums); }
-#endif
 #else
+using Packed = __m512i;
+inline Packed in_register(Packed v) { return v; }
+inline Packed load_packed(const Element* p) { return _mm512_loadu_si512(p); }
+inline Packed broadcast_lane(const Element* p) {  // the lane at p in every lane
+  int32_t lane;
+  memcpy(&lane, p, sizeof lane);
+  return _mm512_set1_epi32(lane);
+}
 inline Element to_element(float value) {
   const __m128bh rounded = _mm_cvtneps_pbh(_mm_set_ss(value));
   Element element;
@@ -189,12 +154,5 @@ inline Packed interleave(__m256i x, __m256i y) {
   return interleave(_mm512_inserti64x4(_mm512_castsi256_si512(x), y, 1));
 }
 #endif
-
-// The lane at p in every lane.
-inline Packed broadcast_lane(const Element* p) {
-  int32_t lane;
-  memcpy(&lane, p, sizeof lane);
-  return splat_lane(lane);
-}
 
 }  // namespace

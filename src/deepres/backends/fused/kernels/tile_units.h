@@ -74,7 +74,7 @@ inline Unit widen(Packed elements) {
   return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, low, elements)),
           _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, high, elements))};
 }
-inline Unit add(Unit x, Unit y) { return {add(x.low, y.low), add(x.high, y.high)}; }
+inline Unit operator+(Unit x, Unit y) { return {x.low + y.low, x.high + y.high}; }
 inline Unit multiply_add(Unit x, Unit y, Unit sum) {
   return {multiply_add(x.low, y.low, sum.low), multiply_add(x.high, y.high, sum.high)};
 }
@@ -89,10 +89,10 @@ inline Unit load_per_channel(const float* values) {
 template <int kChannels>
 inline void add_per_channel(float* values, Unit sum) {
   if constexpr (kChannels == 16) {
-    store_floats(values, add(load_floats(values), add(sum.low, sum.high)));
+    store_floats(values, load_floats(values) + (sum.low + sum.high));
   } else {
-    store_floats(values, add(load_floats(values), sum.low));
-    store_floats(values + kLanes, add(load_floats(values + kLanes), sum.high));
+    store_floats(values, load_floats(values) + sum.low);
+    store_floats(values + kLanes, load_floats(values + kLanes) + sum.high);
   }
 }
 

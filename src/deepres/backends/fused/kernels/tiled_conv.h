@@ -52,9 +52,9 @@ struct TiledConv {
           for (int w = 0; w < kInSize; w += kUnitPixels) {
             Unit unit = multiply_add(widen(load_packed(x + w * kIn)), scale, shift);
             if constexpr (halves == 2) {
-              unit = add(unit, widen(load_packed(y + w * kIn)));
+              unit = unit + widen(load_packed(y + w * kIn));
             } else if constexpr (halves == 1) {
-              unit.low = add(unit.low, load(y + w * kIn));
+              unit.low += load(y + w * kIn);
             }
             const Packed rounded = narrow({relu(unit.low), relu(unit.high)});
             if constexpr (kToOperand) Forward::put(operand, h, w, channel, rounded);
@@ -109,11 +109,11 @@ struct TiledConv {
                 const float* values = tile + i * Forward::kUnitStep;
                 const Unit unit{load_floats(values), load_floats(values + Forward::kHigh)};
                 store_packed(out + i * kStep, narrow(unit));
-                total[i % 2] = add(total[i % 2], unit);
+                total[i % 2] = total[i % 2] + unit;
                 square_total[i % 2] = multiply_add(unit, unit, square_total[i % 2]);
               }
-              add_per_channel<kOut>(sum + channel, add(total[0], total[1]));
-              add_per_channel<kOut>(square_sum + channel, add(square_total[0], square_total[1]));
+              add_per_channel<kOut>(sum + channel, total[0] + total[1]);
+              add_per_channel<kOut>(square_sum + channel, square_total[0] + square_total[1]);
             });
         float* sums = layer.sums + std::ptrdiff_t{n} * 2 * kOut;
         memcpy(sums, sum, sizeof sum);
@@ -193,7 +193,7 @@ struct TiledConv {
                   unit = {_mm512_maskz_loadu_ps(low, values), _mm512_maskz_loadu_ps(high, values + Backward::kHigh)};
                 }
                 store_packed(target + offset, narrow(unit));
-                total[i % 2] = add(total[i % 2], unit);
+                total[i % 2] = total[i % 2] + unit;
                 product_total[i % 2] = multiply_add(unit, widen(load_packed(raw + offset)), product_total[i % 2]);
               }
             };
@@ -202,8 +202,8 @@ struct TiledConv {
             } else {
               finish_units(std::false_type{});
             }
-            add_per_channel<kIn>(sum + channel, add(total[0], total[1]));
-            add_per_channel<kIn>(product_sum + channel, add(product_total[0], product_total[1]));
+            add_per_channel<kIn>(sum + channel, total[0] + total[1]);
+            add_per_channel<kIn>(product_sum + channel, product_total[0] + product_total[1]);
           });
     } else {
       // A row of pixels of one parity, 16 channels at a time.
@@ -220,16 +220,16 @@ struct TiledConv {
                 UNROLL for (int i = 0; i < 2; i++) {
                   const int offset = first + (w + i) * 2 * kIn + v * kLanes;
                   Vec y = load_floats(tile + v * kTileSums + (w + i) * kLanes);
-                  if (reached) y = add(y, load(shortcut + (w + i) * kOut + v * kLanes));
+                  if (reached) y += load(shortcut + (w + i) * kOut + v * kLanes);
                   y = mask_by(load(x + offset), y);
                   store(target + offset, y);
-                  total[i] = add(total[i], y);
+                  total[i] += y;
                   product_total[i] = multiply_add(y, load(raw + offset), product_total[i]);
                 }
               }
               float *sums = sum + v * kLanes, *product_sums = product_sum + v * kLanes;
-              store_floats(sums, add(load_floats(sums), add(total[0], total[1])));
-              store_floats(product_sums, add(load_floats(product_sums), add(product_total[0], product_total[1])));
+              store_floats(sums, load_floats(sums) + (total[0] + total[1]));
+              store_floats(product_sums, load_floats(product_sums) + (product_total[0] + product_total[1]));
             }
           });
     }

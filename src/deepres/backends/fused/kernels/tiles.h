@@ -9,6 +9,7 @@
 
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -123,7 +124,8 @@ inline void multiply() {
       float sum;
       memcpy(&sum, s.values[kSums][m] + 4 * n, sizeof sum);
       for (int k = 0; k < s.config.row_bytes[kX] / 4; k++) {
-        sum += element(kX, m, 2 * k) * element(kY, k, 2 * n) + element(kX, m, 2 * k + 1) * element(kY, k, 2 * n + 1);
+        const float product = element(kX, m, 2 * k + 1) * element(kY, k, 2 * n + 1);
+        sum += std::fma(element(kX, m, 2 * k), element(kY, k, 2 * n), product);
       }
       memcpy(s.values[kSums][m] + 4 * n, &sum, sizeof sum);
     }

@@ -65,7 +65,7 @@ struct Winograd : WinogradProducts<kChannels, kSize> {
     multiply_back(scratch, layer.forward_weight, part, layer.sums, prefetches,
                   [=](int pixel, int, Vec y, Vec& sum, Vec& square_sum) {
                     store_floats(output + pixel, y);
-                    sum = add(sum, y);
+                    sum += y;
                     square_sum = multiply_add(y, y, square_sum);
                   });
   }
@@ -156,12 +156,12 @@ struct Winograd : WinogradProducts<kChannels, kSize> {
     multiply_back(scratch, layer.backward_weight, part, previous.sums, prefetches,
                   [=](int pixel, int channel, Vec y, Vec& sum, Vec& product_sum) {
                     const Vec x = load_floats(raw + pixel);
-                    if (shortcut) y = add(y, load_floats(shortcut + pixel));
+                    if (shortcut) y += load_floats(shortcut + pixel);
                     y = mask_by(values ? load_floats(values + pixel)
                                        : multiply_add(x, load_floats(scale + channel), load_floats(shift + channel)),
                                 y);
                     store_floats(target + pixel, y);
-                    sum = add(sum, y);
+                    sum += y;
                     product_sum = multiply_add(y, x, product_sum);
                   });
   }

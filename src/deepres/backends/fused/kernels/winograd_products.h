@@ -294,8 +294,8 @@ struct WinogradProducts {
               transform_tile(product + v * kLanes, tile_row, tile_column, [&](int h, int w, Vec y) {
                 take(i * kImage + (h * kSize + w) * kChannels + channel, channel, y, sum, other_sum);
               });
-              totals[0][v] = add(totals[0][v], sum);
-              totals[1][v] = add(totals[1][v], other_sum);
+              totals[0][v] += sum;
+              totals[1][v] += other_sum;
             }
           }
         }

@@ -19,58 +19,57 @@ constexpr float kDivisor0 = kA2 * kB2, kDivisorA = 2 * kA2 * (kA2 - kB2), kDivis
 
 // B^T d
 inline void transform_input(const Vec (&d)[6], Vec (&v)[6]) {
-  const Vec even_a = multiply_add(d[2], splat(-kB2), d[4]), odd_a = multiply_add(d[1], splat(-kB2), d[3]);
-  const Vec even_b = multiply_add(d[2], splat(-kA2), d[4]), odd_b = multiply_add(d[1], splat(-kA2), d[3]);
-  v[0] = multiply_add(d[0], splat(kA2 * kB2), multiply_add(d[2], splat(-kA2 - kB2), d[4]));
-  v[1] = multiply_add(odd_a, splat(kA), even_a);
-  v[2] = multiply_add(odd_a, splat(-kA), even_a);
-  v[3] = multiply_add(odd_b, splat(kB), even_b);
-  v[4] = multiply_add(odd_b, splat(-kB), even_b);
-  v[5] = multiply_add(d[1], splat(kA2 * kB2), multiply_add(d[3], splat(-kA2 - kB2), d[5]));
+  const Vec even_a = multiply_add(-kB2, d[2], d[4]), odd_a = multiply_add(-kB2, d[1], d[3]);
+  const Vec even_b = multiply_add(-kA2, d[2], d[4]), odd_b = multiply_add(-kA2, d[1], d[3]);
+  v[0] = multiply_add(kA2 * kB2, d[0], multiply_add(-kA2 - kB2, d[2], d[4]));
+  v[1] = multiply_add(kA, odd_a, even_a);
+  v[2] = multiply_add(-kA, odd_a, even_a);
+  v[3] = multiply_add(kB, odd_b, even_b);
+  v[4] = multiply_add(-kB, odd_b, even_b);
+  v[5] = multiply_add(kA2 * kB2, d[1], multiply_add(-kA2 - kB2, d[3], d[5]));
 }
 
 // A^T m
 inline void transform_output(const Vec (&m)[6], Vec (&y)[4]) {
-  const Vec even_a = add(m[1], m[2]), odd_a = subtract(m[1], m[2]);
-  const Vec even_b = add(m[3], m[4]), odd_b = subtract(m[3], m[4]);
-  y[0] = add(m[0], add(even_a, even_b));
-  y[1] = multiply_add(odd_a, splat(kA), multiply(odd_b, splat(kB)));
-  y[2] = multiply_add(even_a, splat(kA2), multiply(even_b, splat(kB2)));
-  y[3] = multiply_add(odd_a, splat(kA3), multiply_add(odd_b, splat(kB3), m[5]));
+  const Vec even_a = m[1] + m[2], odd_a = m[1] - m[2];
+  const Vec even_b = m[3] + m[4], odd_b = m[3] - m[4];
+  y[0] = m[0] + (even_a + even_b);
+  y[1] = multiply_add(kA, odd_a, kB * odd_b);
+  y[2] = multiply_add(kA2, even_a, kB2 * even_b);
+  y[3] = multiply_add(kA3, odd_a, multiply_add(kB3, odd_b, m[5]));
 }
 
 // A y
 inline void transform_output_grad(const Vec (&y)[4], Vec (&m)[6]) {
-  const Vec even_a = multiply_add(y[2], splat(kA2), y[0]), odd_a = multiply_add(y[3], splat(kA2), y[1]);
-  const Vec even_b = multiply_add(y[2], splat(kB2), y[0]), odd_b = multiply_add(y[3], splat(kB2), y[1]);
+  const Vec even_a = multiply_add(kA2, y[2], y[0]), odd_a = multiply_add(kA2, y[3], y[1]);
+  const Vec even_b = multiply_add(kB2, y[2], y[0]), odd_b = multiply_add(kB2, y[3], y[1]);
   m[0] = y[0];
-  m[1] = multiply_add(odd_a, splat(kA), even_a);
-  m[2] = multiply_add(odd_a, splat(-kA), even_a);
-  m[3] = multiply_add(odd_b, splat(kB), even_b);
-  m[4] = multiply_add(odd_b, splat(-kB), even_b);
+  m[1] = multiply_add(kA, odd_a, even_a);
+  m[2] = multiply_add(-kA, odd_a, even_a);
+  m[3] = multiply_add(kB, odd_b, even_b);
+  m[4] = multiply_add(-kB, odd_b, even_b);
   m[5] = y[3];
 }
 
 // G g
 inline void transform_weight(const Vec (&g)[3], Vec (&u)[6]) {
-  const Vec even_a = multiply(multiply_add(g[2], splat(kA2), g[0]), splat(1 / kDivisorA));
-  const Vec even_b = multiply(multiply_add(g[2], splat(kB2), g[0]), splat(1 / kDivisorB));
-  u[0] = multiply(g[0], splat(1 / kDivisor0));
-  u[1] = multiply_add(g[1], splat(kA / kDivisorA), even_a);
-  u[2] = multiply_add(g[1], splat(-kA / kDivisorA), even_a);
-  u[3] = multiply_add(g[1], splat(kB / kDivisorB), even_b);
-  u[4] = multiply_add(g[1], splat(-kB / kDivisorB), even_b);
+  const Vec even_a = 1 / kDivisorA * multiply_add(kA2, g[2], g[0]);
+  const Vec even_b = 1 / kDivisorB * multiply_add(kB2, g[2], g[0]);
+  u[0] = 1 / kDivisor0 * g[0];
+  u[1] = multiply_add(kA / kDivisorA, g[1], even_a);
+  u[2] = multiply_add(-kA / kDivisorA, g[1], even_a);
+  u[3] = multiply_add(kB / kDivisorB, g[1], even_b);
+  u[4] = multiply_add(-kB / kDivisorB, g[1], even_b);
   u[5] = g[2];
 }
 
 // G^T u
 inline void transform_weight_grad(const Vec (&u)[6], Vec (&g)[3]) {
-  const Vec even_a = add(u[1], u[2]), odd_a = subtract(u[1], u[2]);
-  const Vec even_b = add(u[3], u[4]), odd_b = subtract(u[3], u[4]);
-  g[0] = multiply_add(u[0], splat(1 / kDivisor0),
-                      multiply_add(even_a, splat(1 / kDivisorA), multiply(even_b, splat(1 / kDivisorB))));
-  g[1] = multiply_add(odd_a, splat(kA / kDivisorA), multiply(odd_b, splat(kB / kDivisorB)));
-  g[2] = multiply_add(even_a, splat(kA2 / kDivisorA), multiply_add(even_b, splat(kB2 / kDivisorB), u[5]));
+  const Vec even_a = u[1] + u[2], odd_a = u[1] - u[2];
+  const Vec even_b = u[3] + u[4], odd_b = u[3] - u[4];
+  g[0] = multiply_add(1 / kDivisor0, u[0], multiply_add(1 / kDivisorA, even_a, 1 / kDivisorB * even_b));
+  g[1] = multiply_add(kA / kDivisorA, odd_a, kB / kDivisorB * odd_b);
+  g[2] = multiply_add(kA2 / kDivisorA, even_a, multiply_add(kB2 / kDivisorB, even_b, u[5]));
 }
 
 }  // namespace
