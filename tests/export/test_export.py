@@ -187,7 +187,7 @@ def test_a_head_of_ones_own_and_a_pruned_weight(few, fitting, tmp_path):
             export_classifier(classifier, "tensorflow", tmp_path / "net.keras", few.images)
 
 
-def test_no_file_is_overwritten_unasked(run, few_cifar10, fitting, tmp_path, monkeypatch):
+def test_no_file_is_overwritten_unasked(run, few, few_cifar10, fitting, tmp_path, monkeypatch):
     classifier = fitting("plain20")
     save_weights(tmp_path / "net.safetensors", "plain20", classifier.net, classifier.normalization)
     monkeypatch.chdir(tmp_path)
@@ -198,7 +198,7 @@ def test_no_file_is_overwritten_unasked(run, few_cifar10, fitting, tmp_path, mon
         True,
     )
     with pytest.raises(UserError, match="exists"):
-        export_classifier(classifier, "torch-export", tmp_path / "plain20.pt2", few_cifar10.test.images)
+        export_classifier(classifier, "torch-export", tmp_path / "plain20.pt2", few.images)
     assert (tmp_path / "plain20.pt2").read_text() == "of someone"
     assert run("export", "net.safetensors", "--format", "torch-export", "--force")[0] == 0
     assert (tmp_path / "plain20.pt2").stat().st_size > 100_000

@@ -7,9 +7,10 @@ import pytest
 import torch
 from fitted import fitted
 from run_files import change_json, write_run
+from tiny_cifar10 import TinyCifar10
 
 import deepres
-from deepres.data.cifar10 import Cifar10, Split, load_cifar10
+from deepres.data.cifar10 import Split, load_cifar10
 from deepres.errors import UserError
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import load_runs
@@ -63,7 +64,7 @@ def zoo(runs, test_set, tmp_path_factory):
 
 
 @pytest.fixture
-def in_zoo(zoo, few, test_set, monkeypatch, tmp_path, user_cache):
+def in_zoo(run, zoo, test_set, monkeypatch, tmp_path, user_cache):
     """A copy of the zoo that may be damaged, where deepres looks for it, and a cache of its own."""
     folder = tmp_path / "zoo"
     folder.mkdir()
@@ -71,7 +72,9 @@ def in_zoo(zoo, few, test_set, monkeypatch, tmp_path, user_cache):
         (folder / path.name).write_bytes(path.read_bytes())
     monkeypatch.setenv("DEEPRES_ZOO", str(folder))
     monkeypatch.delenv("DEEPRES_ZOO_URL", raising=False)
-    monkeypatch.setattr("deepres.data.cifar10.load_cifar10", lambda data_dir=None: Cifar10(few, test_set))
+    tiny = TinyCifar10.of(test_set, len(test_set.labels))
+    run.release = tiny.release
+    monkeypatch.setenv("DEEPRES_DATA", str(tiny.write(tmp_path / "data")))
     return folder
 
 

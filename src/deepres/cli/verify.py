@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from deepres.cli.console import new_table
-from deepres.cli.options import DATA_DIR
+from deepres.cli.options import DATA_DIR, chosen_release
 from deepres.errors import UserError
 from deepres.streams import err, out
 
@@ -32,7 +32,7 @@ def verify(names: tuple[str, ...], data_dir: Path | None) -> None:
         raise UserError(f"the zoo in {zoo_folder()} is empty")
     may_download = bool(names or os.environ.get("DEEPRES_ZOO_URL"))
     paths = [find_weights(card) or (get_weights(card) if may_download else None) for card in cards]
-    test = load_cifar10(data_dir).test
+    test = load_cifar10(data_dir, chosen_release()).test
     table = new_table(title=f"zoo: {len(test.labels):,} test images", title_justify="left")
     for heading in ("weights", "parameters", "card %", "test error %", "verdict"):
         table.add_column(heading, justify="left" if heading in ("weights", "verdict") else "right")

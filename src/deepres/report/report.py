@@ -6,12 +6,14 @@ Made from run files alone: no torch, no GPU. Read `write_report` as the table of
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from deepres.data.cifar10 import CLASSES, Split, load_cifar10
+from deepres.data.cifar10 import CLASSES, Cifar10, Split, load_cifar10
+from deepres.data.release import OFFICIAL, Release
 from deepres.errors import UserError
 from deepres.files import make_folder, write_atomically
 from deepres.report.answers import Answers, confident_errors, draw_confident_errors, draw_confusion, read_answers
@@ -47,6 +49,7 @@ def write_report(
     doing: Callable[[str], None] = lambda _: None,
     *,
     unfinished: bool = False,
+    release: Release = OFFICIAL,
 ) -> tuple[list[Path], list[str]]:
     """Write all tables and figures of finished runs, and report.html, into a folder.
 
@@ -56,6 +59,7 @@ def write_report(
         data_dir: where CIFAR-10 lies, for the pictures of wrong test images.
         doing: receives what is being drawn.
         unfinished: whether runs that are not finished are shown too, apart from all others and in no statistic.
+        release: what the files of CIFAR-10 must be.
 
     Returns:
         The files written, the page last; and remarks on what could not be shown.
@@ -96,7 +100,7 @@ def write_report(
     answers = add_confusion(page, sorted(groups, key=lambda group: recipe_key(group.label)), folder, doing)
     add_metrics(page, answers, folder)
     doing("the most confident errors")
-    add_confident_errors(page, answers, summaries, folder, data_dir)
+    add_confident_errors(page, answers, summaries, folder, partial(load_cifar10, data_dir, release))
     write_atomically(out / PAGE, page.render())
     return [*folder.written, out / PAGE], page.remarks
 
@@ -221,9 +225,9 @@ def add_metrics(page: Page, answers: Sequence[Answers], folder: Folder) -> None:
 
 
 def add_confident_errors(
-    page: Page, answers: Sequence[Answers], summaries: Sequence[Summary], folder: Folder, data_dir: Path | None
+    page: Page, answers: Sequence[Answers], summaries: Sequence[Summary], folder: Folder, load: Callable[[], Cifar10]
 ) -> None:
-    """Draw the wrong test images of the best net of each recipe; the data set has to be there."""
+    """Draw the wrong test images of the best net of each recipe; the data set, which `load` loads, has to be there."""
     means = {(summary.group.label, summary.group.model): summary.mean for summary in summaries}
     best: dict[str, Answers] = {}
     for found in sorted(answers, key=lambda found: means[found.group.label, found.group.model]):
@@ -231,7 +235,7 @@ def add_confident_errors(
     if not best:
         return
     try:
-        test = load_cifar10(data_dir).test
+        test = load().test
     except UserError as error:
         page.remarks.append(f"wrong test images: {error}")
         return
