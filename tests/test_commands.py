@@ -60,7 +60,6 @@ def folder(tmp_path, tmp_path_factory, monkeypatch, run, data):
         for name, make in named.RECIPES.items()
     }
     monkeypatch.setattr(named, "RECIPES", recipes)
-    monkeypatch.setattr("deepres.report.style.FORMATS", ("svg",))
     (tmp_path / "src").symlink_to(ROOT / "src")
     for run_dir in (ROOT / "results" / "runs").glob("*20-fast-seed*"):
         shutil.copytree(run_dir, Path("results", "runs", run_dir.name))

@@ -130,12 +130,12 @@ def test_what_was_recorded_reads_the_state_that_is_loaded(trainer_of):
     assert_same_state(replayed, straight)
 
 
-def test_replayed_evaluations_are_the_evaluations_bit_for_bit(trainer_of, images_and_labels, monkeypatch):
-    monkeypatch.setattr("deepres.weights.evaluate.EVAL_BATCH", 8)  # of 30 images: three whole batches and a rest of 6
+def test_replayed_evaluations_are_the_evaluations_bit_for_bit(trainer_of, images_and_labels):
+    batch = 8  # of 30 images: three whole batches and a rest of 6
     images, recorder = images_and_labels[0], TapeRecorder()
     replayed, plain = trainer_of(RECIPES["paper"], record=recorder), trainer_of(RECIPES["paper"])
     for _ in range(3):
-        assert torch.equal(replayed.evaluate(images), plain.evaluate(images))
+        assert torch.equal(replayed.evaluate(images, batch), plain.evaluate(images, batch))
         for trainer in (replayed, plain):
             trainer.advance()
     assert len(recorder.tapes) == 3  # the step, the batch of 8 and that of 6

@@ -25,6 +25,7 @@ def verify(names: tuple[str, ...], data_dir: Path | None) -> None:
 
     from deepres.data.cifar10 import load_cifar10
     from deepres.zoo.catalogue import find_card, find_weights, get_weights, list_cards, zoo_folder
+    from deepres.zoo.verify import tolerance
     from deepres.zoo.verify import verify as verify_card
 
     cards = [find_card(name) for name in names] if names else list_cards()
@@ -52,7 +53,7 @@ def verify(names: tuple[str, ...], data_dir: Path | None) -> None:
     out.print(table)
     if missing := len(cards) - checked:
         out.print(f"{missing} not installed: name them, or set DEEPRES_ZOO_URL or DEEPRES_ZOO, to check them too")
-    checks = "sha256, parameters, test error (to within 3 images of 10,000)"
+    checks = f"sha256, parameters, test error ({tolerance(len(test.labels))})"
     out.print(f"{checked - failed} of {checked} are as their cards say: {checks}")
     if failed:
         sys.exit(1)

@@ -31,7 +31,7 @@ from deepres.report.figures import draw_error_against_compute, draw_error_agains
 from deepres.report.inline import PageFigure, figure6_values, inline_svg
 from deepres.report.page import LabeledPictures, Page, PageTable, Picture
 from deepres.report.responses import JSON_FILE, draw_figure7, read_responses
-from deepres.report.style import write_figure
+from deepres.report.style import FORMATS, encode_figure, write_figure
 from deepres.report.tables import table_csv, table_latex, table_markdown, table_rows
 from deepres.report.unfinished import draw_unfinished
 from deepres.runs.finished import load_runs
@@ -50,6 +50,7 @@ def write_report(
     *,
     unfinished: bool = False,
     release: Release = OFFICIAL,
+    formats: Sequence[str] = FORMATS,
 ) -> tuple[list[Path], list[str]]:
     """Write all tables and figures of finished runs, and report.html, into a folder.
 
@@ -60,6 +61,7 @@ def write_report(
         doing: receives what is being drawn.
         unfinished: whether runs that are not finished are shown too, apart from all others and in no statistic.
         release: what the files of CIFAR-10 must be.
+        formats: in which the figures are written as files, see `deepres.report.style.FORMATS`.
 
     Returns:
         The files written, the page last; and remarks on what could not be shown.
@@ -79,7 +81,7 @@ def write_report(
     summaries = [summarize(group) for group in groups]
     page = Page(finished, skipped, check_claims(groups), table_rows(summaries))
     make_folder(out)
-    folder = Folder(out, write_tables(page, out) if finished else [])
+    folder = Folder(out, write_tables(page, out) if finished else [], formats)
     names = file_names([(label,) for label in labels])
     for label in labels:
         doing(f"curves of recipe {label}")
@@ -111,12 +113,19 @@ class Folder:
 
     path: Path
     written: list[Path]
+    formats: Sequence[str]
+    """Of the figures."""
 
     def add(self, figure: Figure, name: str, title: str) -> PageFigure:
-        """Write a figure in all formats and return it for the page."""
-        self.written += write_figure(figure, self.path, name)
-        svg = (self.path / f"{name}.svg").read_bytes()
+        """Write a figure and return it for the page."""
+        self.write(figure, name)
+        file = self.path / f"{name}.svg"
+        svg = file.read_bytes() if file in self.written else encode_figure(figure, "svg")
         return PageFigure(name, title, inline_svg(svg, name))
+
+    def write(self, figure: Figure, name: str) -> None:
+        """Write a figure in all formats."""
+        self.written += write_figure(figure, self.path, name, self.formats)
 
 
 def file_names(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
@@ -250,7 +259,7 @@ def add_confident_errors(
             )
         elif wrong:
             figure = draw_confident_errors(found, wrong, test.images)
-            folder.written += write_figure(figure, folder.path, f"wrong-{names[label,]}")
+            folder.write(figure, f"wrong-{names[label,]}")
             pictures = [Picture(image, test.images[image.index]) for image in wrong]
             page.wrong.append(LabeledPictures(f"{found.group.model}, recipe {label}", pictures))
 

@@ -26,7 +26,7 @@ from deepres.training.schedule import SlowStartGate, learning_rate
 from deepres.training.start import chain_length, start_chain
 from deepres.training.stopping import StopRequest
 from deepres.training.trained_start import TrainedStart
-from deepres.weights.evaluate import percent, predict_logits
+from deepres.weights.evaluate import EVAL_BATCH, percent, predict_logits
 
 
 class DivergedError(UserError):
@@ -247,13 +247,14 @@ class Trainer:
         self.read_losses()
         self.totals = RunningTotals()
 
-    def evaluate(self, images: Tensor) -> Tensor:
+    def evaluate(self, images: Tensor, batch_size: int = EVAL_BATCH) -> Tensor:
         """Return the logits of uint8 images (N, 3, H, W) in the run's own precision: float32 (N, num_classes).
 
-        The processes of the group divide the images among themselves; each returns all logits.
+        They are computed from so many images at a time. The processes of the group divide the images among themselves;
+        each returns all logits.
         """
         share = self.group.share(len(images))
-        part = predict_logits(self._logits, images[share], self.stream.normalization)
+        part = predict_logits(self._logits, images[share], self.stream.normalization, batch_size)
         logits = part.new_zeros(len(images), part.shape[1])
         logits[share] = part
         self.group.sum_([logits])
