@@ -17,9 +17,11 @@ class CommandLine:
     capsys: pytest.CaptureFixture[str]
     release: Release = OFFICIAL
     """What is taken for CIFAR-10."""
+    program: str = "deepres"
+    """What started it, and is started again for each run of a grid."""
 
     def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        self.monkeypatch.setattr(sys, "argv", ["deepres", *map(str, arguments)])
+        self.monkeypatch.setattr(sys, "argv", [self.program, *map(str, arguments)])
         with pytest.raises(SystemExit) as exited:
             cli.main(self.release)
         captured = self.capsys.readouterr()
