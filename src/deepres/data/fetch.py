@@ -75,7 +75,7 @@ def fetch_cifar10(
             takes the official archive, else the mirror. An archive that lies in the data directory is used
             and kept; a downloaded one is deleted after use.
         console: where notices and progress go; standard error by default.
-        release: what the files must be, and where they are to be had.
+        release: what the files must be, and where to download them.
         timeout: how many seconds a server may take to connect, and between two pieces of the archive.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What is published of CIFAR-10: names, sizes and checksums of its files, and where they are to be had.
+"""What is published of CIFAR-10: names, sizes and checksums of its files, and where to download them.
 
 Sources: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; the md5 of the pickled files are
 those of torchvision's ``CIFAR10``.
