@@ -1,21 +1,19 @@
 """Fixtures that several tests share."""
 
-import hashlib
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import platformdirs
 import pytest
-from command_line import run_cli
-from tiny_cifar10 import TinyCifar10, md5_of_pickles
+from command_line import CommandLine
+from tiny_cifar10 import TinyCifar10
 from tiny_run import first_images
 
 from deepres.data import cifar10
-from deepres.data.cifar10 import Cifar10, Split
+from deepres.data.cifar10 import Split
 from deepres.data.fetch import fetch_cifar10
+from deepres.data.release import BIN_FOLDER, FILES
 
 # One thread in each test process: several run at once, and their threads would wait for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -29,27 +27,17 @@ def cifar10_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return data_dir
     # The user has only cifar-10-batches-py: leave that folder alone and rebuild the binary files elsewhere.
     rebuilt = tmp_path_factory.mktemp("cifar10")
-    (rebuilt / cifar10.BIN_FOLDER).mkdir()
-    for name in cifar10.FILES:
+    (rebuilt / BIN_FOLDER).mkdir()
+    for name in FILES:
         records = cifar10.read_py(cifar10.py_folder(data_dir), name)
-        (rebuilt / cifar10.BIN_FOLDER / name).write_bytes(records.tobytes())
+        (rebuilt / BIN_FOLDER / name).write_bytes(records.tobytes())
     return rebuilt
 
 
 @pytest.fixture
-def tiny_cifar10(monkeypatch: pytest.MonkeyPatch) -> TinyCifar10:
-    """Makes deepres take 120 random images for CIFAR-10, so that tests of files take milliseconds."""
-    rng = np.random.default_rng(0)
-    files = {}
-    for name in cifar10.FILES:
-        records = rng.integers(0, 256, (20, cifar10.RECORD_BYTES), np.uint8)
-        records[:, 0] = rng.integers(0, 10, 20)
-        files[name] = records.tobytes()
-    monkeypatch.setattr(cifar10, "IMAGES_PER_FILE", 20)
-    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(cifar10, "FILES", sums)
-    monkeypatch.setattr(cifar10, "PICKLES", md5_of_pickles(files))
-    return TinyCifar10(files)
+def tiny_cifar10() -> TinyCifar10:
+    """Files of 120 random images, with which tests of files take milliseconds."""
+    return TinyCifar10.random()
 
 
 @pytest.fixture(scope="session")
@@ -61,11 +49,13 @@ def few(cifar10_dir: Path) -> Split:
 
 
 @pytest.fixture
-def few_cifar10(few: Split, monkeypatch: pytest.MonkeyPatch) -> Cifar10:
-    """Makes deepres take those few images for all of CIFAR-10, for training and for testing."""
-    data = Cifar10(train=few, test=few)
-    monkeypatch.setattr(cifar10, "load_cifar10", lambda data_dir=None: data)
-    return data
+def few_cifar10(
+    few: Split, run: CommandLine, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Makes the command line take those few images for all of CIFAR-10, for training and for testing."""
+    tiny = TinyCifar10.of(few, len(few.labels))
+    run.release = tiny.release
+    monkeypatch.setenv("DEEPRES_DATA", str(tiny.write(tmp_path_factory.mktemp("few"))))
 
 
 @pytest.fixture
@@ -118,6 +108,6 @@ def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """Call the command line in this process: exit code, standard output, standard error."""
-    return lambda *arguments: run_cli(monkeypatch, capsys, *arguments)
+    return CommandLine(monkeypatch, capsys)

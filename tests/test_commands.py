@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from run_files import write_run
-from tiny_run import first_images
+from tiny_cifar10 import TinyCifar10
 
-from deepres.data import cifar10
+from deepres.data.cifar10 import load_cifar10
 from deepres.recipes import named
 from deepres.recipes.read import read_recipe
 
@@ -47,21 +47,20 @@ def words(command):
 
 @pytest.fixture(scope="module")
 def data(cifar10_dir):
-    return first_images(cifar10.load_cifar10(cifar10_dir), 512, 64)
+    return TinyCifar10.of(load_cifar10(cifar10_dir).train[:600], 100)
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch, cifar10_dir, data):
+def folder(tmp_path, tmp_path_factory, monkeypatch, run, data):
     """A folder as the pages take it for granted: a checkout's results and weights, runs, pictures, a net, a recipe."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
-    monkeypatch.setattr(cifar10, "load_cifar10", lambda data_dir=None: data)
+    run.release = data.release
+    monkeypatch.setenv("DEEPRES_DATA", str(data.write(tmp_path_factory.mktemp("data"))))
     recipes = {
         name: lambda make=make: replace(make(), epochs=None, steps=STEPS, batch_size=BATCH)
         for name, make in named.RECIPES.items()
     }
     monkeypatch.setattr(named, "RECIPES", recipes)
-    monkeypatch.setattr("deepres.report.style.FORMATS", ("svg",))
     (tmp_path / "src").symlink_to(ROOT / "src")
     for run_dir in (ROOT / "results" / "runs").glob("*20-fast-seed*"):
         shutil.copytree(run_dir, Path("results", "runs", run_dir.name))

@@ -10,8 +10,8 @@ from PIL import Image
 from run_files import write_run
 from tiny_run import TINY, first_images, tiny_recipe
 
-from deepres.data import cifar10
 from deepres.data.cifar10 import load_cifar10
+from deepres.data.release import BIN_FOLDER, PY_FOLDER
 from deepres.runs.directory import RunDir
 
 NO_JSON = ["", " \n", "{", "[]", "null", "3", '"text"', "\0\0\0", "\udcff\udcfe", "[" * 100_000, '{"a": 1', "{'a': 1}"]
@@ -246,11 +246,12 @@ def test_data_files_that_cannot_be(run, tiny_cifar10, tmp_path, monkeypatch, lay
     data = tmp_path / "data"
     if layout == "bin":
         tiny_cifar10.write(data)
-        path = data / cifar10.BIN_FOLDER / f"{name}.bin"
+        path = data / BIN_FOLDER / f"{name}.bin"
     else:
         tiny_cifar10.write_py(data)
-        path = data / cifar10.PY_FOLDER / name
+        path = data / PY_FOLDER / name
     DATA_FAULTS[fault](path)
+    run.release = tiny_cifar10.release
     assert_refused(run("train", "resnet20", "--data-dir", data), str(path))
     assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
 

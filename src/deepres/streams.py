@@ -23,7 +23,7 @@ err = Console(stderr=True, highlight=False)  # progress and notices
 out = Console(highlight=False)  # results
 
 
-def say(message: str, *, all_workers: bool = False) -> None:
+def say(message: str, *, all_workers: bool = False, console: Console = err) -> None:
     """Print a line to standard error; of several workers only the first speaks, unless all are to."""
     if all_workers or os.environ.get("RANK", "0") == "0":
-        err.print(message, markup=False, soft_wrap=True)
+        console.print(message, markup=False, soft_wrap=True)

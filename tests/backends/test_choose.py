@@ -5,9 +5,20 @@ import sys
 import pytest
 import torch
 
-from deepres.backends import choose as choosing
+import deepres
 from deepres.backends.build import COMPILE_STEPS
-from deepres.backends.choose import Choice, cache_file, choose, measured_speeds, prefer
+from deepres.backends.choose import (
+    SECONDS,
+    Choice,
+    Machine,
+    cache_file,
+    choose,
+    describe_machine,
+    describe_measurement,
+    measured_speeds,
+    prefer,
+)
+from deepres.backends.machine import num_cores
 from deepres.errors import UserError
 from deepres.models import build_model
 
@@ -25,10 +36,10 @@ def empty_cache(user_cache):
 
 
 @pytest.fixture
-def machine(monkeypatch):
+def machine():
     """A machine on which steps take as long as the test says, by a clock of its own; noise comes at times."""
 
-    class Machine:
+    class Bench:
         def __init__(self):
             self.now = 0.0
             self.steps = []
@@ -36,6 +47,15 @@ def machine(monkeypatch):
             self.fails = ()
             self.reasons = {}
             self.noise = lambda count: 1.0
+            self.description = {"device": "a processor, 2 threads"}
+            self.machine = Machine(
+                precisions=lambda device: ["float32", "bfloat16"],
+                why_not_fused=lambda model, device, precision, sizes: self.reasons.get(precision),
+                build=self.build,
+                clock=lambda: self.now,
+                describe=lambda device: self.description,
+                lock_seconds=0.1,
+            )
 
         def build(self, backend, model, device, precision, capacity, notice):
             way = f"{backend} {precision}"
@@ -54,16 +74,9 @@ def machine(monkeypatch):
         def choose(self, **settings):
             notices = []
             settings = {"precision": "auto", "backend": "auto", "num_steps": 10, "sizes": [32], **settings}
-            return choose(fresh(), CPU, notice=notices.append, **settings), notices
+            return choose(fresh(), CPU, notice=notices.append, machine=self.machine, **settings), notices
 
-    machine = Machine()
-    monkeypatch.setattr(choosing, "perf_counter", lambda: machine.now)
-    monkeypatch.setattr(choosing, "build_backend", machine.build)
-    monkeypatch.setattr(choosing, "native_precisions", lambda device: ["float32", "bfloat16"])
-    monkeypatch.setattr(
-        choosing, "why_not_fused", lambda model, device, precision, sizes: machine.reasons.get(precision)
-    )
-    return machine
+    return Bench()
 
 
 AMX_TODAY = {"fused float32": 1467, "fused bfloat16": 826, "eager float32": 483, "eager bfloat16": 760}
@@ -85,7 +98,7 @@ def test_the_fastest_is_chosen_and_said(machine, speeds, precision, backend):
     machine.images_per_second = speeds
     choice, notices = machine.choose()
     assert (choice.precision, choice.backend) == (precision, backend)
-    assert machine.now <= choosing.SECONDS
+    assert machine.now <= SECONDS
     ordered = sorted(speeds.items(), key=lambda item: -item[1])
     listed = ", ".join(f"{way} {speed:,}" for way, speed in ordered)
     assert notices == [f"precision {precision}, backend {backend}: measured {listed} images/s"]
@@ -97,7 +110,7 @@ def test_two_seconds_do_for_any_net_and_machine_that_makes_a_step_in_that_time(m
     choice, _ = machine.choose()
     if factor >= 0.01:  # as ResNet-1202
         assert (choice.precision, choice.backend) == ("bfloat16", "fused")
-        assert machine.now <= choosing.SECONDS
+        assert machine.now <= SECONDS
     assert choice.backend == "fused"
 
 
@@ -124,21 +137,29 @@ def test_it_is_measured_once(machine, empty_cache):
     assert machine.choose(sizes=[24])[0].precision == "bfloat16"  # another size of image is measured anew
 
 
-@pytest.mark.parametrize(
-    ("attribute", "value"),
-    [
-        ("describe_device", lambda device: "another processor, 3 threads"),
-        ("num_cores", lambda: 77),
-        ("find_compiler", lambda: "/opt/another/c++"),
-        ("digest", lambda content: f"other {hash(content)}"),
-    ],
-)
-def test_on_another_machine_or_version_it_is_measured_anew(machine, monkeypatch, attribute, value):
+@pytest.mark.parametrize("change", [{"device": "another processor, 3 threads"}, {"cores": 77}])
+def test_on_another_machine_or_version_it_is_measured_anew(machine, change):
     machine.images_per_second = AMX_TODAY
     machine.choose()
     machine.images_per_second = AMX_TILES
-    monkeypatch.setattr(choosing, attribute, value)
+    machine.description |= change
     assert machine.choose()[0].precision == "bfloat16"
+
+
+def test_what_a_machine_is_described_by(monkeypatch):
+    monkeypatch.setenv("CXX", sys.executable)  # any program: nothing is compiled here
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "neon": False, "cpu_name": "a CPU"})
+    described = describe_machine(CPU)
+    num_threads = torch.get_num_threads()
+    assert described.pop("kernels")
+    assert described == {
+        "device": f"a CPU, {num_threads} thread{'s' if num_threads > 1 else ''}",
+        "capabilities": ["avx2"],
+        "cores": num_cores(),
+        "compiler": sys.executable,
+        "torch": torch.__version__,
+        "deepres": deepres.__version__,
+    }
 
 
 DAMAGE = [
@@ -289,13 +310,13 @@ def gpu(monkeypatch):
         def choose(self, **settings):
             notices = []
             settings = {"precision": "auto", "backend": "auto", "num_steps": 1, "sizes": [32], **settings}
-            return choose(fresh(), torch.device("cuda"), notice=notices.append, **settings), notices
+            machine = Machine(why_not_fused=self.why_not_fused)
+            return choose(fresh(), torch.device("cuda"), notice=notices.append, machine=machine, **settings), notices
 
     gpu = Gpu()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: gpu.capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_arch_list", list)
-    monkeypatch.setattr(choosing, "why_not_fused", gpu.why_not_fused)
     return gpu
 
 
@@ -330,13 +351,12 @@ def test_processes_that_start_together_measure_once():
     assert "eager float32" in first
 
 
-def test_a_lock_that_is_held_too_long_is_not_waited_for(machine, monkeypatch):
+def test_a_lock_that_is_held_too_long_is_not_waited_for(machine):
     from filelock import FileLock
 
     machine.images_per_second = AMX_TODAY
-    monkeypatch.setattr(choosing, "LOCK_SECONDS", 0.1)
-    key = choosing.describe_measurement(fresh(), CPU, WAYS, 32)
+    key = describe_measurement(fresh(), CPU, WAYS, 32, machine.machine)
     path = cache_file(key)
     path.parent.mkdir(parents=True)
     with FileLock(path.with_suffix(".lock")):
-        assert measured_speeds(fresh(), CPU, WAYS, 32) == pytest.approx(AMX_TODAY)
+        assert measured_speeds(fresh(), CPU, WAYS, 32, machine.machine) == pytest.approx(AMX_TODAY)

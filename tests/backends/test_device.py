@@ -3,7 +3,6 @@ import os
 import pytest
 import torch
 
-from deepres.backends import device as devices
 from deepres.backends.accelerator import Accelerator, why_no_gpu
 from deepres.backends.device import (
     check_precision,
@@ -75,6 +74,18 @@ def test_what_a_device_computes_in_follows_from_its_kind(accelerator, precisions
     assert accelerator.replays == accelerator.repeats == replays
 
 
+def compute_as(monkeypatch, failure):
+    """Let torch compute on the CPU, or fail, where another device is to prove itself."""
+    ones = torch.ones
+
+    def on_the_device(*size, device=None):
+        if failure is not None:
+            raise RuntimeError(failure)
+        return ones(*size)
+
+    monkeypatch.setattr(torch, "ones", on_the_device)
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     def set_up(capability, architectures=CU128, failure=None):
@@ -82,7 +93,7 @@ def gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Some GPU")
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
-        monkeypatch.setattr(devices, "first_failure", lambda device: failure)
+        compute_as(monkeypatch, failure)
 
     return set_up
 
@@ -96,7 +107,7 @@ def other(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.xpu, "get_device_name", lambda device=None: "Arc A770")
         monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: found)
-        monkeypatch.setattr(devices, "first_failure", lambda device: failure)
+        compute_as(monkeypatch, failure)
 
     return set_up
 
@@ -106,6 +117,12 @@ def test_auto_takes_a_gpu_that_torch_has_kernels_for(gpu):
     assert resolve_device("auto", pytest.fail) == CUDA
     assert resolve_device("cuda", pytest.fail) == CUDA
     assert resolve_device("cpu", pytest.fail) == CPU
+
+
+def test_what_an_nvidia_gpu_compiles_anew_may_add_up_otherwise(gpu):
+    gpu((9, 0))
+    assert [resumes_exactly(CUDA, backend) for backend in ("eager", "fused", "compiled")] == [True, True, False]
+    assert resumes_exactly(CPU, "compiled")
 
 
 def test_a_gpu_without_kernels_is_left_alone_and_said(gpu):

@@ -4,24 +4,24 @@ import os
 
 import pytest
 
-from deepres.backends import machine
+from deepres.backends.machine import memory_bytes, num_cores
 
 GIB = 1 << 30
 
 
 @pytest.fixture
 def host(tmp_path, monkeypatch):
-    """A machine of 8 cores and 16 GiB; write its control groups' files, of which the process is in those named."""
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
-    monkeypatch.setattr(machine, "MEMBERSHIP", tmp_path / "self")
+    """A machine of 8 cores and 16 GiB; writes its control groups' files and returns the folder for `/`."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4 << 20}.__getitem__, raising=False)
 
     def write(membership, files):
-        (tmp_path / "self").write_text(membership)
-        for name, content in files.items():
+        contents = {"proc/self/cgroup": membership}
+        contents |= {f"sys/fs/cgroup/{name}": content + "\n" for name, content in files.items()}
+        for name, content in contents.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text(content + "\n")
+            (tmp_path / name).write_text(content)
+        return tmp_path
 
     return write
 
@@ -46,13 +46,13 @@ def host(tmp_path, monkeypatch):
     ],
 )
 def test_a_container_or_job_gets_its_share(host, membership, files, cores, memory):
-    host(membership, files)
-    assert machine.num_cores() == cores
-    assert machine.memory_bytes() == memory
+    root = host(membership, files)
+    assert num_cores(root) == cores
+    assert memory_bytes(root) == memory
 
 
-def test_where_the_system_tells_nothing(host, monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.delattr(os, "sysconf")
-    assert machine.num_cores() == (os.cpu_count() or 1)
-    assert machine.memory_bytes() is None
+def test_where_the_system_tells_nothing(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.delattr(os, "sysconf", raising=False)
+    assert num_cores(tmp_path) == (os.cpu_count() or 1)
+    assert memory_bytes(tmp_path) is None

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,8 +8,7 @@ import pytest
 import torch
 
 from deepres.backends.build import build_backend, check_backend, plain_backend, why_not_fused
-from deepres.backends.device import resolve_device
-from deepres.backends.fused.build import KernelsUnavailable
+from deepres.backends.device import limit_threads, resolve_device
 from deepres.backends.torch_backend import LOSS_SCALE, TorchBackend
 from deepres.errors import UserError
 from deepres.models import build_model
@@ -21,33 +21,27 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(("cores", "variable", "threads"), [(1, None, 1), (1, "2", 2), (3, None, 2), (64, None, 2)])
 def test_no_more_threads_than_the_container_has_cores(monkeypatch, cores, variable, threads):
     before = torch.get_num_threads()
-    monkeypatch.setattr("deepres.backends.device.num_cores", lambda: cores)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if variable:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     torch.set_num_threads(2)
     try:
-        resolve_device("cpu")
+        limit_threads(cores)
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
 
 
-def no_kernels(precision, size=32):
-    raise KernelsUnavailable("the processor lacks avx512_f")
-
-
-def test_kernels_must_be_there_for_every_size_of_image(monkeypatch):
-    """As where a full cache holds those of one size."""
-
-    def for_whole_images_only(precision, size=32):
-        if size != 32:
-            raise KernelsUnavailable("no space left")
-
-    monkeypatch.setattr("deepres.backends.build.load_kernels", for_whole_images_only)
-    model = build_model("resnet20")
-    assert why_not_fused(model, CPU, "float32", [32]) is None
-    assert why_not_fused(model, CPU, "float32", [32, *fast().small_sizes]) == "no space left"
+def test_to_choose_a_device_limits_the_threads(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(2)
+    try:
+        resolve_device("cpu")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_sizes_that_there_are_no_kernels_for_are_told_before_the_first_step():
@@ -68,7 +62,7 @@ def test_compilation_that_fails_at_another_size_of_image_goes_on_plainly(monkeyp
     """As at the change from small images to whole ones: torch.compile compiles once for each shape."""
     compiled_for = []
 
-    def for_the_first_size_only(function):
+    def for_the_first_size_only(function, *, dynamic):
         def call(images, *labels):
             result = function(images, *labels)  # has moved the running statistics when the compiler gives up
             if images.shape not in compiled_for:
@@ -79,7 +73,7 @@ def test_compilation_that_fails_at_another_size_of_image_goes_on_plainly(monkeyp
 
         return call
 
-    monkeypatch.setattr("deepres.backends.torch_backend.compile_function", for_the_first_size_only)
+    monkeypatch.setattr(torch, "compile", for_the_first_size_only)
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
     models = [build_model("resnet20", generator=generator) for generator in generators]
     notices = []
@@ -100,11 +94,9 @@ def test_compilation_that_fails_at_another_size_of_image_goes_on_plainly(monkeyp
 
 
 def test_asking_for_kernels_that_are_not_there_says_why(monkeypatch):
-    monkeypatch.setattr("deepres.backends.build.load_kernels", no_kernels)
-    monkeypatch.setattr("deepres.backends.fused.net.load_kernels", no_kernels)
-    with pytest.raises(
-        UserError, match=r"fused kernels do not work here \(the processor lacks avx512_f\): give --back"
-    ):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    lacking = r"fused kernels do not work here \(the processor lacks avx2, fma3\): give --back"
+    with pytest.raises(UserError, match=lacking):
         build_backend("fused", build_model("resnet20"), CPU, "float32", 16, print)
     with pytest.raises(UserError, match=r"\(there are no kernels for shortcut option B\)"):
         build_backend("fused", build_model("resnet20", option="B"), CPU, "float32", 16, print)

@@ -1,14 +1,21 @@
+from functools import partial
+from pathlib import Path
+
 import pytest
-from command_line import assert_one_line_error, run_cli
+from command_line import assert_one_line_error
 from run_files import change_json, write_run
 
+from deepres.backends.machine import num_cores
+from deepres.grid.local import default_parallel
 from deepres.runs.directory import RunDir
+
+FAKE_TRAIN = str(Path(__file__).parent.parent / "grid" / "fake_train.py")
 
 
 @pytest.fixture
-def grid(monkeypatch, capsys, cifar10_dir):
+def grid(run, monkeypatch, cifar10_dir):
     monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
-    return lambda *arguments: run_cli(monkeypatch, capsys, "grid", *arguments)
+    return partial(run, "grid")
 
 
 @pytest.mark.parametrize(
@@ -43,22 +50,19 @@ def test_a_finished_grid_has_nothing_to_do(grid, tmp_path):
     assert stderr == f"deepres: 2 runs in {tmp_path}, 2 of them finished before\n"
 
 
-def test_a_grid_that_is_continued_gives_each_run_the_threads_that_it_had(grid, tmp_path, monkeypatch):
+def test_a_grid_that_is_continued_gives_each_run_the_threads_that_it_had(run, grid, tmp_path, monkeypatch):
     """The number of all runs decides how many go on together, not of those left."""
-    parallel = []
-
-    def run_local(jobs, num_parallel, *rest):
-        parallel.append((len(jobs), num_parallel))
-        return {}
-
-    monkeypatch.setattr("deepres.grid.local.run_local", run_local)
-    monkeypatch.setattr("deepres.grid.local.num_cores", lambda: 2)
-    monkeypatch.setattr("deepres.grid.local.memory_bytes", lambda: 64 << 30)
-    arguments = ("--models", "plain20", "--recipes", "paper", "--seeds", "2", "--out", tmp_path)
-    grid(*arguments)
-    write_run(tmp_path / "plain20-paper-seed0", "plain20")
-    grid(*arguments)
-    assert parallel == [(2, 2), (1, 2)]
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    run.program = FAKE_TRAIN
+    num_runs = num_cores()
+    for seed in range(1, num_runs):
+        write_run(tmp_path / f"plain20-paper-seed{seed}", "plain20", seed=seed)
+    arguments = ("--models", "plain20", "--recipes", "paper", "--seeds", num_runs, "--device", "cpu")
+    code, _, stderr = grid(*arguments, "--out", tmp_path)
+    assert code == 0, stderr
+    ((name, threads, _),) = (line.split() for line in (tmp_path / "starts.txt").read_text().splitlines())
+    assert name == "plain20-paper-seed0"
+    assert int(threads) == num_cores() // default_parallel(num_runs, 0)
 
 
 def test_a_run_of_another_configuration_fails_with_its_reason(grid, tmp_path):

@@ -1,6 +1,5 @@
 """`deepres predict` and `deepres evaluate` on image files."""
 
-import importlib
 import io
 import json
 import os
@@ -13,8 +12,8 @@ import torch
 from command_line import assert_one_line_error
 from fitted import fitted
 from PIL import Image
-from rich.console import Console
 from safetensors.torch import load_file, save_file
+from tiny_run import command
 
 from deepres.data.cifar10 import CLASSES
 from deepres.weights.file import save_weights
@@ -88,12 +87,12 @@ def test_brackets_in_a_name_are_not_markup(run, folder, weights, monkeypatch):
     assert "cat[red].png" in run("predict", "cat[red].png", "--model", weights)[1]
 
 
-def test_show_draws_what_the_net_sees(run, folder, weights, monkeypatch):
+def test_show_draws_what_the_net_sees(folder, weights):
     path = next(folder.glob("*/0.png"))
-    terminal = Console(force_terminal=True, color_system="truecolor", width=100)
-    monkeypatch.setattr(importlib.import_module("deepres.cli.predict"), "out", terminal)
-    code, stdout, _ = run("predict", path, "--model", weights, "--show")
-    assert code == 0
+    terminal = {"FORCE_COLOR": "1", "COLORTERM": "truecolor", "TERM": "xterm", "COLUMNS": "100"}
+    words = command("predict", path, "--model", weights, "--show")
+    done = subprocess.run(words, env={**os.environ, **terminal}, stdout=subprocess.PIPE, encoding="utf-8", check=True)
+    stdout = done.stdout
     assert stdout.count("▀") == 16 * 32
     red, green, blue = Image.open(path).convert("RGB").getpixel((0, 0))
     assert f"\x1b[38;2;{red};{green};{blue};" in stdout

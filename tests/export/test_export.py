@@ -12,7 +12,8 @@ from fitted import fitted
 from torch.nn.utils import prune
 
 from deepres.errors import UserError
-from deepres.export import FORMATS, export_classifier, formats
+from deepres.export import FORMATS, Format, export_classifier
+from deepres.export.formats import compare
 from deepres.weights.file import save_weights
 
 CASES = [
@@ -109,27 +110,32 @@ def test_training_does_not_load_tensorflow(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda logits: logits + 0.01, r"differs from the net by 1\.0e-02 in a logit"),
-        (lambda logits: logits * np.float32("nan"), "differs from the net by nan"),
+        ("+ 0.01", r"differs from the net by 1\.0e-02 in a logit"),
+        ("* float('nan')", "differs from the net by nan"),
     ],
 )
 def test_a_file_that_differs_is_not_left(few, fitting, tmp_path, monkeypatch, spoil, message):
-    classifier = fitting("plain20")
-    module = importlib.import_module("deepres.export.torch_export")
-    load = module.load
-    monkeypatch.setattr(module, "load", lambda path: lambda images: spoil(load(path)(images)))
-    with pytest.raises(UserError, match=f"the torch-export file {message}.*not kept"):
-        export_classifier(classifier, "torch-export", tmp_path / "net.pt2", few.images)
-    assert list(tmp_path.iterdir()) == []
+    """Of a format whose runtime computes something else."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "spoiled_format.py").write_text(
+        "from deepres.export import torch_export\n"
+        "write = torch_export.write\n"
+        f"load = lambda path: lambda images: torch_export.load(path)(images) {spoil}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "own")
+    monkeypatch.delitem(sys.modules, "spoiled_format", raising=False)
+    formats = {"own": Format("spoiled_format", ".pt2")}
+    with pytest.raises(UserError, match=f"the own file {message}.*not kept"):
+        export_classifier(fitting("plain20"), "own", tmp_path / "net.pt2", few.images, formats=formats)
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
-def test_a_changed_prediction_is_not_left(few, fitting, monkeypatch):
+def test_a_changed_prediction_is_not_left(few, fitting):
     classifier = fitting("plain20")
     logits = classifier.predict_logits(few.images).numpy()
     logits[0, 1] = logits[0].max() + 1e-5  # nearly a tie
-    monkeypatch.setattr(formats, "MAX_DIFFERENCE", 1e9)
     with pytest.raises(UserError, match="predicts 1 of 32 images otherwise"):
-        formats.compare(classifier, lambda images: logits[: len(images)], few.images, "onnx")
+        compare(classifier, lambda images: logits[: len(images)], few.images, "onnx", max_difference=1e9)
 
 
 def test_the_command(run, few_cifar10, fitting, tmp_path, monkeypatch):
@@ -149,7 +155,8 @@ def test_the_command(run, few_cifar10, fitting, tmp_path, monkeypatch):
         code, _, stderr = run("export", weights, *arguments)
         assert code == 2
         assert message in stderr
-    monkeypatch.setattr(formats, "find_spec", lambda package: None)
+    for package in FORMATS["onnx"].needs:
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     message = "format onnx needs onnx, onnxscript, onnxruntime, not installed here: pip install 'deepres[onnx]'"
     assert message in run("export", weights, "--format", "onnx")[2]
 
@@ -161,7 +168,7 @@ def test_floats_that_are_taken_for_something_else_are_found(few, fitting, tmp_pa
         return classifier.predict_logits(images.astype(np.uint8)).numpy()
 
     with pytest.raises(UserError, match=r"the onnx file takes floats in \[0, 1\] for something else"):
-        formats.compare(classifier, run, few.images, "onnx")
+        compare(classifier, run, few.images, "onnx")
 
 
 def test_the_callers_model_stays_as_it_is(few, fitting, tmp_path):
@@ -187,7 +194,7 @@ def test_a_head_of_ones_own_and_a_pruned_weight(few, fitting, tmp_path):
             export_classifier(classifier, "tensorflow", tmp_path / "net.keras", few.images)
 
 
-def test_no_file_is_overwritten_unasked(run, few_cifar10, fitting, tmp_path, monkeypatch):
+def test_no_file_is_overwritten_unasked(run, few, few_cifar10, fitting, tmp_path, monkeypatch):
     classifier = fitting("plain20")
     save_weights(tmp_path / "net.safetensors", "plain20", classifier.net, classifier.normalization)
     monkeypatch.chdir(tmp_path)
@@ -198,7 +205,7 @@ def test_no_file_is_overwritten_unasked(run, few_cifar10, fitting, tmp_path, mon
         True,
     )
     with pytest.raises(UserError, match="exists"):
-        export_classifier(classifier, "torch-export", tmp_path / "plain20.pt2", few_cifar10.test.images)
+        export_classifier(classifier, "torch-export", tmp_path / "plain20.pt2", few.images)
     assert (tmp_path / "plain20.pt2").read_text() == "of someone"
     assert run("export", "net.safetensors", "--format", "torch-export", "--force")[0] == 0
     assert (tmp_path / "plain20.pt2").stat().st_size > 100_000

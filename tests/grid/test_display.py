@@ -3,26 +3,21 @@ import io
 import pytest
 from rich.console import Console
 
-from deepres import streams
-from deepres.grid import display
+from deepres.grid.display import GridDisplay
 from deepres.grid.plan import plan_grid
 from deepres.grid.train_process import Outcome
 from deepres.recipes.named import paper
 
 
 @pytest.fixture
-def terminal(monkeypatch):
-    """A terminal of 80 columns; what it was sent."""
-    stream = io.StringIO()
-    made = Console(file=stream, force_terminal=True, width=80, highlight=False, color_system=None)
-    monkeypatch.setattr(display, "err", made)
-    monkeypatch.setattr(streams, "err", made)
-    return stream
+def terminal():
+    """A terminal of 80 columns."""
+    return Console(file=io.StringIO(), force_terminal=True, width=80, highlight=False, color_system=None)
 
 
 def test_a_place_that_is_free_for_a_moment_does_not_change_the_time_left(tmp_path, capfd):
     jobs = plan_grid(["plain20"], [paper()], range(6), tmp_path)
-    with display.GridDisplay(jobs, jobs) as shown:
+    with GridDisplay(jobs, jobs) as shown:
         for job in jobs[:2]:
             shown.started(job)
             shown.event(job, {"event": "start", "step": 0, "target": 64_000, "batch_size": 128, "total_epochs": 164})
@@ -36,7 +31,7 @@ def test_a_place_that_is_free_for_a_moment_does_not_change_the_time_left(tmp_pat
 
 def test_bars_of_the_grid_and_of_each_run_on_a_terminal(terminal, tmp_path):
     jobs = plan_grid(["plain20", "resnet56"], [paper()], [0, 1], tmp_path)
-    with display.GridDisplay(jobs, jobs[1:]) as bars:
+    with GridDisplay(jobs, jobs[1:], terminal) as bars:
         for job in jobs[1:3]:
             bars.started(job)
             bars.event(job, {"event": "start", "step": 0, "target": 64_000, "batch_size": 128, "total_epochs": 164})
@@ -44,11 +39,11 @@ def test_bars_of_the_grid_and_of_each_run_on_a_terminal(terminal, tmp_path):
         bars.event(jobs[1], step)
         bars.event(jobs[1], {"event": "notice", "message": "a notice"})
         bars._progress.refresh()
-        shown = terminal.getvalue()
+        shown = terminal.file.getvalue()
         bars.ended(jobs[1], Outcome("failed", "the disk is full"))
         bars.lost(jobs[2], "lost with its node")
         bars._progress.refresh()
-        after = terminal.getvalue()[len(shown) :]
+        after = terminal.file.getvalue()[len(shown) :]
     assert "resnet56-paper-seed0: a notice" in shown
     assert "grid: 1 of 4 runs" in shown
     assert "resnet56-paper-seed0 82/164" in shown

@@ -15,9 +15,15 @@ from tiny_run import DATA, RECIPE, TINY, command, environment, few_images, run_c
 from tiny_training import CPU, assert_same_outcome
 
 from deepres.errors import UserError
-from deepres.grid import local
 from deepres.grid.display import GridDisplay
-from deepres.grid.local import default_parallel, default_together, place_environment, run_local
+from deepres.grid.local import (
+    RUN_MEMORY,
+    TOGETHER_ON_GPU,
+    default_parallel,
+    default_together,
+    place_environment,
+    run_local,
+)
 from deepres.grid.plan import plan_grid
 from deepres.grid.train_process import Outcome, TrainProcess, this_program
 from deepres.recipes.named import fast
@@ -87,13 +93,13 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 @pytest.fixture
 def grid(tmp_path, monkeypatch):
     """Run a grid of three seeds of the program that trains nothing."""
-    monkeypatch.setattr(local, "this_program", lambda: [FAKE])
-    monkeypatch.setattr(local, "num_cores", lambda: 6)
+    monkeypatch.setattr(sys, "argv", [FAKE])  # as if the grid were its command
     jobs = plan_grid(["plain20"], [fast()], [0, 1, 2], tmp_path)
 
-    def run(num_parallel, num_gpus=0, stop=None, together=1):
-        with GridDisplay(jobs, jobs) as display:
-            outcomes = run_local(jobs, num_parallel, num_gpus, [], display, stop or StopRequest(), together)
+    def run(num_parallel, num_gpus=0, together=1, display_class=GridDisplay):
+        with display_class(jobs, jobs) as display:
+            stop = getattr(display, "stop", StopRequest())
+            outcomes = run_local(jobs, num_parallel, num_gpus, [], display, stop, together, cores=6)
         starts = tmp_path / "starts.txt"
         lines = [line.split() for line in starts.read_text().splitlines()] if starts.exists() else []
         return [outcomes.get(job.name) for job in jobs], lines
@@ -122,8 +128,8 @@ def test_places_share_cores_and_gpus(grid, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     _, starts = grid(3, num_gpus=2)
     assert sorted(starts) == [[f"plain20-fast-seed{i}", "2", gpu] for i, gpu in enumerate(("4", "7", "4"))]
-    assert place_environment(0, 4, 0) == {"OMP_NUM_THREADS": "1"}
-    assert place_environment(0, 8, 0) == {"OMP_NUM_THREADS": "1"}
+    assert place_environment(0, 4, 0, cores=6) == {"OMP_NUM_THREADS": "1"}
+    assert place_environment(0, 8, 0, cores=6) == {"OMP_NUM_THREADS": "1"}
 
 
 def test_the_users_number_of_threads_is_obeyed(monkeypatch):
@@ -131,18 +137,15 @@ def test_the_users_number_of_threads_is_obeyed(monkeypatch):
     assert place_environment(0, 1, 0) == {"OMP_NUM_THREADS": "3"}
 
 
-def test_as_many_at_a_time_as_there_are_cores_or_gpus_or_runs(monkeypatch):
-    monkeypatch.setattr(local, "num_cores", lambda: 6)
-    monkeypatch.setattr(local, "RUN_MEMORY", 1)
-    assert [default_parallel(runs, 0) for runs in (0, 2, 100)] == [1, 2, 6]
+def test_as_many_at_a_time_as_there_are_cores_or_gpus_or_runs():
+    assert [default_parallel(runs, 0, cores=6, memory=100 * RUN_MEMORY) for runs in (0, 2, 100)] == [1, 2, 6]
     assert [default_parallel(100, gpus) for gpus in (1, 4)] == [1, 4]
-    monkeypatch.setattr(local, "RUN_MEMORY", 1 << 60)
-    assert default_parallel(100, 0) == 1
+    assert [default_parallel(100, 0, cores=6, memory=memory) for memory in (1, 3 * RUN_MEMORY)] == [1, 3]
 
 
 def test_a_stop_request_stops_what_runs_and_begins_nothing_more(grid, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("FAKE", "wait")
-    outcomes, starts = grid(1, stop=stopping_at_the_first_step(monkeypatch))
+    outcomes, starts = grid(1, display_class=StoppingDisplay)
     assert outcomes == [Outcome("stopped"), None, None]
     assert len(starts) == 1
     assert capfd.readouterr().err.count("deepres: stopping: 1 run saves its state") == 1
@@ -182,26 +185,26 @@ def test_runs_of_a_process_that_dies_begin_again_once(grid, monkeypatch, capfd):
 
 def test_a_stop_request_stops_all_runs_of_a_process(grid, monkeypatch, capfd):
     monkeypatch.setenv("FAKE", "wait")
-    outcomes, _ = grid(1, stop=stopping_at_the_first_step(monkeypatch), together=2)
+    outcomes, _ = grid(1, together=2, display_class=StoppingDisplay)
     assert outcomes == [Outcome("stopped"), Outcome("stopped"), None]
     assert "deepres: stopping: 2 runs save their state" in capfd.readouterr().err
 
 
-def stopping_at_the_first_step(monkeypatch):
-    stop = StopRequest()
-    display_event = GridDisplay.event
+class StoppingDisplay(GridDisplay):
+    """Asks the grid to stop when a run has taken its first step."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.stop = StopRequest()
 
     def event(self, job, event):
-        display_event(self, job, event)
+        super().event(job, event)
         if event["event"] == "step":
-            stop.signal_number = signal.SIGINT
-
-    monkeypatch.setattr(GridDisplay, "event", event)
-    return stop
+            self.stop.signal_number = signal.SIGINT
 
 
 def test_several_runs_in_a_process_by_default_where_a_gpu_replays_steps():
-    assert [default_together(runs, 2, True) for runs in (1, 4, 5, 100)] == [1, 2, 3, local.TOGETHER_ON_GPU]
+    assert [default_together(runs, 2, True) for runs in (1, 4, 5, 100)] == [1, 2, 3, TOGETHER_ON_GPU]
     assert default_together(100, 2, False) == 1
 
 

@@ -17,11 +17,10 @@ def test_a_name_for_each_label():
 
 
 @pytest.mark.parametrize("names", [("Mine", "mine"), ("x 1", "x -1")])
-def test_recipes_whose_names_differ_in_case_or_signs_have_figures_of_their_own(tmp_path, monkeypatch, names):
-    monkeypatch.setattr("deepres.report.style.FORMATS", ("svg",))
+def test_recipes_whose_names_differ_in_case_or_signs_have_figures_of_their_own(tmp_path, names):
     for i, name in enumerate(names):
         write_run(tmp_path / "runs" / str(i), recipe=replace(fast(), name=name), test_errors=(40.0, 9.0 + i))
-    written, _ = write_report([tmp_path / "runs"], tmp_path / "out")
+    written, _ = write_report([tmp_path / "runs"], tmp_path / "out", formats=["svg"])
     assert len(set(written)) == len(written)
     figures = [path for path in written if path.name.startswith("figure6")]
     assert len(figures) == 2

@@ -9,7 +9,6 @@ from tape import LOOKS, Tape, TapeRecorder
 from deepres.data.loader import build_stream
 from deepres.recipes.named import fast, paper
 from deepres.recipes.recipe import Adam
-from deepres.training import trainer as trainers
 from deepres.training.graph import Replays
 from deepres.training.optimizers import build_optimizers
 from deepres.training.trainer import Trainer
@@ -130,12 +129,12 @@ def test_what_was_recorded_reads_the_state_that_is_loaded(trainer_of):
     assert_same_state(replayed, straight)
 
 
-def test_replayed_evaluations_are_the_evaluations_bit_for_bit(trainer_of, images_and_labels, monkeypatch):
-    monkeypatch.setattr("deepres.weights.evaluate.EVAL_BATCH", 8)  # of 30 images: three whole batches and a rest of 6
+def test_replayed_evaluations_are_the_evaluations_bit_for_bit(trainer_of, images_and_labels):
+    batch = 8  # of 30 images: three whole batches and a rest of 6
     images, recorder = images_and_labels[0], TapeRecorder()
     replayed, plain = trainer_of(RECIPES["paper"], record=recorder), trainer_of(RECIPES["paper"])
     for _ in range(3):
-        assert torch.equal(replayed.evaluate(images), plain.evaluate(images))
+        assert torch.equal(replayed.evaluate(images, batch), plain.evaluate(images, batch))
         for trainer in (replayed, plain):
             trainer.advance()
     assert len(recorder.tapes) == 3  # the step, the batch of 8 and that of 6
@@ -168,10 +167,8 @@ def test_where_nothing_can_be_recorded_steps_are_taken_plainly(trainer_of):
     assert_same_state(replayed, plain)
 
 
-def test_nets_of_ones_own_are_not_recorded(images_and_labels, monkeypatch):
+def test_nets_of_ones_own_are_not_recorded(images_and_labels):
     """Their Python code may do something else at each step."""
-    monkeypatch.setattr(trainers, "replays_graphs", lambda device: True)
-    monkeypatch.setattr(trainers, "CudaRecorder", lambda device: TapeRecorder())
     for name, recorded in (("resnet20", True), (SmallNet, False)):
         recipe = RECIPES["paper"]
         trainer = Trainer(
@@ -185,5 +182,6 @@ def test_nets_of_ones_own_are_not_recorded(images_and_labels, monkeypatch):
             precision="float32",
             backend="eager",
             notice=pytest.fail,
+            record=TapeRecorder(),
         )
         assert trainer._replays.recording == recorded

@@ -11,12 +11,10 @@ from safetensors.torch import load_file
 from tiny_run import tiny_recipe
 from torch import nn
 
-from deepres.backends.accelerator import Accelerator
 from deepres.data.splits import stratified_split, stratified_subset
 from deepres.errors import UserError
 from deepres.runs.directory import RunDir
 from deepres.runs.schema import RunRecord
-from deepres.training import recorder as recorders
 from deepres.training.config import RunConfig
 from deepres.training.progress import Reporter
 from deepres.training.recorder import Recorder
@@ -124,19 +122,15 @@ def test_a_run_needs_no_tensorboard(tmp_path, tiny_data, monkeypatch, broken):
     )
 
 
-@pytest.mark.parametrize(
-    ("kind", "backend", "exact"),
-    [("cpu", "eager", True), ("cuda", "eager", True), ("cuda", "compiled", False), ("xpu", "eager", False)],
-)
-def test_a_run_that_is_resumed_says_where_it_is_not_bit_identical(
-    tmp_path, tiny_data, monkeypatch, kind, backend, exact
-):
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_run_that_is_resumed_says_where_it_is_not_bit_identical(tmp_path, tiny_data, exact):
     train(config(), tiny_data, tmp_path, device=CPU, max_steps=1)
 
     class Trainer:
-        """Of a device that is named and not used."""
+        """Takes no steps."""
 
-        device = SimpleNamespace(type=kind)
+        device = CPU
+        resumes_exactly = exact
         step = 1
 
         def load_state(self, state):
@@ -144,11 +138,7 @@ def test_a_run_that_is_resumed_says_where_it_is_not_bit_identical(
 
     reporter, run_dir = Notices(), RunDir(tmp_path)
     record = RunRecord.from_json(json.loads(run_dir.recipe.read_text()), run_dir.recipe)
-    decode = recorders.decode_state
-    monkeypatch.setattr(recorders, "decode_state", lambda content, device: decode(content, CPU))
-    monkeypatch.setattr(Accelerator, "of", lambda device: Accelerator(device.type, "some device"))
-    settled = config(backend=backend)
-    assert Recorder(settled, record, Trainer(), None, run_dir, reporter, 5.0).resume() is not None
+    assert Recorder(config(backend="eager"), record, Trainer(), None, run_dir, reporter, 5.0).resume() is not None
     assert any("not bit-identical" in line for line in reporter.notices) == (not exact)
 
 

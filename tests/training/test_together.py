@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 
 import pytest
+import torch
 from tiny_run import tiny_recipe
 from tiny_training import CPU, InterruptAt, assert_same_outcome, config, newest_step
 
@@ -14,7 +15,6 @@ from deepres.errors import UserError
 from deepres.recipes.named import paper
 from deepres.recipes.recipe import StepDecay
 from deepres.runs.directory import RunDir
-from deepres.training import together
 from deepres.training.stopping import InterruptedRun
 from deepres.training.together import LostDeviceError, train_together
 from deepres.training.train import Run, train
@@ -137,10 +137,18 @@ def failing_run(path, data):
 
 
 def test_a_device_that_computes_no_more_ends_all_runs(tmp_path, tiny_data, monkeypatch):
-    monkeypatch.setattr(together, "first_failure", lambda device: "an illegal memory access was encountered")
+    ones = torch.ones
+
+    def fail_the_proof(*size, **settings):
+        if size == (2,):  # of which the device is asked the sum
+            raise RuntimeError("an illegal memory access was encountered")
+        return ones(*size, **settings)
+
+    monkeypatch.setattr(torch, "ones", fail_the_proof)
+    failing = failing_run(tmp_path / "fails", tiny_data)
     other = Run(CONFIGS["resnet"], tiny_data, tmp_path / "other")
     with pytest.raises(LostDeviceError, match="cpu computes no more"):
-        train_together([failing_run(tmp_path / "fails", tiny_data), other], device=CPU, at_a_time=2)
+        train_together([failing, other], device=CPU, at_a_time=2)
     assert not RunDir(other.path).in_use()
     assert not RunDir(other.path).result.exists()
     refused = replace(other, config=replace(other.config, seed=9))

@@ -3,7 +3,6 @@
 import io
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,9 +20,12 @@ from tiny_training import (
     without_times,
 )
 
-from deepres.backends.choose import Choice
+from deepres.backends.build import why_not_fused
+from deepres.backends.choose import cache_file, describe_measurement
+from deepres.backends.device import native_precisions
 from deepres.data.loader import build_stream
 from deepres.errors import UserError
+from deepres.files import write_json
 from deepres.models import build_model
 from deepres.models.blocks import Block
 from deepres.models.cost import flop_per_image
@@ -175,22 +177,43 @@ def test_auto_settings_follow_the_run_that_was_begun(tmp_path, tiny_data):
     assert result["precision"] == "bfloat16"
 
 
-def test_a_run_begun_with_a_slower_backend_keeps_it_and_says_so(tmp_path, tiny_data, monkeypatch):
+@pytest.fixture
+def measured(user_cache):
+    """Puts into the user's cache which way is the fastest for ResNet-8, as if it had been measured."""
+
+    def measure(fastest, precisions):
+        net = build_model("resnet8", generator=torch.Generator().manual_seed(0))
+        ways = [(backend, precision) for backend in ("fused", "eager") for precision in precisions]
+        ways = [way for way in ways if way[0] == "eager" or why_not_fused(net, CPU, way[1], [32]) is None]
+        key = describe_measurement(net, CPU, ways, 32)
+        speeds = {" ".join(way): 2.0 if way == fastest else 1.0 for way in ways}
+        cache_file(key).parent.mkdir(exist_ok=True)
+        write_json(cache_file(key), {"key": key, "images_per_second": speeds})
+
+    return measure
+
+
+needs_kernels = pytest.mark.skipif(
+    why_not_fused(build_model("resnet8"), CPU, "float32", [32]) is not None, reason="there are no fused kernels here"
+)
+
+
+@needs_kernels
+def test_a_run_begun_with_a_slower_backend_keeps_it_and_says_so(tmp_path, tiny_data, measured):
     train(config(backend="eager"), tiny_data, tmp_path, device=CPU, max_steps=2)
-    choice = Choice("float32", "compiled", {})
-    monkeypatch.setattr("deepres.training.claim.choose", lambda *arguments, **settings: choice)
+    measured(("fused", "float32"), ["float32"])
     reporter = InterruptAt(None)
     result = train(config(), tiny_data, tmp_path, device=CPU, max_steps=3, reporter=reporter)
     assert result["backend"] == "eager"
-    assert any("with the backend eager, as the run began: --backend compiled is" in line for line in reporter.notices)
+    assert any("with the backend eager, as the run began: --backend fused is" in line for line in reporter.notices)
 
 
-def test_a_resumed_run_keeps_precision_and_backend_whatever_is_faster_now(tmp_path, tiny_data, monkeypatch):
-    fastest = Choice("float32", "fused", {"fused float32": 2.0, "fused bfloat16": 1.0})
-    monkeypatch.setattr("deepres.training.claim.choose", lambda *arguments, **settings: fastest)
-    auto = config(precision="auto")
+@needs_kernels
+def test_a_resumed_run_keeps_precision_and_backend_whatever_is_faster_now(tmp_path, tiny_data, measured):
+    precisions, auto = native_precisions(CPU), config(precision="auto")
+    measured(("fused", "float32"), precisions)
     train(auto, tiny_data, tmp_path, device=CPU, max_steps=2)
-    fastest = Choice("bfloat16", "eager", {"fused float32": 1.0, "eager bfloat16": 2.0})
+    measured(("eager", precisions[-1]), precisions)
     result = train(auto, tiny_data, tmp_path, device=CPU, max_steps=3)
     assert (result["precision"], result["backend"]) == ("float32", "fused")
 
@@ -199,8 +222,7 @@ def test_a_finished_run_chooses_and_compiles_nothing(uninterrupted, tiny_data, m
     def fail(*arguments, **settings):
         raise AssertionError("nothing is to be computed")
 
-    monkeypatch.setattr("deepres.training.claim.choose", fail)
-    monkeypatch.setattr("deepres.backends.build.load_kernels", fail)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", fail)  # the first question of both
     reporter = InterruptAt(None)
     result = train(config(precision="auto"), tiny_data, uninterrupted, device=CPU, reporter=reporter)
     assert result["steps"] == STEPS
@@ -216,15 +238,14 @@ def silu_forward(self, x):
 
 
 @pytest.mark.parametrize("patched", ["forward", "function"])
-def test_a_net_with_silu_is_trained_as_such(tmp_path, tiny_data, monkeypatch, patched):
+@needs_kernels
+def test_a_net_with_silu_is_trained_as_such(tmp_path, tiny_data, measured, monkeypatch, patched):
     """The loss of its first step is its own, whether `forward` was edited or only what it calls."""
+    measured(("fused", "float32"), ["float32"])
     if patched == "forward":
         monkeypatch.setattr(Block, "forward", silu_forward)
     else:
-        monkeypatch.setattr("deepres.models.blocks.F", SimpleNamespace(relu=F.silu, pad=F.pad))
-    monkeypatch.setattr(
-        "deepres.backends.choose.measured_speeds", lambda model, device, ways, size: {" ".join(ways[0]): 1.0}
-    )
+        monkeypatch.setattr(F, "relu", F.silu)
     reporter = InterruptAt(None)
     train(config(), tiny_data, tmp_path, device=CPU, max_steps=1, reporter=reporter)
     (row,) = RunDir(tmp_path).read_metrics()

@@ -170,14 +170,14 @@ def test_weights_that_are_not_finite_are_not_saved(trainer_of):
 
 @pytest.mark.parametrize("evaluated_first", [False, True])
 def test_without_a_working_compiler_training_goes_on_plainly(trainer_of, monkeypatch, evaluated_first):
-    def broken(function):
+    def broken(function, *, dynamic):
         def fail(*arguments):
             function(*arguments)  # has moved the running statistics when the compiler gives up
             raise RuntimeError("no C++ compiler\nand so on")
 
         return fail
 
-    monkeypatch.setattr("deepres.backends.torch_backend.compile_function", broken)
+    monkeypatch.setattr(torch, "compile", broken)
     notices = []
     recipe = replace(one_cycle(), batch_size=16)
     trainer, plain = trainer_of(recipe, backend="compiled", notices=notices), trainer_of(recipe)

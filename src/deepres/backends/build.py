@@ -91,8 +91,8 @@ def build_backend(
                 return _build_on_gpu(model, precision, capacity, examples)
             reason = disagreement(model, precision, examples) if examples else None
             if reason is None:
-                if precision == "bfloat16" and (denial := why_tiles_are_denied()):
-                    notice(f"no matrix tiles ({denial}): the fused kernels use vectors, slower")
+                if line := without_tiles(precision):
+                    notice(line)
                 return FusedNet(model, precision, capacity)
         except KernelsUnavailable as error:
             reason = str(error)
@@ -117,6 +117,12 @@ def _build_on_gpu(model: ResNet, precision: str, capacity: int, examples: Sequen
     except Exception as error:  # whatever Triton, its compiler or the driver raises: no type is documented
         raise KernelsUnavailable(first_line(error)) from error
     raise KernelsUnavailable(reason)
+
+
+def without_tiles(precision: str) -> str | None:
+    """Return the notice that the fused kernels use no matrix tiles, where the processor has some for a precision."""
+    denial = why_tiles_are_denied() if precision == "bfloat16" else None
+    return denial and f"no matrix tiles ({denial}): the fused kernels use vectors, slower"
 
 
 def without_kernels(reason: str, device: torch.device) -> str:

@@ -37,13 +37,46 @@ SMALL_BATCH, LARGE_BATCH = 4, 128
 # those that follow. What is known before the first, of few images and cold caches, is worth little, and another
 # program on the same core doubles the time of a step.
 FAR_BEHIND = (8.0, 3.0, 3.0, 2.2)
-LOCK_SECONDS = 60.0  # for another process to measure the same
 # A way is taken only if it is so much faster than those before it in the order of preference. Single measurements vary
 # by a few percent; runs of equal speed should be computed alike, and in the paper's precision.
 MARGIN = 1.05
 
 Way = tuple[str, str]
 """Backend and precision."""
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return what the speed of a net depends on beside the net, as plain data."""
+    return {
+        "device": describe_device(device),
+        "capabilities": sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True),
+        "cores": num_cores(),
+        "compiler": find_compiler(),
+        "torch": torch.__version__,
+        "deepres": __version__,
+        "kernels": digest(b"".join(path.read_bytes() for path in sorted(SOURCE.parent.glob("*.[ch]*")))),
+    }
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a choice asks of the machine: by default, of the one at hand."""
+
+    precisions: Callable[[torch.device], Sequence[str]] = native_precisions
+    """Those that "auto" chooses among, see `native_precisions`."""
+    why_not_fused: Callable[[nn.Module, torch.device, str, Sequence[int]], str | None] = why_not_fused
+    """See `deepres.backends.build.why_not_fused`."""
+    build: Callable[[str, ResNet, torch.device, str, int, Callable[[str], None]], Backend] = build_backend
+    """See `deepres.backends.build.build_backend`."""
+    clock: Callable[[], float] = perf_counter
+    """Seconds since some time."""
+    describe: Callable[[torch.device], Mapping[str, Any]] = describe_machine
+    """What was measured on a machine with another description is measured anew."""
+    lock_seconds: float = 60.0
+    """How long to wait for another process to measure the same."""
+
+
+HERE = Machine()
 
 
 @dataclass(frozen=True)
@@ -73,6 +106,7 @@ def choose(
     num_steps: int,
     sizes: Sequence[int],
     notice: Callable[[str], None],
+    machine: Machine = HERE,
 ) -> Choice:
     """Replace what is "auto" of precision and backend by what is fastest here; say in `notice` what and why.
 
@@ -89,20 +123,21 @@ def choose(
         num_steps: the length of the run.
         sizes: rows of the images, the largest first, which is measured.
         notice: is given lines for the user.
+        machine: on which the net is to be computed.
 
     Raises:
         UserError: an unknown or impossible precision or backend.
     """
     check_precision(precision, device)
     check_backend(backend)
-    precisions = [precision] if precision != "auto" else native_precisions(device)
+    precisions = [precision] if precision != "auto" else machine.precisions(device)
     if device.type != "cpu":
         precisions = precisions[-1:]
     ways: list[Way] = []
     reasons = []
     if backend == "fused" or (backend == "auto" and device.type == "cpu"):
         for each in precisions:
-            if reason := why_not_fused(model, device, each, sizes):
+            if reason := machine.why_not_fused(model, device, each, sizes):
                 reasons.append(reason)
             else:
                 ways.append(("fused", each))
@@ -114,7 +149,7 @@ def choose(
         ways += [("eager", each) for each in precisions]
     speeds: Mapping[str, float] = {}
     if device.type == "cpu" and "auto" in (precision, backend) and len(ways) > 1:
-        speeds = measured_speeds(model, device, ways, sizes[0])
+        speeds = measured_speeds(model, device, ways, sizes[0], machine)
     chosen = prefer(ways, speeds)
     name = chosen[0]
     if name == "eager":
@@ -131,22 +166,24 @@ def prefer(ways: Sequence[Way], speeds: Mapping[str, float]) -> Way:
     return next((way for way in ways if speeds.get(" ".join(way), 0.0) * MARGIN >= fastest), ways[0])
 
 
-def measured_speeds(model: ResNet, device: torch.device, ways: Sequence[Way], size: int) -> dict[str, float]:
+def measured_speeds(
+    model: ResNet, device: torch.device, ways: Sequence[Way], size: int, machine: Machine = HERE
+) -> dict[str, float]:
     """Return the images per second of each way, from the user's cache or by measuring, one process at a time."""
-    key = describe_measurement(model, device, ways, size)
+    key = describe_measurement(model, device, ways, size, machine)
     path = cache_file(key)
-    with _alone(path.with_suffix(".lock")):
+    with _alone(path.with_suffix(".lock"), machine.lock_seconds):
         if (speeds := read_speeds(path, key)) is None:
-            speeds = measure(model, device, ways, size)
+            speeds = measure(model, device, ways, size, machine)
             with suppress(OSError, UserError):  # a cache that cannot be written
                 write_json(path, {"key": key, "images_per_second": speeds})
         return speeds
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _alone(path: Path, seconds: float) -> Iterator[None]:
     """Hold a lock, unless that is impossible or another process takes too long."""
-    lock = FileLock(path, timeout=LOCK_SECONDS)
+    lock = FileLock(path, timeout=seconds)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -159,17 +196,13 @@ def _alone(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def describe_measurement(model: nn.Module, device: torch.device, ways: Sequence[Way], size: int) -> dict[str, Any]:
+def describe_measurement(
+    model: nn.Module, device: torch.device, ways: Sequence[Way], size: int, machine: Machine = HERE
+) -> dict[str, Any]:
     """Return what a measurement depends on, as plain data."""
     kind = type(model)
     return {
-        "device": describe_device(device),
-        "capabilities": sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True),
-        "cores": num_cores(),
-        "compiler": find_compiler(),
-        "torch": torch.__version__,
-        "deepres": __version__,
-        "kernels": digest(b"".join(path.read_bytes() for path in sorted(SOURCE.parent.glob("*.[ch]*")))),
+        **machine.describe(device),
         "net": f"{kind.__module__}.{kind.__qualname__} {digest(str(model).encode())}",
         "image_size": size,
         "ways": [" ".join(way) for way in ways],
@@ -200,13 +233,15 @@ def read_speeds(path: Path, key: Mapping[str, Any]) -> dict[str, float] | None:
     return speeds
 
 
-def measure(model: ResNet, device: torch.device, ways: Sequence[Way], size: int) -> dict[str, float]:
+def measure(
+    model: ResNet, device: torch.device, ways: Sequence[Way], size: int, machine: Machine = HERE
+) -> dict[str, float]:
     """Return the images per second of training steps, without the optimizer's share, of each way.
 
     The ways take turns, and of each the fastest step counts, for other programs come and go. A way for which the time
     would not do, or that raises an error, is missing in the answer.
     """
-    begun = perf_counter()
+    begun = machine.clock()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(LARGE_BATCH, 3, size, size, generator=generator).to(device)
     labels = torch.zeros(LARGE_BATCH, dtype=torch.int64, device=device)  # a class that every net has
@@ -214,18 +249,18 @@ def measure(model: ResNet, device: torch.device, ways: Sequence[Way], size: int)
     error: Exception | None = None
 
     def build(way: Way, capacity: int) -> None:
-        backends[way] = build_backend(way[0], deepcopy(model), device, way[1], capacity, lambda _: None)
+        backends[way] = machine.build(way[0], deepcopy(model), device, way[1], capacity, lambda _: None)
 
     def seconds_per_image(way: Way, num_images: int) -> float:
-        start = perf_counter()
+        start = machine.clock()
         backends[way].forward_backward(images[:num_images], labels[:num_images])
-        return (perf_counter() - start) / num_images
+        return (machine.clock() - start) / num_images
 
     seconds: dict[Way, float] = {}
     for way in ways:
         known = way[0] in {backend for backend, _ in seconds}
         expected = 2 * SMALL_BATCH * max(seconds.values(), default=0.0) * (2 if known else 5)  # at most, by experience
-        if perf_counter() - begun + expected > SECONDS:
+        if machine.clock() - begun + expected > SECONDS:
             continue
         try:
             build(way, SMALL_BATCH)
@@ -242,7 +277,7 @@ def measure(model: ResNet, device: torch.device, ways: Sequence[Way], size: int)
         best = {way: min(times[way] for times in rounds if way in times) for way in running} if rounds else seconds
         far = FAR_BEHIND[min(len(rounds), len(FAR_BEHIND) - 1)]
         contenders = sorted((way for way in running if best[way] < far * min(best.values())), key=best.__getitem__)
-        left = SECONDS - (perf_counter() - begun)
+        left = SECONDS - (machine.clock() - begun)
         while len(contenders) > 1 and num_images * sum(best[way] for way in contenders) > left:
             contenders.pop()
         if len(contenders) == 1:

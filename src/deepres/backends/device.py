@@ -111,13 +111,16 @@ def resumes_exactly(device: torch.device, backend: str) -> bool:
     return device.type == "cpu" or (backend in ("eager", "fused") and Accelerator.of(device).repeats)
 
 
-def limit_threads() -> None:
-    """Give torch no more threads than the container or batch job has cores, unless OMP_NUM_THREADS says how many.
+def limit_threads(cores: int | None = None) -> None:
+    """Give torch no more threads than there are cores, unless OMP_NUM_THREADS says how many.
 
-    Torch counts those of the whole machine, and threads that share a core wait for each other at every layer.
+    Torch counts the cores of the whole machine, and threads that share one wait for each other at every layer.
+
+    Args:
+        cores: how many there are; None: those of the container or batch job.
     """
-    if "OMP_NUM_THREADS" not in os.environ and (cores := num_cores()) < torch.get_num_threads():
-        torch.set_num_threads(cores)
+    if "OMP_NUM_THREADS" not in os.environ and (limit := cores or num_cores()) < torch.get_num_threads():
+        torch.set_num_threads(limit)
 
 
 def check_precision(name: str, device: torch.device | None = None) -> None:

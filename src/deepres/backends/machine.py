@@ -5,25 +5,24 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-MEMBERSHIP = Path("/proc/self/cgroup")
-CGROUP = Path("/sys/fs/cgroup")
+ROOT = Path("/")  # below which the system's files lie: proc/self/cgroup and sys/fs/cgroup
 
 
-def num_cores() -> int:
+def num_cores(root: Path = ROOT) -> int:
     """Return the number of cores; of a container's share of their time, rounded up, 1 at least."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for group in _control_groups("cpu"):
+    for group in _control_groups("cpu", root):
         share = _numbers(group / "cpu.max") or _numbers(group / "cpu.cfs_quota_us", group / "cpu.cfs_period_us")
         if len(share) == 2 and min(share) > 0:
             cores = min(cores, math.ceil(share[0] / share[1]))
     return cores
 
 
-def memory_bytes() -> int | None:
+def memory_bytes(root: Path = ROOT) -> int | None:
     """Return the memory in bytes; None where the system does not tell."""
     memory = [
         limit
-        for group in _control_groups("memory")
+        for group in _control_groups("memory", root)
         for limit in _numbers(group / "memory.max") or _numbers(group / "memory.limit_in_bytes")
     ]
     if hasattr(os, "sysconf"):
@@ -31,18 +30,19 @@ def memory_bytes() -> int | None:
     return min(memory, default=None)
 
 
-def _control_groups(controller: str) -> Iterator[Path]:
+def _control_groups(controller: str, system: Path) -> Iterator[Path]:
     """Yield the folders of Linux's control groups, version 2 or 1, in which this process is: a limit in any counts."""
     try:
-        lines = MEMBERSHIP.read_text().splitlines()
+        lines = (system / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
+    groups = system / "sys/fs/cgroup"
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:  # version 2
-            root = CGROUP
+            root = groups
         elif controller in controllers.split(","):
-            root = CGROUP / controller
+            root = groups / controller
         else:
             continue
         group = root / path.lstrip("/")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deepres.cli.console import confusion_table, metrics_line
-from deepres.cli.options import DATA, DATA_DIR, DEVICE, NET, OWN_NET
+from deepres.cli.options import DATA, DATA_DIR, DEVICE, NET, OWN_NET, chosen_release
 from deepres.errors import UserError
 from deepres.streams import out, say
 
@@ -98,7 +98,9 @@ def _read_test_set(
 
     classes = tuple(classifier.classes)
     size = classifier.image_size if Path(data).is_dir() else None
-    loaded = None if data == "cifar10" and classes != CLASSES else load_data(data, data_dir, image_size=size)
+    loaded = None
+    if data != "cifar10" or classes == CLASSES:
+        loaded = load_data(data, data_dir, image_size=size, release=chosen_release())
     others, name = (CLASSES, "CIFAR-10") if loaded is None else (loaded.classes, loaded.name)
     if loaded is None or classes != tuple(others):
         what = f"{len(classes)} classes" if len(classes) != len(others) else f"the classes {', '.join(classes)}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from deepres.cli.options import DATA_DIR, NET, OWN_NET
+from deepres.cli.options import DATA_DIR, NET, OWN_NET, chosen_release
 from deepres.errors import UserError
 from deepres.streams import err, out
 
@@ -56,7 +56,7 @@ def export(
         images = _read_images(folder, classifier.image_size)
     else:
         try:
-            images = load_cifar10(data_dir).test.images[:NUM_IMAGES]
+            images = load_cifar10(data_dir, chosen_release()).test.images[:NUM_IMAGES]
         except UserError as fault:
             raise UserError(f"{fault}; or give --images FOLDER to check the file with") from None
     with err.status(escape(f"writing {path} and running it")):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.options import DATA_DIR
+from deepres.cli.options import DATA_DIR, chosen_release
 from deepres.errors import extra_needed, unknown_name
 from deepres.streams import out
 
@@ -37,7 +37,7 @@ def figures(out_dir: Path, models: str, option: str, data_dir: Path | None) -> N
         raise unknown_name("shortcut option", option, OPTIONS)
     names = [name.strip() for name in models.split(",")]
     nets = [(name, build_model(name, option=option if name.startswith("resnet") else "A")) for name in names]
-    train = load_cifar10(data_dir).train
+    train = load_cifar10(data_dir, chosen_release()).train
     make_folder(out_dir)
     images, recipe = torch.from_numpy(train.images), paper()
     normalization = Normalization.fit(images, recipe.normalization)

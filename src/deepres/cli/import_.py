@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.options import DATA_DIR
+from deepres.cli.options import DATA_DIR, chosen_release
 from deepres.errors import UserError
 from deepres.streams import out, say
 
@@ -72,7 +72,7 @@ def import_checkpoint(
         assumed = "cifar10 statistics (assumed: see --norm, --mean and --std)"
         normalized = assumed if norm is None else f"{norm} statistics"
 
-    data = load_cifar10(data_dir)
+    data = load_cifar10(data_dir, chosen_release())
     if found.option != "A":
         if shortcuts is not None:
             raise UserError(f"{file} has projections in its shortcuts (option {found.option}): leave out --shortcuts")

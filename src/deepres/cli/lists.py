@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from deepres.cli.console import new_table
-from deepres.cli.options import DATA_DIR
+from deepres.cli.options import DATA_DIR, chosen_release
 from deepres.errors import UserError
 from deepres.streams import err, out, say
 
@@ -25,7 +25,7 @@ def fetch(data_dir: Path | None, data: str, source: str) -> None:
             raise UserError("there is no mirror of CIFAR-100: leave out --source")
         say(f"CIFAR-100 is ready in {fetch_cifar100(data_dir)}: three files, all with the published md5")
         return
-    fetch_cifar10(data_dir, source, console=err)
+    fetch_cifar10(data_dir, source, console=err, release=chosen_release())
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -28,6 +29,9 @@ from deepres.cli.verify import verify
 from deepres.cli.zoo import zoo
 from deepres.errors import UserError, first_line
 from deepres.streams import protect_streams, say
+
+if TYPE_CHECKING:
+    from deepres.data.release import Release
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,10 +65,15 @@ for command in (
     cli.add_command(command)
 
 
-def main() -> None:
-    """Run the command line and end the process."""
+def main(release: "Release | None" = None) -> None:
+    """Run the command line and end the process.
+
+    Args:
+        release: what the files of CIFAR-10 must be. None: the official release, which the processes of a grid take in
+            any case.
+    """
     try:
-        run()
+        run(release)
     except SystemExit as ended:
         if "RANK" not in os.environ:
             raise
@@ -74,15 +83,15 @@ def main() -> None:
         os._exit(ended.code if isinstance(ended.code, int) else 0)
 
 
-def run() -> None:
-    """Run the command line; every foreseen error is one line and exit code 2."""
+def run(release: "Release | None" = None) -> None:
+    """Run the command line, see `main`; every foreseen error is one line and exit code 2."""
     # Threads of GNU OpenMP that wait spin for minutes by default, which ruins whatever shares the cores with them.
     # Read when torch is imported, which comes later.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     keep_freed_memory()
     protect_streams()
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False, obj=release)
     except click.exceptions.Abort:
         _fail("interrupted", 130)
     except KeyboardInterrupt:

@@ -1,8 +1,12 @@
 """Options and arguments that several commands share."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from deepres.data.release import Release
 
 DATA_DIR = click.option(
     "--data-dir",
@@ -51,6 +55,13 @@ RECIPE_OPTIONS = {
     "scheduler": "schedule",
     "warmup": "schedule.warmup",
 }
+
+
+def chosen_release() -> "Release":
+    """Return what the files of CIFAR-10 must be: the official release, or the one that `main` was called with."""
+    from deepres.data.release import OFFICIAL, Release
+
+    return click.get_current_context().find_object(Release) or OFFICIAL
 
 
 def recipe_hint(option: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.options import DATA_DIR
+from deepres.cli.options import DATA_DIR, chosen_release
 from deepres.errors import extra_needed
 from deepres.streams import err, out, say
 
@@ -25,7 +25,9 @@ def report(dirs: tuple[Path, ...], out_dir: Path, unfinished: bool, data_dir: Pa
         from deepres.report.report import write_report
 
     with err.status("") as status:
-        written, remarks = write_report(dirs, out_dir, data_dir, unfinished=unfinished, doing=status.update)
+        written, remarks = write_report(
+            dirs, out_dir, data_dir, unfinished=unfinished, doing=status.update, release=chosen_release()
+        )
     for remark in remarks:
         say(f"deepres: not shown: {remark}")
     out.print(f"{len(written)} files written to {out_dir}; read {written[-1]}", markup=False, soft_wrap=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.options import DATA_DIR, DEVICE
+from deepres.cli.options import DATA_DIR, DEVICE, chosen_release
 from deepres.errors import extra_needed
 from deepres.streams import err, out
 
@@ -37,7 +37,7 @@ def responses(paths: tuple[Path, ...], out_dir: Path, data_dir: Path | None, dev
     chosen = resolve_device(device)
     files = [weights_file(path) for path in paths]
     loaded = [(path, load_weights(path)) for path in files]
-    images = torch.from_numpy(load_cifar10(data_dir).train.images).to(chosen)
+    images = torch.from_numpy(load_cifar10(data_dir, chosen_release()).train.images).to(chosen)
     make_folder(out_dir)
     nets = []
     with err.status("") as status:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deepres.cli.console import result_table, this_command
-from deepres.cli.options import CHECKPOINT_MINUTES, DATA, DATA_DIR, DEVICE, EVALUATE_EVERY, IMAGE_SIZE
+from deepres.cli.options import CHECKPOINT_MINUTES, DATA, DATA_DIR, DEVICE, EVALUATE_EVERY, IMAGE_SIZE, chosen_release
 from deepres.cli.reporter import ConsoleReporter
 from deepres.errors import UserError
 from deepres.objects import is_object_name, load_object
@@ -194,7 +194,7 @@ def carry_out(
     check_backend(config.backend)
     if (size := count_workers(workers, shlex.join(sys.argv[1:]))) > recipe.batch_size:
         raise UserError(f"{size} workers are too many: a mini-batch has {recipe.batch_size} images")
-    dataset = load_data(data, data_dir, image_size=image_size)
+    dataset = load_data(data, data_dir, image_size=image_size, release=chosen_release())
     num_classes = len(dataset.classes)
     parameters = count_parameters(
         build_net(config.model, option=config.option, seed=config.seed, num_classes=num_classes)

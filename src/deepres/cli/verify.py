@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from deepres.cli.console import new_table
-from deepres.cli.options import DATA_DIR
+from deepres.cli.options import DATA_DIR, chosen_release
 from deepres.errors import UserError
 from deepres.streams import err, out
 
@@ -25,6 +25,7 @@ def verify(names: tuple[str, ...], data_dir: Path | None) -> None:
 
     from deepres.data.cifar10 import load_cifar10
     from deepres.zoo.catalogue import find_card, find_weights, get_weights, list_cards, zoo_folder
+    from deepres.zoo.verify import tolerance
     from deepres.zoo.verify import verify as verify_card
 
     cards = [find_card(name) for name in names] if names else list_cards()
@@ -32,7 +33,7 @@ def verify(names: tuple[str, ...], data_dir: Path | None) -> None:
         raise UserError(f"the zoo in {zoo_folder()} is empty")
     may_download = bool(names or os.environ.get("DEEPRES_ZOO_URL"))
     paths = [find_weights(card) or (get_weights(card) if may_download else None) for card in cards]
-    test = load_cifar10(data_dir).test
+    test = load_cifar10(data_dir, chosen_release()).test
     table = new_table(title=f"zoo: {len(test.labels):,} test images", title_justify="left")
     for heading in ("weights", "parameters", "card %", "test error %", "verdict"):
         table.add_column(heading, justify="left" if heading in ("weights", "verdict") else "right")
@@ -52,7 +53,7 @@ def verify(names: tuple[str, ...], data_dir: Path | None) -> None:
     out.print(table)
     if missing := len(cards) - checked:
         out.print(f"{missing} not installed: name them, or set DEEPRES_ZOO_URL or DEEPRES_ZOO, to check them too")
-    checks = "sha256, parameters, test error (to within 3 images of 10,000)"
+    checks = f"sha256, parameters, test error ({tolerance(len(test.labels))})"
     out.print(f"{checked - failed} of {checked} are as their cards say: {checks}")
     if failed:
         sys.exit(1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from deepres.cli.console import new_table
-from deepres.cli.options import DATA_DIR
+from deepres.cli.options import DATA_DIR, chosen_release
 from deepres.errors import UserError
 from deepres.streams import out, say
 
@@ -65,6 +65,6 @@ def build(dirs: tuple[Path, ...], folder: Path | None, data_dir: Path | None) ->
             raise UserError("deepres does not run from a checkout here: give --out, a folder for the weights")
         folder = PACKAGED
     make_folder(folder)
-    build_zoo(dirs, folder, load_cifar10(data_dir).test, notice=lambda line: say(f"deepres: {line}"))
+    build_zoo(dirs, folder, load_cifar10(data_dir, chosen_release()).test, notice=lambda line: say(f"deepres: {line}"))
     if folder == PACKAGED:
         say("deepres: `make readme` puts them into the README")

@@ -1,10 +1,7 @@
 """CIFAR-10 on disk: where it lies, what its files must hash to, how bytes become arrays.
 
 Two layouts are read: the official binary one, ``cifar-10-batches-bin``, and ``cifar-10-batches-py``, which
-torchvision leaves behind. Every load checks every file against its published md5.
-
-Sources: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; the md5 of the pickled files are
-those of torchvision's ``CIFAR10``.
+torchvision leaves behind. Every load checks every file against its published md5, which `deepres.data.release` has.
 """
 
 import hashlib
@@ -12,7 +9,7 @@ import os
 import pickle
 import shlex
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +17,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from deepres.data.release import BIN_FOLDER, FILES, OFFICIAL, PY_FOLDER, RECORD_BYTES, TEST_FILE, Release
 from deepres.errors import UserError
 
 CLASSES: tuple[str, ...] = (
@@ -34,37 +32,6 @@ CLASSES: tuple[str, ...] = (
     "ship",
     "truck",
 )
-
-# A record is one label byte, then the red, the green and the blue plane, rows in order.
-RECORD_BYTES = 1 + 3 * 32 * 32
-IMAGES_PER_FILE = 10_000
-
-BIN_FOLDER = "cifar-10-batches-bin"
-PY_FOLDER = "cifar-10-batches-py"
-
-TEST_FILE = "test_batch.bin"
-FILES: dict[str, str] = {  # name -> published md5
-    "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
-    "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
-    "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
-    "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
-    "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
-    TEST_FILE: "803d5f7f4d78ea53de84dbe85f74fb6d",
-}
-
-PICKLES: dict[str, str] = {  # the same images as Python pickles: name -> published md5
-    "data_batch_1": "c99cafc152244af753f735de768cd75f",
-    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-    "data_batch_4": "634d18415352ddfa80567beed471001a",
-    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    "test_batch": "40351d587109b95175f43aff81a1287e",
-}
-
-ARCHIVES: dict[str, tuple[str, str]] = {  # name -> published md5, folder within
-    "cifar-10-binary.tar.gz": ("c32a1d4ab5d03f1284b67883e8d87530", BIN_FOLDER),
-    "cifar-10-python.tar.gz": ("c58f30108f718f92721af3b95e74349a", PY_FOLDER),
-}
 
 Records = NDArray[np.uint8]  # (N, 3073)
 
@@ -127,12 +94,13 @@ def resolve_data_dir(data_dir: str | Path | None) -> Path:
         raise UserError(f"data directory {path}: there is no such home folder; write the path in full") from exc
 
 
-def load_cifar10(data_dir: str | Path | None = None) -> Cifar10:
+def load_cifar10(data_dir: str | Path | None = None, release: Release = OFFICIAL) -> Cifar10:
     """Read CIFAR-10 from disk and check every file; nothing is downloaded.
 
     Args:
         data_dir: the folder that holds ``cifar-10-batches-bin`` or, where that is absent,
             ``cifar-10-batches-py``; either of those two folders itself will do. None: see ``resolve_data_dir``.
+        release: what the files must be.
 
     Raises:
         UserError: there is no data set, or a file of it is missing, truncated, altered or unreadable.
@@ -142,25 +110,25 @@ def load_cifar10(data_dir: str | Path | None = None) -> Cifar10:
         >>> deepres.load_cifar10().train.images.shape
         (50000, 3, 32, 32)
     """
-    read, folder = _find(data_dir)
-    train = [decode(read(folder, name)) for name in FILES if name != TEST_FILE]
+    read, folder = _find(data_dir, release)
+    train = [decode(read(folder, name, release)) for name in FILES if name != TEST_FILE]
     return Cifar10(
         train=Split(
             images=np.concatenate([split.images for split in train]),  # (50000, 3, 32, 32)
             labels=np.concatenate([split.labels for split in train]),  # (50000,)
         ),
-        test=decode(read(folder, TEST_FILE)),
+        test=decode(read(folder, TEST_FILE, release)),
     )
 
 
-def check_cifar10(data_dir: str | Path | None = None) -> None:
+def check_cifar10(data_dir: str | Path | None = None, release: Release = OFFICIAL) -> None:
     """Check every file as ``load_cifar10`` does, with the same errors, in the memory of one of them."""
-    read, folder = _find(data_dir)
+    read, folder = _find(data_dir, release)
     for name in FILES:
-        read(folder, name)
+        read(folder, name, release)
 
 
-def _find(data_dir: str | Path | None) -> tuple[Callable[[Path, str], Records], Path]:
+def _find(data_dir: str | Path | None, release: Release) -> tuple[Callable[[Path, str, Release], Records], Path]:
     root = resolve_data_dir(data_dir)
     try:
         if holds_bin(root):
@@ -169,12 +137,12 @@ def _find(data_dir: str | Path | None) -> tuple[Callable[[Path, str], Records], 
             return read_py, py_folder(root)
     except OSError as exc:
         raise _unreadable(root, exc) from exc
-    raise UserError(f"there is no CIFAR-10 in {root}: run `{fetch_command(root)}`{_archive_hint(root)}")
+    raise UserError(f"there is no CIFAR-10 in {root}: run `{fetch_command(root)}`{_archive_hint(root, release)}")
 
 
-def _archive_hint(root: Path) -> str:
+def _archive_hint(root: Path, release: Release) -> str:
     """Say that an archive lies there, which fetching takes the files from."""
-    found = next((name for name in ARCHIVES if (root / name).is_file()), None)
+    found = next((name for name in release.archives if (root / name).is_file()), None)
     return f", which takes them from {found}, without a network" if found else ""
 
 
@@ -195,7 +163,7 @@ def encode(split: Split) -> Records:
 
 def bin_folder(root: Path) -> Path:
     """The folder that holds the six binary files, or is to hold them: in ``root``, or ``root`` itself."""
-    return _folder(root, BIN_FOLDER, list(FILES))
+    return _folder(root, BIN_FOLDER, FILES)
 
 
 def py_folder(root: Path) -> Path:
@@ -213,7 +181,7 @@ def holds_py(root: Path) -> bool:
     return any((py_folder(root) / Path(name).stem).exists() for name in FILES)
 
 
-def _folder(root: Path, name: str, files: list[str]) -> Path:
+def _folder(root: Path, name: str, files: Sequence[str]) -> Path:
     """The folder that holds some of the files: in ``root``, in a folder of a folder there, or ``root`` itself.
 
     Unpacking programs nest a folder twice, and Keras lays it in ``cifar-10-batches-py-target``.
@@ -225,17 +193,12 @@ def _folder(root: Path, name: str, files: list[str]) -> Path:
     return root if root.name == name else root / name
 
 
-def file_bytes() -> int:
-    """Size of each of the six binary files: 30,730,000 bytes."""
-    return IMAGES_PER_FILE * RECORD_BYTES
-
-
-def is_published(name: str, content: bytes) -> bool:
+def is_published(name: str, content: bytes, release: Release = OFFICIAL) -> bool:
     """Whether content has the published md5 of the binary file ``name``."""
-    return hashlib.md5(content, usedforsecurity=False).hexdigest() == FILES[name]
+    return hashlib.md5(content, usedforsecurity=False).hexdigest() == release.files[name]
 
 
-def read_bin(folder: Path, name: str) -> Records:
+def read_bin(folder: Path, name: str, release: Release = OFFICIAL) -> Records:
     """Read one binary file, such as ``data_batch_1.bin``, and check it.
 
     Returns:
@@ -249,17 +212,17 @@ def read_bin(folder: Path, name: str) -> Records:
     command = fetch_command(folder)
     size = _size(path, f"run `{command}`")
     delete = f"delete it and run `{command}`"
-    if size < file_bytes():
-        raise BadFileError(path, f"is truncated ({size:,} bytes instead of {file_bytes():,})", delete)
-    if size > file_bytes():
-        raise BadFileError(path, f"is altered ({size:,} bytes instead of {file_bytes():,})", delete)
+    if size < release.file_bytes:
+        raise BadFileError(path, f"is truncated ({size:,} bytes instead of {release.file_bytes:,})", delete)
+    if size > release.file_bytes:
+        raise BadFileError(path, f"is altered ({size:,} bytes instead of {release.file_bytes:,})", delete)
     content = _read(path)
-    if not is_published(name, content):
+    if not is_published(name, content, release):
         raise BadFileError(path, "is altered (its md5 is not the published one)", delete)
     return np.frombuffer(content, np.uint8).reshape(-1, RECORD_BYTES)
 
 
-def read_py(folder: Path, name: str) -> Records:
+def read_py(folder: Path, name: str, release: Release = OFFICIAL) -> Records:
     """Read the pickled batch that answers to the binary file ``name``, and check it.
 
     Returns:
@@ -271,15 +234,15 @@ def read_py(folder: Path, name: str) -> Records:
     """
     path = folder / Path(name).stem
     again = f"delete the folder {folder} and run `{fetch_command(folder)}`, or download that folder again"
-    if _size(path, again) > 2 * file_bytes():  # a batch is 1% larger than the binary file
+    if _size(path, again) > 2 * release.file_bytes:  # a batch is 1% larger than the binary file
         raise BadFileError(path, "is altered (it is far too large)", again)
-    records = decode_pickle(name, _read(path))
+    records = decode_pickle(name, _read(path), release)
     if records is None:
         raise BadFileError(path, "is altered (its md5 is not the published one)", again)
     return records
 
 
-def decode_pickle(name: str, content: bytes) -> Records | None:
+def decode_pickle(name: str, content: bytes, release: Release = OFFICIAL) -> Records | None:
     """Decode the pickled batch that answers to the binary file ``name``.
 
     A pickle is a program, and loading it runs it. It is safe here because only content with the published md5 is
@@ -288,10 +251,10 @@ def decode_pickle(name: str, content: bytes) -> Records | None:
     Returns:
         uint8, (10000, 3073), as in the binary format; None, with nothing unpickled, where the md5 is another.
     """
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != PICKLES[Path(name).stem]:
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != release.pickles[Path(name).stem]:
         return None
     batch = pickle.loads(content, encoding="bytes")
-    records = np.empty((IMAGES_PER_FILE, RECORD_BYTES), np.uint8)
+    records = np.empty((release.images_per_file, RECORD_BYTES), np.uint8)
     records[:, 0] = batch[b"labels"]
     records[:, 1:] = batch[b"data"]
     return records

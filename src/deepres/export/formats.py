@@ -51,15 +51,15 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 )
 
 
-def get_format(name: str) -> Format:
+def get_format(name: str, formats: Mapping[str, Format] = FORMATS) -> Format:
     """Return a format by name, if what it needs is installed.
 
     Raises:
         UserError: an unknown name, or a package is missing.
     """
-    if name not in FORMATS:
-        raise unknown_name("format", name, FORMATS)
-    kind = FORMATS[name]
+    if name not in formats:
+        raise unknown_name("format", name, formats)
+    kind = formats[name]
     if missing := [package for package in kind.needs if find_spec(package) is None]:
         raise UserError(
             f"format {name} needs {', '.join(missing)}, not installed here: pip install 'deepres[{kind.extra}]'"
@@ -68,7 +68,13 @@ def get_format(name: str) -> Format:
 
 
 def export_classifier(
-    classifier: PixelClassifier, name: str, path: Path, images: Images, *, overwrite: bool = False
+    classifier: PixelClassifier,
+    name: str,
+    path: Path,
+    images: Images,
+    *,
+    overwrite: bool = False,
+    formats: Mapping[str, Format] = FORMATS,
 ) -> float:
     """Write a classifier in another format, with its normalisation inside and any number of images at a time.
 
@@ -78,10 +84,11 @@ def export_classifier(
 
     Args:
         classifier: what to export.
-        name: a key of `FORMATS`.
+        name: a key of `formats`.
         path: the file; its suffix must be the format's.
         images: on which the file must agree with the classifier, uint8 (N, 3, S, S), S the classifier's `image_size`.
         overwrite: whether a file that is there already may be replaced.
+        formats: those that there are; one of your own is an entry whose module has `write` and `load`.
 
     Returns:
         The largest difference of a logit.
@@ -91,7 +98,7 @@ def export_classifier(
             already, a net that the format cannot express, or a file whose logits differ by more than 1e-4 or whose
             predictions differ.
     """
-    kind = get_format(name)
+    kind = get_format(name, formats)
     check_target(path, kind, name, overwrite=overwrite)
     pixels = as_images(images, classifier.image_size).numpy()
     module = import_module(kind.module)
@@ -126,18 +133,24 @@ def check_target(path: Path, kind: Format, name: str, *, overwrite: bool) -> Non
         raise UserError(f"{path} exists: name another file with --out, or replace it with --force")
 
 
-def compare(classifier: PixelClassifier, run: Callable[[Any], Logits], images: Images, name: str) -> float:
+def compare(
+    classifier: PixelClassifier,
+    run: Callable[[Any], Logits],
+    images: Images,
+    name: str,
+    max_difference: float = MAX_DIFFERENCE,
+) -> float:
     """Return the largest difference between the logits of an exported file and of the classifier.
 
     Raises:
-        UserError: it is more than 1e-4, or the predictions differ, or the file does not take batches of any size, or
-            takes floats in [0, 1] for something else.
+        UserError: it is more than `max_difference`, or the predictions differ, or the file does not take batches of
+            any size, or takes floats in [0, 1] for something else.
     """
     expected = classifier.predict_logits(images).numpy()  # (N, num_classes)
     actual = run(images)
     differences = [float(np.abs(run(images[:size]) - expected[:size]).max()) for size in BATCHES]
     difference = max(*differences, float(np.abs(actual - expected).max()))
-    if not difference <= MAX_DIFFERENCE:  # nor if it is not a number
+    if not difference <= max_difference:  # nor if it is not a number
         raise UserError(f"the {name} file differs from the net by {difference:.1e} in a logit, and is not kept")
     if (changed := int((actual.argmax(axis=1) != expected.argmax(axis=1)).sum())) > 0:
         raise UserError(f"the {name} file predicts {changed} of {len(images):,} images otherwise, and is not kept")
@@ -146,7 +159,7 @@ def compare(classifier: PixelClassifier, run: Callable[[Any], Logits], images: I
         logits = run((few / 255).astype(np.float32))
     except Exception:  # each runtime has its own
         return difference  # floats raise an error
-    if not np.abs(logits - expected[: len(few)]).max() <= MAX_DIFFERENCE:
+    if not np.abs(logits - expected[: len(few)]).max() <= max_difference:
         raise UserError(f"the {name} file takes floats in [0, 1] for something else, and is not kept")
     return difference
 

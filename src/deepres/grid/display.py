@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Self
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from deepres.formatting import duration
@@ -18,9 +19,11 @@ class GridDisplay:
     Args:
         jobs: the whole grid.
         pending: those of them that are not finished.
+        console: where it is shown; standard error by default.
     """
 
-    def __init__(self, jobs: Sequence[Job], pending: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job], pending: Sequence[Job], console: Console = err) -> None:
+        self._console = console
         self._all = {job.name: JobProgress(job, "waiting" if job in pending else "finished") for job in jobs}
         self._stopping = False
         self._bars: dict[str, TaskID] = {}
@@ -28,9 +31,9 @@ class GridDisplay:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[state]}", justify="right"),
-            console=err,
+            console=console,
             transient=True,
-            disable=not err.is_terminal,
+            disable=not console.is_terminal,
         )
         self._grid_bar = self._progress.add_task("", total=1.0, state="")
 
@@ -46,14 +49,14 @@ class GridDisplay:
         """A run begins, or continues."""
         self._all[job.name].state = "running"
         self._bars[job.name] = self._progress.add_task(job.name, total=1.0, state="starting")
-        if where or not err.is_terminal:
-            say(f"{job.name}: starting {where}".rstrip())
+        if where or not self._console.is_terminal:
+            self._say(f"{job.name}: starting {where}".rstrip())
 
     def lost(self, job: Job, message: str) -> None:
         """A run's machine has gone; the run is to start again elsewhere."""
         self._remove_bar(job)
         self._all[job.name].state = "waiting"
-        say(f"{job.name}: {message}")
+        self._say(f"{job.name}: {message}")
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         """A run has ended."""
@@ -63,7 +66,7 @@ class GridDisplay:
         run.state = outcome.state
         result = f", {run.held_out}" if run.held_out and outcome.state == "finished" else ""
         reason = f": {outcome.message}" if outcome.message else ""
-        say(f"{job.name}: {outcome.state}{result}{reason} {self._aside(num_parallel)}")
+        self._say(f"{job.name}: {outcome.state}{result}{reason} {self._aside(num_parallel)}")
         self._refresh(num_parallel=num_parallel)
 
     def stopping(self) -> None:
@@ -71,7 +74,7 @@ class GridDisplay:
         running = self._num_running()
         if running and not self._stopping:
             saving = "1 run saves its" if running == 1 else f"{running} runs save their"
-            say(
+            self._say(
                 f"deepres: stopping: {saving} state, which may take half a minute; a second Ctrl-C does not wait "
                 "for that and loses what came after the last checkpoint"
             )
@@ -82,7 +85,7 @@ class GridDisplay:
         run = self._all[job.name]
         match event["event"]:
             case "notice":
-                say(f"{job.name}: {event['message']}")
+                self._say(f"{job.name}: {event['message']}")
             case "start":
                 run.step, run.target = event["step"], event["target"]
                 run.total_epochs = event["total_epochs"]
@@ -97,13 +100,17 @@ class GridDisplay:
         name = "val" if "val_error" in row else "test"
         run.step, run.images_per_second = row["step"], row["images_per_second"]
         run.held_out = f"{name} error {row[f'{name}_error']:.2f}%"
-        if not err.is_terminal:
+        if not self._console.is_terminal:
             left = seconds_left(run, [])
-            say(
+            self._say(
                 f"{run.job.name}: epoch {row['epoch']}/{run.total_epochs}, train error {row['train_error']:.2f}%, "
                 f"{run.held_out}, {row['images_per_second'] or 0:,.0f} images/s"
                 f"{f', {duration(left)} left' if left is not None else ''} {self._aside()}"
             )
+
+    def _say(self, message: str) -> None:
+        """Print a line above the bars."""
+        say(message, console=self._console)
 
     def _num_running(self) -> int:
         """Return how many runs there are now."""
@@ -126,7 +133,7 @@ class GridDisplay:
 
     def _refresh(self, job: Job | None = None, num_parallel: int | None = None) -> None:
         """Bring the grid's bar and a run's up to date; so many runs at a time, or as many as now."""
-        if not err.is_terminal:
+        if not self._console.is_terminal:
             return
         runs = self._all.values()
         costs = [run.job.num_images * run.job.flop_per_image for run in runs]

@@ -20,14 +20,21 @@ RUN_MEMORY = 2 << 30  # bytes that a run takes at most, but for nets of 110 laye
 TOGETHER_ON_GPU = 6  # runs that share a GPU in one process: an estimate, for none has been measured
 
 
-def default_parallel(num_runs: int, num_gpus: int) -> int:
+def default_parallel(num_runs: int, num_gpus: int, *, cores: int | None = None, memory: int | None = None) -> int:
     """Return how many processes to train in at the same time: one per GPU, else one per core, as far as memory goes.
 
     Two runs of one thread each train more images a second than one run of two threads.
+
+    Args:
+        num_runs: of the grid.
+        num_gpus: how many GPUs there are; 0 for the CPU.
+        cores: how many cores there are; None: this machine's.
+        memory: in bytes; None: this machine's.
     """
     if num_gpus:
         return max(1, min(num_gpus, num_runs))
-    return max(1, min(num_cores(), num_runs, (memory_bytes() or RUN_MEMORY) // RUN_MEMORY))
+    memory = memory or memory_bytes() or RUN_MEMORY
+    return max(1, min(cores or num_cores(), num_runs, memory // RUN_MEMORY))
 
 
 def default_together(num_runs: int, num_processes: int, replays: bool) -> int:
@@ -38,9 +45,9 @@ def default_together(num_runs: int, num_processes: int, replays: bool) -> int:
     return min(TOGETHER_ON_GPU, ceil(num_runs / num_processes)) if replays else 1
 
 
-def place_environment(place: int, num_parallel: int, num_gpus: int) -> dict[str, str]:
+def place_environment(place: int, num_parallel: int, num_gpus: int, cores: int | None = None) -> dict[str, str]:
     """Return the variables of a process at a place: its GPU and its share of the threads, unless the user set that."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, num_cores() // num_parallel))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (cores or num_cores()) // num_parallel))
     environment = {"OMP_NUM_THREADS": threads}
     if num_gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -72,6 +79,7 @@ def run_local(
     display: GridDisplay,
     stop: StopRequest,
     together: int = 1,
+    cores: int | None = None,
 ) -> dict[str, Outcome]:
     """Train runs and return how each ended, by its name.
 
@@ -84,6 +92,7 @@ def run_local(
         stop: once asked, the running ones save their state and end, and nothing more is begun.
         together: how many runs take turns in a process; 1: each has a process of its own. If such a process dies, its
             runs begin again once.
+        cores: which the processes share; None: this machine's.
     """
     outcomes: dict[str, Outcome] = {}
     waiting = deque(jobs)
@@ -102,7 +111,7 @@ def run_local(
             return
         others: dict[str, Any] = {
             "program": this_program(),
-            "environment": place_environment(place.number, num_processes, num_gpus),
+            "environment": place_environment(place.number, num_processes, num_gpus, cores),
             "listen": lambda event: events.put((place, event)),
         }
         try:

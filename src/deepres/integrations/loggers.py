@@ -117,16 +117,25 @@ class LoggingReporter(Reporter):
 
     Args:
         reporter: the other one.
-        names: keys of `LOGGERS`.
+        names: keys of `loggers`.
         run_dir: of the run.
         settings: the content of recipe.json.
+        loggers: those that there are; one of your own is an entry.
     """
 
-    def __init__(self, reporter: Reporter, names: Sequence[str], run_dir: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        reporter: Reporter,
+        names: Sequence[str],
+        run_dir: Path,
+        settings: Mapping[str, Any],
+        loggers: Mapping[str, type[Logger]] = LOGGERS,
+    ) -> None:
         self._reporter = reporter
         self._names = list(dict.fromkeys(names))
         self._run_dir = run_dir
         self._settings = dict(flatten(settings))
+        self._kinds = loggers
         self._loggers: dict[str, Logger] = {}
 
     def close(self) -> None:
@@ -145,7 +154,7 @@ class LoggingReporter(Reporter):
         identity = sha256(str(self._run_dir.resolve()).encode()).hexdigest()[:12]
         for each in self._names:
             try:
-                self._loggers[each] = LOGGERS[each](name, identity, self._settings)
+                self._loggers[each] = self._kinds[each](name, identity, self._settings)
             except Exception as error:  # whatever a program of another age, or without its server, raises
                 self._fail(each, error)
         self._reporter.start(step, target, batch_size, total_epochs)

@@ -6,12 +6,14 @@ Made from run files alone: no torch, no GPU. Read `write_report` as the table of
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from deepres.data.cifar10 import CLASSES, Split, load_cifar10
+from deepres.data.cifar10 import CLASSES, Cifar10, Split, load_cifar10
+from deepres.data.release import OFFICIAL, Release
 from deepres.errors import UserError
 from deepres.files import make_folder, write_atomically
 from deepres.report.answers import Answers, confident_errors, draw_confident_errors, draw_confusion, read_answers
@@ -29,7 +31,7 @@ from deepres.report.figures import draw_error_against_compute, draw_error_agains
 from deepres.report.inline import PageFigure, figure6_values, inline_svg
 from deepres.report.page import LabeledPictures, Page, PageTable, Picture
 from deepres.report.responses import JSON_FILE, draw_figure7, read_responses
-from deepres.report.style import write_figure
+from deepres.report.style import FORMATS, encode_figure, write_figure
 from deepres.report.tables import table_csv, table_latex, table_markdown, table_rows
 from deepres.report.unfinished import draw_unfinished
 from deepres.runs.finished import load_runs
@@ -47,6 +49,8 @@ def write_report(
     doing: Callable[[str], None] = lambda _: None,
     *,
     unfinished: bool = False,
+    release: Release = OFFICIAL,
+    formats: Sequence[str] = FORMATS,
 ) -> tuple[list[Path], list[str]]:
     """Write all tables and figures of finished runs, and report.html, into a folder.
 
@@ -56,6 +60,8 @@ def write_report(
         data_dir: where CIFAR-10 lies, for the pictures of wrong test images.
         doing: receives what is being drawn.
         unfinished: whether runs that are not finished are shown too, apart from all others and in no statistic.
+        release: what the files of CIFAR-10 must be.
+        formats: in which the figures are written as files, see `deepres.report.style.FORMATS`.
 
     Returns:
         The files written, the page last; and remarks on what could not be shown.
@@ -75,7 +81,7 @@ def write_report(
     summaries = [summarize(group) for group in groups]
     page = Page(finished, skipped, check_claims(groups), table_rows(summaries))
     make_folder(out)
-    folder = Folder(out, write_tables(page, out) if finished else [])
+    folder = Folder(out, write_tables(page, out) if finished else [], formats)
     names = file_names([(label,) for label in labels])
     for label in labels:
         doing(f"curves of recipe {label}")
@@ -96,7 +102,7 @@ def write_report(
     answers = add_confusion(page, sorted(groups, key=lambda group: recipe_key(group.label)), folder, doing)
     add_metrics(page, answers, folder)
     doing("the most confident errors")
-    add_confident_errors(page, answers, summaries, folder, data_dir)
+    add_confident_errors(page, answers, summaries, folder, partial(load_cifar10, data_dir, release))
     write_atomically(out / PAGE, page.render())
     return [*folder.written, out / PAGE], page.remarks
 
@@ -107,12 +113,19 @@ class Folder:
 
     path: Path
     written: list[Path]
+    formats: Sequence[str]
+    """Of the figures."""
 
     def add(self, figure: Figure, name: str, title: str) -> PageFigure:
-        """Write a figure in all formats and return it for the page."""
-        self.written += write_figure(figure, self.path, name)
-        svg = (self.path / f"{name}.svg").read_bytes()
+        """Write a figure and return it for the page."""
+        self.write(figure, name)
+        file = self.path / f"{name}.svg"
+        svg = file.read_bytes() if file in self.written else encode_figure(figure, "svg")
         return PageFigure(name, title, inline_svg(svg, name))
+
+    def write(self, figure: Figure, name: str) -> None:
+        """Write a figure in all formats."""
+        self.written += write_figure(figure, self.path, name, self.formats)
 
 
 def file_names(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
@@ -221,9 +234,9 @@ def add_metrics(page: Page, answers: Sequence[Answers], folder: Folder) -> None:
 
 
 def add_confident_errors(
-    page: Page, answers: Sequence[Answers], summaries: Sequence[Summary], folder: Folder, data_dir: Path | None
+    page: Page, answers: Sequence[Answers], summaries: Sequence[Summary], folder: Folder, load: Callable[[], Cifar10]
 ) -> None:
-    """Draw the wrong test images of the best net of each recipe; the data set has to be there."""
+    """Draw the wrong test images of the best net of each recipe; the data set, which `load` loads, has to be there."""
     means = {(summary.group.label, summary.group.model): summary.mean for summary in summaries}
     best: dict[str, Answers] = {}
     for found in sorted(answers, key=lambda found: means[found.group.label, found.group.model]):
@@ -231,7 +244,7 @@ def add_confident_errors(
     if not best:
         return
     try:
-        test = load_cifar10(data_dir).test
+        test = load().test
     except UserError as error:
         page.remarks.append(f"wrong test images: {error}")
         return
@@ -246,7 +259,7 @@ def add_confident_errors(
             )
         elif wrong:
             figure = draw_confident_errors(found, wrong, test.images)
-            folder.written += write_figure(figure, folder.path, f"wrong-{names[label,]}")
+            folder.write(figure, f"wrong-{names[label,]}")
             pictures = [Picture(image, test.images[image.index]) for image in wrong]
             page.wrong.append(LabeledPictures(f"{found.group.model}, recipe {label}", pictures))
 

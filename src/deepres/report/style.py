@@ -6,7 +6,7 @@ marker of its own besides.
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,9 +157,9 @@ def encode_figure(figure: Figure, file_format: str, dpi: int = PNG_DPI) -> bytes
     return picture.getvalue()
 
 
-def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure in all formats, atomically; return the paths."""
-    paths = [folder / f"{name}.{file_format}" for file_format in FORMATS]
-    for path, file_format in zip(paths, FORMATS, strict=True):
+def write_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write a figure in some formats, which are their files' suffixes, atomically; return the paths."""
+    paths = [folder / f"{name}.{file_format}" for file_format in formats]
+    for path, file_format in zip(paths, formats, strict=True):
         write_atomically(path, encode_figure(figure, file_format))
     return paths

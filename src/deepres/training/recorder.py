@@ -11,7 +11,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from deepres.backends.device import resumes_exactly
 from deepres.data.cifar10 import CLASSES
 from deepres.errors import UserError, extra_needed, first_line
 from deepres.files import write_atomically, write_json
@@ -154,7 +153,7 @@ class Recorder(SilentRecorder):
         self.trainer.last_checkpoint = str(path)
         self._saved_step = self.trainer.step
         self.reporter.notice(f"resuming {self.run_dir} after step {self.trainer.step:,}")
-        if not resumes_exactly(self.trainer.device, self.config.backend):
+        if not self.trainer.resumes_exactly:
             self.reporter.notice("here a resumed run is not bit-identical to one that was never interrupted")
         return content
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from deepres.backends.build import build_backend
-from deepres.backends.device import fix_rounding, replays_graphs
+from deepres.backends.device import fix_rounding, replays_graphs, resumes_exactly
 from deepres.backends.fused.agreement import NUM_IMAGES
 from deepres.data.loader import Choice, TrainStream
 from deepres.errors import UserError
 from deepres.models import ResNet
 from deepres.recipes.recipe import Recipe
 from deepres.training.average import RunningMean
-from deepres.training.graph import CudaRecorder, Replays
+from deepres.training.graph import CudaRecorder, Record, Replays
 from deepres.training.group import Group
 from deepres.training.losses import WINDOW, Losses
 from deepres.training.nets import Net, build_net
@@ -26,7 +26,7 @@ from deepres.training.schedule import SlowStartGate, learning_rate
 from deepres.training.start import chain_length, start_chain
 from deepres.training.stopping import StopRequest
 from deepres.training.trained_start import TrainedStart
-from deepres.weights.evaluate import percent, predict_logits
+from deepres.weights.evaluate import EVAL_BATCH, percent, predict_logits
 
 
 class DivergedError(UserError):
@@ -78,6 +78,7 @@ class Trainer:
         group: the processes among which each mini-batch is divided; all of them hold the same state.
         num_classes: of the labels.
         start: trained weights to begin with, all but the last layer's; None: fresh ones.
+        record: records a step to replay it; None: by CUDA graphs, on devices that replay them.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Trainer:
         group: Group | None = None,
         num_classes: int = 10,
         start: TrainedStart | None = None,
+        record: Record | None = None,
     ) -> None:
         if device.type != "cpu":
             fix_rounding()
@@ -137,8 +139,9 @@ class Trainer:
         self._choice = Choice.blank(share.stop - share.start, stream.images.device)
         self._losses = Losses(device, 1 if device.type == "cpu" else WINDOW)
         same = isinstance(name, str) and recipe.optimizer is None and stream.mixing is None  # at each step
-        recorded = same and replays_graphs(device)
-        self._replays = Replays(CudaRecorder(device) if recorded else None, notice)
+        if record is None and same and replays_graphs(device):
+            record = CudaRecorder(device)
+        self._replays = Replays(record if same else None, notice)
         self._evaluated: dict[torch.Size, tuple[Tensor, Tensor]] = {}  # images and logits of recorded evaluations
 
     def advance(self) -> None:
@@ -171,6 +174,11 @@ class Trainer:
         """Return the tensors that a step reads and changes."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         return tensors + [tensor for optimizer in self.optimizers for tensor in optimizer.tensors()]
+
+    @property
+    def resumes_exactly(self) -> bool:
+        """See `deepres.backends.device.resumes_exactly`."""
+        return resumes_exactly(self.device, self.backend.name)
 
     def use_stream(self, stream: TrainStream) -> None:
         """Take the mini-batches of another stream from now on, of as many images."""
@@ -247,13 +255,14 @@ class Trainer:
         self.read_losses()
         self.totals = RunningTotals()
 
-    def evaluate(self, images: Tensor) -> Tensor:
+    def evaluate(self, images: Tensor, batch_size: int = EVAL_BATCH) -> Tensor:
         """Return the logits of uint8 images (N, 3, H, W) in the run's own precision: float32 (N, num_classes).
 
-        The processes of the group divide the images among themselves; each returns all logits.
+        They are computed from so many images at a time. The processes of the group divide the images among themselves;
+        each returns all logits.
         """
         share = self.group.share(len(images))
-        part = predict_logits(self._logits, images[share], self.stream.normalization)
+        part = predict_logits(self._logits, images[share], self.stream.normalization, batch_size)
         logits = part.new_zeros(len(images), part.shape[1])
         logits[share] = part
         self.group.sum_([logits])

@@ -13,15 +13,18 @@ EVAL_BATCH = 1000  # images; divides 10,000, so that every batch has the same co
 
 
 @torch.inference_mode()
-def predict_logits(forward: Callable[[Tensor], Tensor], images: Tensor, normalization: Normalization) -> Tensor:
+def predict_logits(
+    forward: Callable[[Tensor], Tensor], images: Tensor, normalization: Normalization, batch_size: int = EVAL_BATCH
+) -> Tensor:
     """Return the logits of every image, in order: uint8 (N, 3, H, W) -> float32 (N, num_classes).
 
     Args:
         forward: a model in evaluation mode, or a backend's `logits`.
         images: on the device of the model.
         normalization: the model's.
+        batch_size: how many images `forward` gets at a time.
     """
-    return torch.cat([forward(normalization(batch)) for batch in torch.split(images, EVAL_BATCH)])
+    return torch.cat([forward(normalization(batch)) for batch in torch.split(images, batch_size)])
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from deepres.data.augment import Normalization
 from deepres.errors import UserError
-from deepres.weights.evaluate import predict_logits
+from deepres.weights.evaluate import EVAL_BATCH, predict_logits
 
 
 class Moments:
@@ -29,7 +29,9 @@ class Moments:
         return math.sqrt(max(0.0, self.sum_of_squares / self.count - (self.sum / self.count) ** 2))
 
 
-def layer_responses(model: nn.Module, images: Tensor, normalization: Normalization) -> dict[str, float]:
+def layer_responses(
+    model: nn.Module, images: Tensor, normalization: Normalization, batch_size: int = EVAL_BATCH
+) -> dict[str, float]:
     """Return the standard deviation of each 3x3 layer's response by the layer's name, in the order of the layers.
 
     The response is the output after batch normalisation and before the nonlinearity or the addition (figure 7): a
@@ -39,6 +41,7 @@ def layer_responses(model: nn.Module, images: Tensor, normalization: Normalizati
         model: in evaluation mode; each of its 3x3 convolutions has a batch normalisation behind it.
         images: uint8 (N, 3, H, W) on the model's device.
         normalization: the model's.
+        batch_size: how many images the model gets at a time.
 
     Raises:
         UserError: a 3x3 convolution has no batch normalisation right behind it.
@@ -63,7 +66,7 @@ def layer_responses(model: nn.Module, images: Tensor, normalization: Normalizati
     hooks = [module.register_forward_hook(convolved) for module in convolutions]
     hooks += [m.register_forward_hook(normalized) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     try:
-        predict_logits(model, images, normalization)
+        predict_logits(model, images, normalization, batch_size)
     finally:
         for hook in hooks:
             hook.remove()

@@ -19,7 +19,7 @@ from deepres.weights.evaluate import error_percent
 from deepres.weights.file import load_weights
 from deepres.zoo.card import Card, same_card
 from deepres.zoo.catalogue import file_sha256
-from deepres.zoo.verify import same_error
+from deepres.zoo.verify import same_error, tolerance
 
 
 def build_zoo(paths: Iterable[Path], folder: Path, test: Split, notice: Callable[[str], None]) -> list[Card]:
@@ -88,14 +88,14 @@ def write_entry(
     else:
         logits = classifier.predict_logits(test.images)
         error = error_percent(logits, torch.from_numpy(test.labels))
-        if not same_error(error, card.test_error_last):
+        if not same_error(error, card.test_error_last, len(test.labels)):
             raise UserError(
                 f"{source} has {error:.2f}% test error, but its run ended with {card.test_error_last:.2f}%: it is not "
                 "the file of this run"
             )
         write_atomically(weights, source.read_bytes())
         write_json(json_file, card.to_json())
-        here = "" if error == card.test_error_last else f"; {error:.2f}% here, to within 3 images of 10,000"
+        here = "" if error == card.test_error_last else f"; {error:.2f}% here, {tolerance(len(test.labels))}"
         notice(f"{chosen}: written{here}")
     if not markdown.is_file() or markdown.read_text() != card.markdown():
         write_atomically(markdown, card.markdown().encode())

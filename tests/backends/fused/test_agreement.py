@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepres.backends.build import build_backend
-from deepres.backends.fused import agreement
 from deepres.backends.fused.agreement import NUM_IMAGES, disagreement
 from deepres.backends.fused.build import KernelsUnavailable, load_kernels
 from deepres.backends.fused.net import FusedNet
@@ -101,12 +100,7 @@ RELUS = {
 @pytest.mark.parametrize("name", RELUS)
 def test_another_function_by_the_name_of_relu_is_found_out(name, precision, examples, monkeypatch):
     """The sources are what they were, but what they call is not: only the comparison can tell."""
-
-    class Functions:
-        relu = staticmethod(RELUS[name])
-        pad = staticmethod(F.pad)
-
-    monkeypatch.setattr("deepres.models.blocks.F", Functions)
+    monkeypatch.setattr(F, "relu", RELUS[name])
     net = fresh()
     assert why_not_standard(net) is None
     assert "they differ from the net itself by" in disagreement(net, precision, examples[:1])
@@ -114,11 +108,7 @@ def test_another_function_by_the_name_of_relu_is_found_out(name, precision, exam
 
 @needs_float32
 def test_float32_tells_a_slope_of_a_hundredth_below_zero(examples, monkeypatch):
-    class Functions:
-        relu = staticmethod(lambda x: F.leaky_relu(x, 0.01))
-        pad = staticmethod(F.pad)
-
-    monkeypatch.setattr("deepres.models.blocks.F", Functions)
+    monkeypatch.setattr(F, "relu", lambda x: F.leaky_relu(x, 0.01))
     assert "running_" in disagreement(fresh(), "float32", examples[:1])
 
 
@@ -183,27 +173,27 @@ def test_the_comparison_leaves_no_trace(precision, examples):
 
 
 @needs_float32
-def test_an_error_leaves_no_trace_either(examples, monkeypatch):
+def test_an_error_leaves_no_trace_either(examples):
     net = fresh().eval()
     before = copy.deepcopy(net.state_dict())
 
-    def fail(*arguments):
+    def fail(images, labels):
         raise RuntimeError("the power failed")
 
-    monkeypatch.setattr(agreement, "_kernels_outcome", fail)
+    def build(*arguments):
+        kernels = FusedNet(*arguments)
+        kernels.forward_backward = fail
+        return kernels
+
     with pytest.raises(RuntimeError, match="the power failed"):
-        disagreement(net, "float32", examples[:1])
+        disagreement(net, "float32", examples[:1], build)
     assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
     assert not any(module.training for module in net.modules())
 
 
 @needs_float32
 def test_where_they_differ_plain_torch_trains_or_an_error_says_so(examples, monkeypatch):
-    class Functions:
-        relu = staticmethod(F.silu)
-        pad = staticmethod(F.pad)
-
-    monkeypatch.setattr("deepres.models.blocks.F", Functions)
+    monkeypatch.setattr(F, "relu", F.silu)
     net, notices = fresh(), []
     images, labels = examples[0]
     expected = F.cross_entropy(copy.deepcopy(net)(images), labels)

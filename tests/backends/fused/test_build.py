@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from fake_compiler import make_compiler
 from fused_variants import needs_float32
 
 from deepres.backends.device import find_compiler
@@ -17,13 +18,6 @@ def empty_cache(user_cache):
     kernels = user_cache / "kernels"
     kernels.unlink()
     return kernels
-
-
-def make_compiler(path, monkeypatch, body, shell="/bin/sh", version="1.0"):
-    """A compiler that tells its version and then does what the shell commands of `body` say."""
-    path.write_text(f'#!{shell}\n[ "$1" = --version ] && echo "{version}" && exit 0\n{body}\n')
-    path.chmod(0o755)
-    monkeypatch.setenv("CXX", str(path))
 
 
 @needs_float32

@@ -173,9 +173,8 @@ def test_linear_layer_and_cross_entropy_agree_with_autograd(num_images, num_clas
 
 @pytest.mark.parametrize(("precision", "unit"), VARIANTS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_in_an_image_shows_in_its_logits_alone(precision, unit, value, monkeypatch):
-    monkeypatch.setattr("deepres.backends.fused.net.load_kernels", lambda p, s=32: load_kernels(p, s, unit))
-    net, (images, labels) = FusedNet(make_model("resnet20"), precision, 3), batch(3)
+def test_what_is_no_number_in_an_image_shows_in_its_logits_alone(precision, unit, value):
+    net, (images, labels) = FusedNet(make_model("resnet20"), precision, 3, unit), batch(3)
     expected = net.logits(images)
     images[1, 0, 5, 5] = value
     found = net.logits(images)

@@ -6,6 +6,7 @@ fused_variants.py.
 
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from fused_variants import ON_X86, batch, make_model, needs_float32
 
 from deepres.backends.device import find_compiler
 from deepres.backends.fused.agreement import NUM_IMAGES, disagreement
-from deepres.backends.fused.build import PRECISION_FLAGS, SOURCE, UNIT_FLAGS, load_kernels
+from deepres.backends.fused.build import PRECISION_FLAGS, SOURCE, UNIT_FLAGS
+from deepres.backends.fused.net import FusedNet
 
 pytestmark = [needs_float32, pytest.mark.skipif(not ON_X86, reason="compares with 128-bit vectors on x86-64")]
 
@@ -39,6 +41,6 @@ def test_arm_makes_the_bits_of_128_bit_vectors(tmp_path):
     assert emulated == native
 
 
-def test_a_net_computed_in_128_bit_vectors_agrees_with_autograd(monkeypatch):
-    monkeypatch.setattr("deepres.backends.fused.net.load_kernels", lambda p, s=32: load_kernels(p, s, "narrow"))
-    assert disagreement(make_model("resnet20"), "float32", [batch(NUM_IMAGES)]) is None
+def test_a_net_computed_in_128_bit_vectors_agrees_with_autograd():
+    narrow = partial(FusedNet, unit="narrow")
+    assert disagreement(make_model("resnet20"), "float32", [batch(NUM_IMAGES)], narrow) is None

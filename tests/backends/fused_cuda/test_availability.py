@@ -1,3 +1,7 @@
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
 import pytest
 import torch
 
@@ -58,8 +62,12 @@ def test_what_is_missing_is_said(accelerator, precision, size, has_triton, reaso
 @pytest.fixture
 def h100(monkeypatch):
     """A machine with a GPU and Triton, as far as the rules can see."""
-    monkeypatch.setattr(Accelerator, "of", classmethod(lambda cls, device: H100))
-    monkeypatch.setattr(availability, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "H100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", list)
+    triton = ModuleType("triton")
+    triton.__spec__ = ModuleSpec("triton", None)
+    monkeypatch.setitem(sys.modules, "triton", triton)
 
 
 def test_other_nets_are_left_alone(h100):

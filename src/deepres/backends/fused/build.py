@@ -6,7 +6,6 @@ two pools, of which one sleeps while the other works. Every kernel is given the 
 """
 
 import ctypes
-import functools
 import hashlib
 import os
 import platform
@@ -131,7 +130,6 @@ def why_tiles_are_denied() -> str | None:
     return why_no_tiles() if all(capabilities.get(name) for name in AMX) else None
 
 
-@functools.cache
 def _request_tiles() -> str | None:
     system = ctypes.CDLL(None, use_errno=True)
     if system.syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) != 0:

@@ -43,6 +43,7 @@ class FusedNet:
         model: its parameters are made contiguous, which optimizer state made before must be too.
         precision: of activations: "float32" or "bfloat16".
         capacity: the most images of one `forward_backward`; memory is proportional to it.
+        unit: what computes, see `load_kernels`.
 
     Raises:
         KernelsUnavailable: the model is not supported (see `why_unsupported`), or the kernels are not available.
@@ -50,13 +51,14 @@ class FusedNet:
 
     name = "fused"
 
-    def __init__(self, model: ResNet, precision: str, capacity: int) -> None:
+    def __init__(self, model: ResNet, precision: str, capacity: int, unit: str | None = None) -> None:
         if reason := why_unsupported(model, model.fc.weight.device, precision):
             raise KernelsUnavailable(reason)
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}: it must be at least 1")
         self._precision = precision
-        self._kernels = load_kernels(precision)  # of the size at hand
+        self._unit = unit
+        self._kernels = load_kernels(precision, SIZE, unit)  # of the size at hand
         self._kernels_by_size: dict[int, CDLL] = {SIZE: self._kernels}
         self._dtype = getattr(torch, precision)
         self._capacity = capacity
@@ -229,7 +231,7 @@ class FusedNet:
             raise ValueError(f"images are {found}: they must be float32 (B, 3, S, S) on cpu, S one of {sizes}")
         if size not in self._kernels_by_size:
             try:
-                self._kernels_by_size[size] = load_kernels(self._precision, size)
+                self._kernels_by_size[size] = load_kernels(self._precision, size, self._unit)
             except KernelsUnavailable as error:
                 raise kernels_error(str(error)) from None
         self._kernels = self._kernels_by_size[size]
