@@ -5,7 +5,7 @@
 
 On the 45,000 images of the 45k/5k split; errors are those of the 5,000 validation images at the last step. The test
 set decides nothing. Runs are kept under runs/ablation, so that an interrupted study continues, and --out keeps what
-the file holds of other variants.
+the file holds of other variants. The committed files are of the first version of `fast`: they name their commit.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def scale_rate(recipe: Recipe, factor: float) -> Recipe:
 VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "the recipe": lambda recipe: recipe,
     "SGD instead of Muon": lambda recipe: replace(
-        recipe, muon=None, learning_rate=0.2, batch_size=128, weight_decay=5e-4
+        recipe, muon=None, norm_adam=None, learning_rate=0.2, batch_size=128, weight_decay=5e-4
     ),
     # Half the mini-batch, twice the steps: a rate lower by the square root of 2 keeps their noise about the same.
     "mini-batches of 128": lambda recipe: replace(scale_rate(recipe, 0.7), batch_size=128),

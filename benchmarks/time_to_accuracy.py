@@ -137,7 +137,9 @@ def draw_curve(model: str, target: float, rows: list[dict[str, Any]], earlier: l
             axes.plot([fraction] * len(each), each, ls="", marker=".", ms=5, color=look.color, alpha=0.5, zorder=3)
         if earlier:
             line: dict[str, Any] = {"color": look.color, "ls": "--", "lw": 1, "marker": "o", "ms": 4, "mfc": "white"}
-            axes.plot(earlier_fractions, list(map(mean, earlier_errors)), label="the recipe's first version", **line)
+            axes.plot(
+                earlier_fractions, list(map(mean, earlier_errors)), label="an earlier version of the recipe", **line
+            )
         means = list(map(mean, errors))
         axes.plot(fractions, means, label="mean of the seeds (small points)", **own_points(look))
         axes.set_xscale("log")

@@ -51,7 +51,7 @@ from deepres.training.train import RunConfig, build_trainer, load_sets, train
 CPU = torch.device("cpu")
 BATCH = 128
 MATRIX = 4096
-SIZES = (32, 24)  # rows of the images; `fast` begins with the smaller ones
+SIZES = (32, 24)  # rows of the images; `fast` takes most of its steps on the smaller ones
 PRECISIONS = ("bfloat16", "float32")
 
 

@@ -32,23 +32,30 @@ from deepres.data.cifar10 import Cifar10, load_cifar10
 from deepres.errors import UserError
 from deepres.files import read_json, write_json
 from deepres.models import MODELS
-from deepres.recipes.named import fast, paper
+from deepres.recipes.named import paper
 from deepres.recipes.recipe import Adam, Chain, LowResolution, Muon, OneCycle, Recipe
 from deepres.runs.directory import RunDir
 from deepres.training.train import RunConfig, load_sets, train
 from deepres.weights.evaluate import predict_logits
 from deepres.weights.file import load_weights
 
-# The recipe that the factors change, as `fast` was when the tuning began.
-BASE = replace(
-    fast(),
+# The recipe that the factors change: the first version of `fast`.
+BASE = Recipe(
+    name="fast",
+    steps=1,  # set below
+    batch_size=256,
+    normalization="channel",
     pad=4,
+    padding="reflection",
+    flips="alternating",
     low_resolutions=(LowResolution(24, 0.65),),
     muon=Muon(learning_rate=0.05, momentum=0.85),
-    schedule=OneCycle(warmup=0.0),
-    norm_adam=None,
     learning_rate=0.1,
-    chain=None,
+    schedule=OneCycle(warmup=0.0),
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=0.0001,
+    decay_norm_and_bias=True,
 )
 
 

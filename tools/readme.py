@@ -16,7 +16,7 @@ from statistics import mean, median, stdev
 from textwrap import fill
 from typing import Any
 
-from deepres.recipes.named import paper
+from deepres.recipes.named import get_recipe, paper
 from deepres.recipes.recipe import SPLITS
 from deepres.report.tables import find_missing, markdown_table, noted_table, row_cells, table_rows
 from deepres.runs.compare import compare
@@ -118,6 +118,7 @@ def table_time_of(report: dict[str, Any], on_gpu: bool) -> str:
     times = " and ".join(
         f"{of['seconds'] / 3600:.1f} hours by the recipe `{name}` ({of['epochs']} epochs)"
         for name, of in report["recipes"].items()
+        if of["epochs"] == get_recipe(name).total_epochs(SPLITS["50k"])  # not of an earlier version
     )
     (num_nets,) = {len(of["models"]) for of in report["recipes"].values()}
     device = report["device"] + ("" if on_gpu else f", {report['cores']} cores,")
@@ -158,7 +159,8 @@ def claimed_time(recipe: str) -> str:
     """Return how long ResNet-20 takes by a recipe where nothing else runs, if that was measured."""
     path = ROOT / "benchmarks" / "results" / "time_to_accuracy.json"
     report = json.loads(path.read_text()) if path.exists() else {"rows": []}
-    runs = [run for row in report["rows"] if row["recipe"]["name"] == recipe for run in row["runs"]]
+    now = json.loads(json.dumps(get_recipe(recipe).to_json()))  # not an earlier version of that name
+    runs = [run for row in report["rows"] if row["recipe"] == now for run in row["runs"]]
     if not runs:
         return ""
     minutes, (where,) = mean(run["seconds"] for run in runs) / 60, {(run["device"], run["precision"]) for run in runs}

@@ -339,7 +339,7 @@ from deepres.models import build_model
 from deepres.backends import choose
 torch.set_num_threads(1)
 ways = [("eager", "float32"), ("eager", "bfloat16")]
-print(choose.measured_speeds(build_model("resnet20"), torch.device("cpu"), ways, 16))
+print(choose.measured_speeds(build_model("resnet20"), torch.device("cpu"), ways, 16, choose.HERE))
 """
 
 

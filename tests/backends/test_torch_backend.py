@@ -142,9 +142,9 @@ def test_estimated_time_by_hand():
     # 30 epochs: 11,719 steps of 128 images, and 10,000 test images each; 64,000 steps, 164 epochs.
     assert speed.seconds(one_cycle()) == pytest.approx(11_719 * 128 / 1000 + 30 * 10_000 / 4000)
     assert speed.seconds(paper()) == pytest.approx(64_000 * 128 / 1000 + 164 * 10_000 / 4000)
-    # 4,471 steps of 256 images, 65% of them on images of 24 rows; 23 epochs.
-    small = replace(speed, small=[(24, 1500.0)])
-    by_hand = 2906 * 256 / 1500 + 1565 * 256 / 1000 + 23 * 10_000 / 4000
+    # 5,446 steps of 256 images: 1,089 on images of 16 rows, 3,268 on those of 24, 1,089 on whole ones; 28 epochs.
+    small = replace(speed, small=[(16, 3000.0), (24, 1500.0)])
+    by_hand = 1089 * 256 / 3000 + 3268 * 256 / 1500 + 1089 * 256 / 1000 + 28 * 10_000 / 4000
     assert small.seconds(fast()) == pytest.approx(by_hand)
     assert small.scaled(2).seconds(fast()) == pytest.approx(2 * by_hand)
 
@@ -152,7 +152,7 @@ def test_estimated_time_by_hand():
 def test_speed_is_measured():
     speed = measure_speed("resnet20", [one_cycle(), fast()], CPU, "float32", seconds=0.1)
     assert 1 < speed.train < 1e6
-    assert [size for size, _ in speed.small] == [24]
+    assert [size for size, _ in speed.small] == [16, 24]
     assert 1 < speed.small[0][1] < 1e6
     assert 1 < speed.evaluate < 1e7
     assert speed.scaled(4).train == speed.train / 4

@@ -176,7 +176,7 @@ def test_nets_for_images_of_another_size_keep_it_with_their_weights(run, tmp_pat
     assert code == 0, stderr
     assert "there are no kernels for images of 20 x 20" in stderr
     record = json.loads((tmp_path / "small" / "recipe.json").read_text())
-    assert (record["data"]["name"], record["recipe"]["low_resolutions"][0]["size"]) == ("digits-20px", 24)
+    assert (record["data"]["name"], record["recipe"]["low_resolutions"][0]["size"]) == ("digits-20px", 16)
     code, stdout, _ = run("evaluate", "small", "--data", "digits", "--json")
     result = json.loads((tmp_path / "small" / "result.json").read_text())
     assert json.loads(stdout)["test_error"] == result["test_error_last"]

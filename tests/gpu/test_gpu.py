@@ -39,7 +39,7 @@ pytestmark = [
 STEPS = 3 * WINDOW
 RECIPES = {
     "paper": replace(paper(), steps=STEPS, schedule=replace(paper().schedule, milestones=(20, 40))),
-    "fast": replace(fast(), steps=STEPS, epochs=None),  # on images of 24 rows, then of 32
+    "fast": replace(fast(), steps=STEPS, epochs=None),  # on images of 16, 24, then 32 rows
 }
 NUM_IMAGES = 1000
 

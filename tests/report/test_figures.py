@@ -81,9 +81,10 @@ def test_figure6_of_one_family_and_of_poor_runs(tmp_path):
     plain, residual = figure.get_axes()
     assert residual.get_ylim() == (0, 100)
     assert [text.get_text() for text in plain.texts] == ["no finished runs"]
-    assert [line.get_xdata()[0] for line in lines(residual, ":")] == [2906]  # 65% of 4,471 steps
-    assert "mini-batches of 256; until step 2,906 on images of 24 x 24 pixels\n" in figure.get_suptitle()
-    assert [tick for tick in residual.get_xticks() if tick <= 4471] == [0, 1000, 2000, 3000, 4000]
+    assert [line.get_xdata()[0] for line in lines(residual, ":")] == [1089, 4357]  # 20% and 80% of 5,446 steps
+    small = "until step 1,089 on images of 16 x 16 pixels; until step 4,357 on images of 24 x 24 pixels"
+    assert f"mini-batches of 256; {small}\n" in figure.get_suptitle()
+    assert [tick for tick in residual.get_xticks() if tick <= 5446] == [0, 1000, 2000, 3000, 4000, 5000]
     assert [error_limit([limit]) for limit in (9.0, 19.5, 27.0, 50.0, 58.0)] == [20, 25, 30, 60, 100]
 
 

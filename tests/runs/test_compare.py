@@ -129,7 +129,7 @@ def test_a_group_of_several_settings_is_an_error_that_names_the_setting(write):
     write("a", "resnet20", (8.1,), recipe="fast")
     folder = write("a", "resnet20", (8.2,), 1, recipe=changed)
     b = write("b", "resnet32", (8.2, 8.3), recipe="fast")
-    message = r"A \(.*\) mixes runs of different settings: recipe.learning_rate is 0.1 in .*seed0 and 0.05 in .*seed1"
+    message = r"A \(.*\) mixes runs of different settings: recipe.learning_rate is 0.03 in .*seed0 and 0.05 in .*seed1"
     with pytest.raises(UserError, match=message):
         compare(folder, b)
     with pytest.raises(UserError, match=r"B .* mixes"):
@@ -149,8 +149,8 @@ def test_several_ingredients_at_once_are_an_error_unless_asked_for(write):
 
 def test_differ_admits_what_it_names_and_nothing_else(write):
     a = write("a", "resnet20", (8.1, 8.3), recipe="fast")
-    b = write("b", "resnet20", (8.6, 8.7), recipe=replace(fast(), name="mine", learning_rate=0.05, pad=2))
-    with pytest.raises(UserError, match=r"differ in more than recipe.learning_rate: recipe.pad 4 -> 2; add --differ"):
+    b = write("b", "resnet20", (8.6, 8.7), recipe=replace(fast(), name="mine", learning_rate=0.05, pad=4))
+    with pytest.raises(UserError, match=r"differ in more than recipe.learning_rate: recipe.pad 2 -> 4; add --differ"):
         compare(a, b, differ=["recipe.learning_rate"])
     assert compare(a, b, differ=["recipe.learning_rate", "recipe.pad"])
     assert compare(a, b, differ=["recipe"])

@@ -34,7 +34,7 @@ FAST = [f"resnet20-fast-seed{seed}" for seed in (0, 1, 2)]
         "runs/resnet20-fast-seed0,runs/resnet20-fast-seed1, runs/resnet20-fast-seed[2-9]",
         "model=resnet20,recipe=fast",
         "recipe=fast",
-        "model=resnet20,recipe.learning_rate=0.10",
+        "model=resnet20,recipe.learning_rate=0.030",
         "recipe.muon.learning_rate=0.05,recipe.name=fast,split=50k",
         "recipe=fast,seed=0,seed=1,seed=2",
     ],

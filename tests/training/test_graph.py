@@ -8,7 +8,6 @@ from tape import LOOKS, Tape, TapeRecorder
 
 from deepres.data.loader import build_stream
 from deepres.recipes.named import fast, paper
-from deepres.recipes.recipe import Adam
 from deepres.training.graph import Replays
 from deepres.training.optimizers import build_optimizers
 from deepres.training.trainer import Trainer
@@ -17,9 +16,9 @@ CPU = torch.device("cpu")
 STEPS = 8
 RECIPES = {
     "paper": replace(paper(), batch_size=8, schedule=replace(paper().schedule, milestones=(3, 5))),
-    "fast": replace(fast(), batch_size=8, steps=STEPS, epochs=None),  # on images of 24 rows, then of 32
+    "fast": replace(fast(), batch_size=8, steps=STEPS, epochs=None),  # on images of 16, 24, then 32 rows
 }
-RECIPES["adam"] = replace(RECIPES["fast"], norm_adam=Adam(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10))
+RECIPES["norms by SGD"] = replace(RECIPES["fast"], norm_adam=None)
 
 
 class SmallNet(torch.nn.Module):

@@ -60,7 +60,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a choice asks of the machine: by default, of the one at hand."""
+    """What `choose` asks and how it measures; by default this machine, by its clock."""
 
     precisions: Callable[[torch.device], Sequence[str]] = native_precisions
     """Those that "auto" chooses among, see `native_precisions`."""
@@ -167,7 +167,7 @@ def prefer(ways: Sequence[Way], speeds: Mapping[str, float]) -> Way:
 
 
 def measured_speeds(
-    model: ResNet, device: torch.device, ways: Sequence[Way], size: int, machine: Machine = HERE
+    model: ResNet, device: torch.device, ways: Sequence[Way], size: int, machine: Machine
 ) -> dict[str, float]:
     """Return the images per second of each way, from the user's cache or by measuring, one process at a time."""
     key = describe_measurement(model, device, ways, size, machine)
@@ -233,9 +233,7 @@ def read_speeds(path: Path, key: Mapping[str, Any]) -> dict[str, float] | None:
     return speeds
 
 
-def measure(
-    model: ResNet, device: torch.device, ways: Sequence[Way], size: int, machine: Machine = HERE
-) -> dict[str, float]:
+def measure(model: ResNet, device: torch.device, ways: Sequence[Way], size: int, machine: Machine) -> dict[str, float]:
     """Return the images per second of training steps, without the optimizer's share, of each way.
 
     The ways take turns, and of each the fastest step counts, for other programs come and go. A way for which the time

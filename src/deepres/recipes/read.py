@@ -37,8 +37,8 @@ def read_recipe(source: str, settings: Iterable[str] = ()) -> Recipe:
 
     Example:
         >>> import deepres
-        >>> deepres.read_recipe("fast", ["learning_rate=0.05"]).name
-        'fast+learning_rate=0.05'
+        >>> deepres.read_recipe("fast", ["muon.learning_rate=0.03"]).name
+        'fast+muon.learning_rate=0.03'
     """
     base, changes, name = _gather(source, settings)
     return change(get_recipe(base), changes, name=name)

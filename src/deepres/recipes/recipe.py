@@ -84,14 +84,15 @@ class Recipe:
     after the random crop: where `pad` is half of what is left out, any window of the image and nothing of the padding.
     The library Composer has both, in its progressive resizing."""
     muon: Muon | None = None
-    """If set, how the convolutions are trained; `learning_rate`, `momentum` and `weight_decay` are of all else."""
+    """If set, how the convolutions are trained; `learning_rate`, `momentum` and `weight_decay` are of what neither
+    this nor `norm_adam` trains."""
     slow_start: SlowStart | None = None
     norm_adam: Adam | None = None
     """If set, how batch normalization's scales and shifts are trained."""
     chain: Chain | None = None
     """If set, what is changed for nets with layers in series that no shortcut bridges, as in plain nets."""
     optimizer: OtherOptimizer | None = None
-    """If set, what trains the net in the place of SGD and Muon."""
+    """If set, what trains the net in the place of SGD, Muon and Adam."""
     head_rate: float = 1.0
     """The last layer's learning rate relative to that of the others; above 1 for fine-tuning, where it starts anew."""
     clip_norm: float | None = None

@@ -48,8 +48,8 @@ def draw_figure6(groups: Sequence[RunGroup]) -> Figure:
     """Draw the training error (dashed) and the test error (bold) of one recipe against iterations: figure 6.
 
     A line is the mean over seeds, the band around it reaches from the lowest to the highest. The axes are the paper's:
-    iterations in units of 10,000, errors of 0 to 20%, or more where a net ends above. A dotted line stands where a
-    training on small images ends; until there the test, on images of full size, is of another task.
+    iterations in units of 10,000, errors of 0 to 20%, or more where a net ends above. Dotted lines stand where a
+    training on small images goes over to larger ones; until the last, the test, of full size, is of another task.
 
     Args:
         groups: of the same recipe; one or more.
