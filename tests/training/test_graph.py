@@ -82,7 +82,7 @@ def assert_same_state(one, other):
         ("paper", "plain20", "float32"),
         ("fast", "resnet20", "float32"),
         ("fast", "plain20", "float32"),
-        ("adam", "plain20", "float32"),
+        ("norms by SGD", "plain20", "float32"),
         ("fast", "resnet20", "bfloat16"),
         ("fast", "small", "float16"),  # which a CPU computes slowly
     ],
