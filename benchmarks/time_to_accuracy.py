@@ -143,7 +143,8 @@ def draw_curve(model: str, target: float, rows: list[dict[str, Any]], earlier: l
         means = list(map(mean, errors))
         axes.plot(fractions, means, label="mean of the seeds (small points)", **own_points(look))
         axes.set_xscale("log")
-        axes.set_xticks([*fractions, 1], [f"1/{1 / x:.0f}" for x in fractions] + ["1"])
+        lengths = {f"1/{1 / x:.0f}": x for x in [*earlier_fractions, *fractions]} | {"1": 1.0}
+        axes.set_xticks(list(lengths.values()), list(lengths))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set(xlabel="training compute, of the paper's", ylabel="test error, last step (%)", title=model)
         add_grid(axes)
