@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deepres.cli.main import cli
+from deepres.recipes.named import get_recipe
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -36,7 +37,8 @@ def test_time_of_the_table_says_what_was_measured(tmp_path, monkeypatch):
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)
     report = {"device": "A CPU", "cores": 4, "precision": "float32", "jobs": 2, "threads": 1}
-    recipes = {"fast": {"seconds": 9000, "epochs": 24, "models": {"plain20": {}, "resnet20": {}}}}
+    epochs = get_recipe("fast").total_epochs(50_000)
+    recipes = {"fast": {"seconds": 9000, "epochs": epochs, "models": {"plain20": {}, "resnet20": {}}}}
     (folder / "table_time.json").write_text(json.dumps({**report, "recipes": recipes}))
     assert (
         "A CPU, 4 cores, in float32, 2 at a time with 1 thread each, one seed of all 2 nets takes 2.5 hours by"
@@ -47,6 +49,10 @@ def test_time_of_the_table_says_what_was_measured(tmp_path, monkeypatch):
     (folder / "table_time_gpu.json").write_text(json.dumps({**report, "device": "A GPU", "recipes": recipes}))
     assert "On A GPU" in written()
     assert "has not been measured" not in written()
+    recipes["fast"]["epochs"] += 1  # of another version of the recipe
+    (folder / "table_time_gpu.json").unlink()
+    (folder / "table_time.json").write_text(json.dumps({**report, "recipes": recipes}))
+    assert "hours" not in written()
 
 
 def test_ablation_compares_each_variant_with_the_recipe():
@@ -178,7 +184,7 @@ def test_the_python_that_changes_one_thing_runs(tmp_path, monkeypatch, cifar10_d
     assert one_step != block
     exec(one_step, {})
     recipe = json.loads((tmp_path / "runs" / "resnet20-gentle-seed0" / "recipe.json").read_text())["recipe"]
-    assert (recipe["name"], recipe["learning_rate"]) == ("gentle", 0.05)
+    assert (recipe["name"], recipe["muon"]["learning_rate"]) == ("gentle", 0.03)
     assert (tmp_path / "runs" / "resnet20-gentle-seed0" / "result.json").exists()
 
 

@@ -100,8 +100,8 @@ def table_time() -> str:
     """Return how long the whole table takes, from what benchmarks/table_time.py measured last, where it did."""
     folder = ROOT / "benchmarks" / "results"
     cpu, gpu = folder / "table_time.json", folder / "table_time_gpu.json"
-    sentences = [table_time_of(json.loads(path.read_text()), path == gpu) for path in (cpu, gpu) if path.exists()]
-    if sentences:
+    found = [table_time_of(json.loads(path.read_text()), path == gpu) for path in (cpu, gpu) if path.exists()]
+    if sentences := [sentence for sentence in found if sentence]:
         sentences.append(
             "These times are extrapolated from measured speed, a few seconds of each net, by "
             "`benchmarks/table_time.py`; each further seed takes about as long again."
@@ -114,13 +114,19 @@ def table_time() -> str:
 
 
 def table_time_of(report: dict[str, Any], on_gpu: bool) -> str:
-    """Return what was measured on one machine, as a sentence."""
+    """Return what was measured on one machine, as a sentence; "" if it was earlier versions of the recipes alone."""
+    recipes = {
+        name: of
+        for name, of in report["recipes"].items()
+        if of["epochs"] == get_recipe(name).total_epochs(SPLITS["50k"])
+    }
+    if not recipes:
+        return ""
     times = " and ".join(
         f"{of['seconds'] / 3600:.1f} hours by the recipe `{name}` ({of['epochs']} epochs)"
-        for name, of in report["recipes"].items()
-        if of["epochs"] == get_recipe(name).total_epochs(SPLITS["50k"])  # not of an earlier version
+        for name, of in recipes.items()
     )
-    (num_nets,) = {len(of["models"]) for of in report["recipes"].values()}
+    (num_nets,) = {len(of["models"]) for of in recipes.values()}
     device = report["device"] + ("" if on_gpu else f", {report['cores']} cores,")
     return (
         f"On {device} in {report['precision']}, {report['jobs']} at a time with {report['threads']} "
