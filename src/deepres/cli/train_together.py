@@ -34,10 +34,8 @@ def train_together(at_a_time: int, device: str, checkpoint_minutes: float) -> No
     """Train the runs that standard input names, a line each: a JSON list of arguments of `deepres train`.
 
     A line is read when there is a place for its run. Standard output has the events of all runs as `deepres train
-    --progress json` has those of one: each event has "run", the name of
-    the run directory, and the last one, "ended", how it ended.
-
-    Device and time between checkpoints are those of this command, whose further options are ignored.
+    --progress json` has those of one: each event has "run", the name of the run directory, and the last one, "ended",
+    how it ended. Device and time between checkpoints are those of this command, whose further options are ignored.
     """
     from deepres.backends.device import resolve_device
     from deepres.training.stopping import InterruptedRun

@@ -202,7 +202,7 @@ def read_bin(folder: Path, name: str, release: Release = OFFICIAL) -> Records:
     """Read one binary file, such as ``data_batch_1.bin``, and check it.
 
     Returns:
-        uint8, (10000, 3073).
+        uint8, (N, 3073), N = 10,000 in the official release.
 
     Raises:
         BadFileError: the file is missing, truncated or altered.
@@ -226,7 +226,7 @@ def read_py(folder: Path, name: str, release: Release = OFFICIAL) -> Records:
     """Read the pickled batch that answers to the binary file ``name``, and check it.
 
     Returns:
-        uint8, (10000, 3073).
+        uint8, (N, 3073), N = 10,000 in the official release.
 
     Raises:
         BadFileError: the file is missing or altered; an altered one is not unpickled.
@@ -249,7 +249,7 @@ def decode_pickle(name: str, content: bytes, release: Release = OFFICIAL) -> Rec
     loaded, which is what the makers of the data set wrote: an array and three lists.
 
     Returns:
-        uint8, (10000, 3073), as in the binary format; None, with nothing unpickled, where the md5 is another.
+        uint8, (N, 3073), as in the binary format; None, with nothing unpickled, where the md5 is another.
     """
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != release.pickles[Path(name).stem]:
         return None
