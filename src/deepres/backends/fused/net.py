@@ -15,6 +15,7 @@ from deepres.backends.fused.build import (
     kernels_error,
     load_kernels,
 )
+from deepres.backends.fused.pages import HugePages
 from deepres.backends.fused.standard import why_not_standard
 from deepres.backends.in_place import InPlace
 from deepres.models import ResNet
@@ -68,6 +69,7 @@ class FusedNet:
         self._grad_of = {id(p): grad.data_ptr() for p, grad in zip(self._parameters, self._grads, strict=True)}
         self._in_place = InPlace(model, type(self).__name__)  # the layers hold the addresses
         self._memory: list[Tensor] = []
+        self._pages = HugePages()
         self._build_layers(model)
 
         num_classes, num_features = model.fc.weight.shape
@@ -81,7 +83,7 @@ class FusedNet:
 
     def _allocate(self, *shape: int, dtype: torch.dtype | None = None) -> int:
         """Return the address of memory that lives as long as this object."""
-        self._memory.append(torch.zeros(shape, dtype=dtype or self._dtype))
+        self._memory.append(self._pages.zeros(*shape, dtype=dtype or self._dtype))
         return self._memory[-1].data_ptr()
 
     def _build_layers(self, model: ResNet) -> None:

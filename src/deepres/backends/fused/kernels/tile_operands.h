@@ -47,10 +47,11 @@ inline void release_tiles() {
 }
 
 // Sum the products of kGroups left operands and kBlocks right ones over kSteps, to `sums`, kGroups x kBlocks tiles.
-// `first` is called once the products are under way: what it does costs little.
-template <int kGroups, int kBlocks, int kSteps, typename First>
+// meanwhile(step) is called when the products of a step are under way: what it does in their time, some hundreds of
+// instructions, costs little.
+template <int kGroups, int kBlocks, int kSteps, typename Meanwhile>
 inline void multiply_tiles(const Element* x, std::ptrdiff_t group_step, std::ptrdiff_t row_bytes, const int* offsets,
-                           const Element* y, std::ptrdiff_t block_step, float* sums, First first) {
+                           const Element* y, std::ptrdiff_t block_step, float* sums, Meanwhile meanwhile) {
   static_assert(kGroups * kBlocks <= 4);
   tiles::unroll<kGroups * kBlocks>([](auto i) ALWAYS_INLINE { tiles::zero<i>(); });
   for (int step = 0; step < kSteps; step++) {
@@ -70,8 +71,8 @@ inline void multiply_tiles(const Element* x, std::ptrdiff_t group_step, std::ptr
         tiles::multiply<b, 4, 6 + b % 2>();
       });
     }
+    meanwhile(step);
   }
-  first();
   tiles::unroll<kGroups * kBlocks>([&](auto i) ALWAYS_INLINE { tiles::store<i>(sums + i * kTileSums, 64); });
 }
 
@@ -202,38 +203,39 @@ struct Operand {
     constexpr int kTaskBlocks = kBlocks * kRounds, kGroupTasks = kNumGroups / kGroups;
     constexpr int kTasks = kGroupTasks * (num_blocks(kOutputs) / kTaskBlocks);
     static_assert(kNumGroups % kGroups == 0 && num_blocks(kOutputs) % kTaskBlocks == 0);
+    constexpr int kPieceBlocks = kPixelPairs ? 1 : 2, kGroupPieces = kTaskBlocks / kPieceBlocks;
+    constexpr int kPieces = kGroups * kGroupPieces;
     use_config<kGroupRows, kPairs, 4, 6>();
-    const auto finish_task = [&](int task) ALWAYS_INLINE {
+    const auto finish_piece = [&](int task, int piece) ALWAYS_INLINE {
       const int group = task % kGroupTasks * kGroups, block = task / kGroupTasks * kTaskBlocks;
-      for (int g = 0; g < kGroups; g++) {
-        for (int b = 0; b < kTaskBlocks; b += kPixelPairs ? 1 : 2) {
-          const float* tile = sums[task % 2] + (kRounds == 2 ? g : g * kBlocks + b) * kTileSums;
-          if constexpr (kCopies) {
-            finish(tile, (block + b) * 16, (group + g) * kGroupRows);
-          } else {
-            const int row = (group + g) / kGroupsARow, column = (group + g) % kGroupsARow * kGroupRows;
-            if constexpr (kRowPairs && kStride == 1) {
-              finish(tile, 0, (2 * row + b) * kOutSize + column);
-            } else {
-              finish(tile, (block + b) * 16, row * kOutSize + column);
-            }
-          }
+      const int g = piece / kGroupPieces, b = piece % kGroupPieces * kPieceBlocks;
+      const float* tile = sums[task % 2] + (kRounds == 2 ? g : g * kBlocks + b) * kTileSums;
+      if constexpr (kCopies) {
+        finish(tile, (block + b) * 16, (group + g) * kGroupRows);
+      } else {
+        const int row = (group + g) / kGroupsARow, column = (group + g) % kGroupsARow * kGroupRows;
+        if constexpr (kRowPairs && kStride == 1) {
+          finish(tile, 0, (2 * row + b) * kOutSize + column);
+        } else {
+          finish(tile, (block + b) * 16, row * kOutSize + column);
         }
       }
     };
     for (int task = 0; task < kTasks; task++) {
       const int group = task % kGroupTasks * kGroups, block = task / kGroupTasks * kTaskBlocks;
+      int piece = task == 0 ? kPieces : 0;  // of the task before
       for (int round = 0; round < kRounds; round++) {
-        multiply_tiles<kGroups, kBlocks, kSteps>(operand + group_offset(group), group_offset(1) - group_offset(0),
-                                                 kPixelStep * sizeof(Element), kOffsets.values,
-                                                 weights + (block + round) * kSteps * kTileElements,
-                                                 kSteps * kTileElements,
-                                                 sums[task % 2] + round * kGroups * kTileSums, [&]() ALWAYS_INLINE {
-                                                   if (task > 0 && round == 0) finish_task(task - 1);
-                                                 });
+        multiply_tiles<kGroups, kBlocks, kSteps>(
+            operand + group_offset(group), group_offset(1) - group_offset(0), kPixelStep * sizeof(Element),
+            kOffsets.values, weights + (block + round) * kSteps * kTileElements, kSteps * kTileElements,
+            sums[task % 2] + round * kGroups * kTileSums, [&](int step) ALWAYS_INLINE {
+              for (const int due = kPieces * (round * kSteps + step + 1) / (kRounds * kSteps); piece < due; piece++) {
+                finish_piece(task - 1, piece);
+              }
+            });
       }
     }
-    finish_task(kTasks - 1);
+    for (int piece = 0; piece < kPieces; piece++) finish_piece(kTasks - 1, piece);
   }
 };
 
@@ -302,21 +304,23 @@ struct GradOperand {
     use_config<kOutSize, 16, 4, 6>();
     tiles::unroll<4>([&](auto index) ALWAYS_INLINE {
       using Taps = Class<index>;
-      constexpr int kTasks = kOutSize / kGroups;
-      const auto finish_task = [&](int task) ALWAYS_INLINE {
-        for (int g = 0; g < kGroups; g++) {
-          finish(sums[task % 2] + g * kBlocks * kTileSums, task * kGroups + g, Taps::kRow, Taps::kColumn);
-        }
+      constexpr int kTasks = kOutSize / kGroups, kTaskSteps = Taps::kTaps * kParts;
+      const auto finish_piece = [&](int task, int piece) ALWAYS_INLINE {
+        const float* tile = sums[task % 2] + piece * kBlocks * kTileSums;
+        finish(tile, task * kGroups + piece, Taps::kRow, Taps::kColumn);
       };
       for (int task = 0; task < kTasks; task++) {
-        multiply_tiles<kGroups, kBlocks, Taps::kTaps * kParts>(
+        int piece = task == 0 ? kGroups : 0;  // of the task before
+        multiply_tiles<kGroups, kBlocks, kTaskSteps>(
             operand + task * kGroups * kPitch, kPitch, kOut * sizeof(Element), Taps::kOffsets.values,
             weights + Taps::kFirstTap * kParts * kTileElements, kSteps * kTileElements, sums[task % 2],
-            [&]() ALWAYS_INLINE {
-              if (task > 0) finish_task(task - 1);
+            [&](int step) ALWAYS_INLINE {
+              for (const int due = kGroups * (step + 1) / kTaskSteps; piece < due; piece++) {
+                finish_piece(task - 1, piece);
+              }
             });
       }
-      finish_task(kTasks - 1);
+      for (int piece = 0; piece < kGroups; piece++) finish_piece(kTasks - 1, piece);
     });
   }
 };
