@@ -18,7 +18,7 @@ from PIL import Image
 from deepres.data.cifar10 import CLASSES, Split, load_cifar10
 from deepres.data.fetch import npm_pack
 from deepres.data.release import NpmPackage
-from deepres.export import export_classifier
+from deepres.export import FORMATS, export_classifier
 from deepres.models.resnet import parse_name
 from deepres.recipes.named import RECIPES
 from deepres.report.style import net_name
@@ -92,7 +92,8 @@ def write_runtime(folder: Path) -> None:
 
 def write_net(card: Card, path: Path, test: Split) -> None:
     """Export a net, checked as `deepres export` checks it, and add the output `evidence`."""
-    export_classifier(load_pretrained(card.name), "onnx", path, test.images[:NUM_CHECKED], overwrite=True)
+    classifier = load_pretrained(card.name)
+    export_classifier(classifier, FORMATS["onnx"], path, test.images[:NUM_CHECKED], overwrite=True)
     model = onnx.load(path)
     add_evidence(model)
     onnx.save(model, path)

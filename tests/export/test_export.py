@@ -38,7 +38,7 @@ def test_exported_files_give_the_same_logits(few, fitting, tmp_path, name, net, 
         pytest.skip(f"{name} is not installed")
     classifier = fitting(net, option=option, kind=kind)
     path = tmp_path / f"net{FORMATS[name].suffix}"
-    difference = export_classifier(classifier, name, path, few.images)
+    difference = export_classifier(classifier, FORMATS[name], path, few.images)
     assert difference < 1e-4
     assert list(tmp_path.iterdir()) == [path]
     run = importlib.import_module(FORMATS[name].module).load(path)
@@ -79,7 +79,7 @@ def check_onnx(path):
 @pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow is not installed")
 def test_tensorflow_trains_further(few, fitting, tmp_path):
     classifier = fitting("resnet20")
-    export_classifier(classifier, "tensorflow", tmp_path / "net.keras", few.images)
+    export_classifier(classifier, FORMATS["tensorflow"], tmp_path / "net.keras", few.images)
     import keras
 
     model = keras.models.load_model(tmp_path / "net.keras")
@@ -124,9 +124,9 @@ def test_a_file_that_differs_is_not_left(few, fitting, tmp_path, monkeypatch, sp
     )
     monkeypatch.syspath_prepend(tmp_path / "own")
     monkeypatch.delitem(sys.modules, "spoiled_format", raising=False)
-    formats = {"own": Format("spoiled_format", ".pt2")}
+    own = Format("own", "spoiled_format", ".pt2")
     with pytest.raises(UserError, match=f"the own file {message}.*not kept"):
-        export_classifier(fitting("plain20"), "own", tmp_path / "net.pt2", few.images, formats=formats)
+        export_classifier(fitting("plain20"), own, tmp_path / "net.pt2", few.images)
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
@@ -177,7 +177,7 @@ def test_the_callers_model_stays_as_it_is(few, fitting, tmp_path):
     modes = [module.training for module in classifier.modules()]
     pointers = [tensor.data_ptr() for tensor in [*classifier.parameters(), *classifier.buffers()]]
     before = {name: tensor.clone() for name, tensor in classifier.named_parameters()}
-    export_classifier(classifier, "torch-export", tmp_path / "net.pt2", few.images)
+    export_classifier(classifier, FORMATS["torch-export"], tmp_path / "net.pt2", few.images)
     assert [module.training for module in classifier.modules()] == modes
     assert {tensor.dtype for tensor in classifier.parameters()} == {torch.float64}
     assert [tensor.data_ptr() for tensor in [*classifier.parameters(), *classifier.buffers()]] == pointers
@@ -188,10 +188,10 @@ def test_a_head_of_ones_own_and_a_pruned_weight(few, fitting, tmp_path):
     classifier = fitting("resnet20")
     prune.l1_unstructured(classifier.net.layer1[0].conv1, "weight", 0.3)
     classifier.net.fc = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(64, 3))
-    assert export_classifier(classifier, "torch-export", tmp_path / "net.pt2", few.images) < 1e-4
+    assert export_classifier(classifier, FORMATS["torch-export"], tmp_path / "net.pt2", few.images) < 1e-4
     if find_spec("tensorflow") is not None:
         with pytest.raises(UserError, match="linear last layer"):
-            export_classifier(classifier, "tensorflow", tmp_path / "net.keras", few.images)
+            export_classifier(classifier, FORMATS["tensorflow"], tmp_path / "net.keras", few.images)
 
 
 def test_no_file_is_overwritten_unasked(run, few, few_cifar10, fitting, tmp_path, monkeypatch):
@@ -205,7 +205,7 @@ def test_no_file_is_overwritten_unasked(run, few, few_cifar10, fitting, tmp_path
         True,
     )
     with pytest.raises(UserError, match="exists"):
-        export_classifier(classifier, "torch-export", tmp_path / "plain20.pt2", few.images)
+        export_classifier(classifier, FORMATS["torch-export"], tmp_path / "plain20.pt2", few.images)
     assert (tmp_path / "plain20.pt2").read_text() == "of someone"
     assert run("export", "net.safetensors", "--format", "torch-export", "--force")[0] == 0
     assert (tmp_path / "plain20.pt2").stat().st_size > 100_000

@@ -254,13 +254,13 @@ def test_files_of_other_kinds_are_told_apart(tmp_path, content, kind):
 
 
 def test_programs_are_told_apart(few, classifier, tmp_path):
-    from deepres.export import export_classifier
+    from deepres.export import FORMATS, export_classifier
 
     for name, file, kind in (
         ("torch-export", "net.pt2", "a program of torch.export"),
         ("onnx", "net.onnx", "an ONNX file"),
     ):
-        export_classifier(classifier, name, tmp_path / file, few.images)
+        export_classifier(classifier, FORMATS[name], tmp_path / file, few.images)
         with pytest.raises(UserError, match=f"it is {kind}.*: name the weights that it was exported from"):
             load_pretrained(tmp_path / file)
     with warnings.catch_warnings():

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from deepres import load_pretrained
 from deepres.errors import UserError
-from deepres.export import export_classifier
+from deepres.export import FORMATS, export_classifier
 from deepres.models import build_model
 from deepres.weights.file import load_weights, save_weights
 
@@ -277,4 +277,4 @@ def test_images_given_to_functions(few, tmp_path, images):
         with pytest.raises(UserError, match="expected pixels"):
             function(images)
     with pytest.raises(UserError, match="expected pixels"):
-        export_classifier(classifier, "torch-export", tmp_path / "net.pt2", images)
+        export_classifier(classifier, FORMATS["torch-export"], tmp_path / "net.pt2", images)

@@ -19,7 +19,7 @@ NUM_IMAGES = 1000  # of the test set, on which the exported file must agree
 
 @click.command()
 @NET
-@click.option("--format", "kind", required=True, help="onnx, torch-export or tensorflow.")
+@click.option("--format", "format_name", required=True, help="onnx, torch-export or tensorflow.")
 @click.option("-o", "--out", "output", type=click.Path(path_type=Path), help="Default: NAME with the format's suffix.")
 @click.option("--force", is_flag=True, help="Replace a file of that name.")
 @OWN_NET
@@ -29,7 +29,7 @@ NUM_IMAGES = 1000  # of the test set, on which the exported file must agree
 @DATA_DIR
 def export(
     net: str,
-    kind: str,
+    format_name: str,
     output: Path | None,
     force: bool,
     own_net: str | None,
@@ -47,10 +47,10 @@ def export(
     from deepres.export import export_classifier
     from deepres.export.formats import check_target, get_format
 
-    chosen = get_format(kind)
+    kind = get_format(format_name)
     classifier = load_classifier(net, own_net)
-    path = output or Path(f"{classifier.name}{chosen.suffix}")
-    check_target(path, chosen, kind, overwrite=force)
+    path = output or Path(f"{classifier.name}{kind.suffix}")
+    check_target(path, kind, overwrite=force)
     kind_of_images = "test images" if folder is None else "images"
     if folder is not None:
         images = _read_images(folder, classifier.image_size)

@@ -180,14 +180,14 @@ def carry_out(
     from deepres.backends.build import check_backend
     from deepres.backends.device import check_precision, describe_device, resolve_device
     from deepres.data.datasets import load_data
-    from deepres.integrations.loggers import LoggingReporter, check_loggers
+    from deepres.integrations.loggers import LoggingReporter, get_loggers
     from deepres.models import count_parameters
     from deepres.training.group import Group, count_workers
     from deepres.training.nets import build_net
     from deepres.training.stopping import InterruptedRun
     from deepres.training.train import train as train_net
 
-    check_loggers(logs)
+    loggers = get_loggers(logs)
     recipe = config.recipe
     chosen = resolve_device(device, lambda notice: say(f"deepres: {notice}"))
     check_precision(config.precision, chosen)  # a wrong one ends here, and so does a wrong backend
@@ -206,7 +206,7 @@ def carry_out(
     )
     reporter = JsonReporter(sys.stdout) if progress == "json" else ConsoleReporter(config.name)
     settings = {"model": config.name, "option": config.option, "seed": config.seed, "recipe": recipe.to_json()}
-    logged = LoggingReporter(reporter, logs if group.rank == 0 else (), run_dir, settings)
+    logged = LoggingReporter(reporter, loggers if group.rank == 0 else {}, run_dir, settings)
     try:
         with logged:
             result = train_net(

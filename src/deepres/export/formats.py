@@ -34,6 +34,8 @@ class Format:
     (N, 3, 32, 32), to logits, float32 (N, num_classes).
     """
 
+    name: str
+    """As `deepres export --format` and messages say it."""
     module: str
     suffix: str
     needs: tuple[str, ...] = ()
@@ -44,37 +46,38 @@ class Format:
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "onnx": Format("deepres.export.onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime"), "onnx"),
-        "torch-export": Format("deepres.export.torch_export", ".pt2"),
-        "tensorflow": Format("deepres.export.tensorflow", ".keras", ("tensorflow",), "tensorflow"),
+        kind.name: kind
+        for kind in (
+            Format("onnx", "deepres.export.onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime"), "onnx"),
+            Format("torch-export", "deepres.export.torch_export", ".pt2"),
+            Format("tensorflow", "deepres.export.tensorflow", ".keras", ("tensorflow",), "tensorflow"),
+        )
     }
 )
 
 
-def get_format(name: str, formats: Mapping[str, Format] = FORMATS) -> Format:
-    """Return a format by name, if what it needs is installed.
+def get_format(name: str) -> Format:
+    """Return a format of `FORMATS` by name, if what it needs is installed.
 
     Raises:
         UserError: an unknown name, or a package is missing.
     """
-    if name not in formats:
-        raise unknown_name("format", name, formats)
-    kind = formats[name]
+    if name not in FORMATS:
+        raise unknown_name("format", name, FORMATS)
+    check_installed(FORMATS[name])
+    return FORMATS[name]
+
+
+def check_installed(kind: Format) -> None:
+    """Raise the error for a format that needs packages which are not installed."""
     if missing := [package for package in kind.needs if find_spec(package) is None]:
         raise UserError(
-            f"format {name} needs {', '.join(missing)}, not installed here: pip install 'deepres[{kind.extra}]'"
+            f"format {kind.name} needs {', '.join(missing)}, not installed here: pip install 'deepres[{kind.extra}]'"
         )
-    return kind
 
 
 def export_classifier(
-    classifier: PixelClassifier,
-    name: str,
-    path: Path,
-    images: Images,
-    *,
-    overwrite: bool = False,
-    formats: Mapping[str, Format] = FORMATS,
+    classifier: PixelClassifier, kind: Format, path: Path, images: Images, *, overwrite: bool = False
 ) -> float:
     """Write a classifier in another format, with its normalisation inside and any number of images at a time.
 
@@ -84,22 +87,21 @@ def export_classifier(
 
     Args:
         classifier: what to export.
-        name: a key of `formats`.
+        kind: the format, one of `FORMATS` or your own.
         path: the file; its suffix must be the format's.
         images: on which the file must agree with the classifier, uint8 (N, 3, S, S), S the classifier's `image_size`.
         overwrite: whether a file that is there already may be replaced.
-        formats: those that there are; one of your own is an entry whose module has `write` and `load`.
 
     Returns:
         The largest difference of a logit.
 
     Raises:
-        UserError: an unknown format, a wrong suffix, a missing package, an unwritable folder, a file that is there
+        UserError: a wrong suffix, a missing package, an unwritable folder, a file that is there
             already, a net that the format cannot express, or a file whose logits differ by more than 1e-4 or whose
             predictions differ.
     """
-    kind = get_format(name, formats)
-    check_target(path, kind, name, overwrite=overwrite)
+    check_installed(kind)
+    check_target(path, kind, overwrite=overwrite)
     pixels = as_images(images, classifier.image_size).numpy()
     module = import_module(kind.module)
     with torch.no_grad():  # a pruned weight is computed before each forward pass, here without a graph
@@ -109,7 +111,7 @@ def export_classifier(
         with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
             temporary = Path(folder) / path.name
             module.write(copied, temporary)
-            difference = compare(copied, module.load(temporary), pixels, name)
+            difference = compare(copied, module.load(temporary), pixels, kind.name)
             temporary.replace(path)
     except UserError:
         raise
@@ -117,15 +119,15 @@ def export_classifier(
         raise UserError(f"cannot write {path} ({error.strerror or error})") from None
     except Exception as error:  # whatever an exporter raises at a layer that it does not know
         raise UserError(
-            f"format {name} cannot express this net ({type(error).__name__}: {first_line(error)})"
+            f"format {kind.name} cannot express this net ({type(error).__name__}: {first_line(error)})"
         ) from error
     return difference
 
 
-def check_target(path: Path, kind: Format, name: str, *, overwrite: bool) -> None:
+def check_target(path: Path, kind: Format, *, overwrite: bool) -> None:
     """Raise the error for a file that must not be written, before the work that fills it."""
     if path.suffix != kind.suffix:
-        raise UserError(f"{path} must end in {kind.suffix}, as files of format {name} do")
+        raise UserError(f"{path} must end in {kind.suffix}, as files of format {kind.name} do")
     check_parent(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file")

@@ -15,10 +15,6 @@ from deepres.runs.groups import flatten
 from deepres.training.progress import Reporter, StepState
 
 PROJECT = "deepres"
-PACKAGES: Mapping[str, str] = MappingProxyType(
-    {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
-)
-"""What --log knows, and the package that each needs."""
 
 
 class Logger:
@@ -97,19 +93,21 @@ LOGGERS: Mapping[str, type[Logger]] = MappingProxyType(
     # A run writes TensorBoard's events by itself, where it is installed: asking for it makes sure that it is.
     {"tensorboard": Logger, "wandb": WandbLogger, "mlflow": MlflowLogger, "trackio": TrackioLogger}
 )
+"""What --log knows, by the name of the package that each needs."""
 
 
-def check_loggers(names: Sequence[str]) -> None:
-    """Raise the error for a program that is unknown or not installed.
+def get_loggers(names: Sequence[str]) -> dict[str, type[Logger]]:
+    """Return those of `LOGGERS` that are named, each once.
 
     Raises:
-        UserError: the message names the command that installs it.
+        UserError: a program is unknown or not installed; the message names the command that installs it.
     """
     for name in names:
-        if name not in PACKAGES:
-            raise UserError(f"--log {name!r} is unknown: give {', '.join(PACKAGES)}")
-        if find_spec(PACKAGES[name]) is None:
-            raise UserError(f"--log {name} needs {PACKAGES[name]}: pip install {PACKAGES[name]}")
+        if name not in LOGGERS:
+            raise UserError(f"--log {name!r} is unknown: give {', '.join(LOGGERS)}")
+        if find_spec(name) is None:
+            raise UserError(f"--log {name} needs {name}: pip install {name}")
+    return {name: LOGGERS[name] for name in names}
 
 
 class LoggingReporter(Reporter):
@@ -117,25 +115,22 @@ class LoggingReporter(Reporter):
 
     Args:
         reporter: the other one.
-        names: keys of `loggers`.
+        loggers: name in messages -> the kind of logger.
         run_dir: of the run.
         settings: the content of recipe.json.
-        loggers: those that there are; one of your own is an entry.
     """
 
     def __init__(
         self,
         reporter: Reporter,
-        names: Sequence[str],
+        loggers: Mapping[str, type[Logger]],
         run_dir: Path,
         settings: Mapping[str, Any],
-        loggers: Mapping[str, type[Logger]] = LOGGERS,
     ) -> None:
         self._reporter = reporter
-        self._names = list(dict.fromkeys(names))
+        self._kinds = loggers
         self._run_dir = run_dir
         self._settings = dict(flatten(settings))
-        self._kinds = loggers
         self._loggers: dict[str, Logger] = {}
 
     def close(self) -> None:
@@ -152,9 +147,9 @@ class LoggingReporter(Reporter):
         """See `Reporter.start`; begin the run in each program."""
         name = re.sub(r"[^\w.+=,-]+", "-", self._run_dir.name)
         identity = sha256(str(self._run_dir.resolve()).encode()).hexdigest()[:12]
-        for each in self._names:
+        for each, kind in self._kinds.items():
             try:
-                self._loggers[each] = self._kinds[each](name, identity, self._settings)
+                self._loggers[each] = kind(name, identity, self._settings)
             except Exception as error:  # whatever a program of another age, or without its server, raises
                 self._fail(each, error)
         self._reporter.start(step, target, batch_size, total_epochs)
