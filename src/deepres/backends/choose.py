@@ -60,7 +60,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Machine:
-    """What `choose` asks and how it measures; by default this machine, by its clock."""
+    """What computes nets, and what `choose` asks about it; by default this machine."""
 
     precisions: Callable[[torch.device], Sequence[str]] = native_precisions
     """Those that "auto" chooses among, see `native_precisions`."""
@@ -68,12 +68,8 @@ class Machine:
     """See `deepres.backends.build.why_not_fused`."""
     build: Callable[[str, ResNet, torch.device, str, int, Callable[[str], None]], Backend] = build_backend
     """See `deepres.backends.build.build_backend`."""
-    clock: Callable[[], float] = perf_counter
-    """Seconds since some time."""
     describe: Callable[[torch.device], Mapping[str, Any]] = describe_machine
     """What was measured on a machine with another description is measured anew."""
-    lock_seconds: float = 60.0
-    """How long to wait for another process to measure the same."""
 
 
 HERE = Machine()
@@ -107,6 +103,7 @@ def choose(
     sizes: Sequence[int],
     notice: Callable[[str], None],
     machine: Machine = HERE,
+    clock: Callable[[], float] = perf_counter,
 ) -> Choice:
     """Replace what is "auto" of precision and backend by what is fastest here; say in `notice` what and why.
 
@@ -124,6 +121,7 @@ def choose(
         sizes: rows of the images, the largest first, which is measured.
         notice: is given lines for the user.
         machine: on which the net is to be computed.
+        clock: returns seconds since some time; what is measured is measured by it.
 
     Raises:
         UserError: an unknown or impossible precision or backend.
@@ -149,7 +147,7 @@ def choose(
         ways += [("eager", each) for each in precisions]
     speeds: Mapping[str, float] = {}
     if device.type == "cpu" and "auto" in (precision, backend) and len(ways) > 1:
-        speeds = measured_speeds(model, device, ways, sizes[0], machine)
+        speeds = measured_speeds(model, device, ways, sizes[0], machine, clock=clock)
     chosen = prefer(ways, speeds)
     name = chosen[0]
     if name == "eager":
@@ -167,14 +165,24 @@ def prefer(ways: Sequence[Way], speeds: Mapping[str, float]) -> Way:
 
 
 def measured_speeds(
-    model: ResNet, device: torch.device, ways: Sequence[Way], size: int, machine: Machine
+    model: ResNet,
+    device: torch.device,
+    ways: Sequence[Way],
+    size: int,
+    machine: Machine = HERE,
+    *,
+    clock: Callable[[], float] = perf_counter,
+    lock_seconds: float = 60.0,
 ) -> dict[str, float]:
-    """Return the images per second of each way, from the user's cache or by measuring, one process at a time."""
+    """Return the images per second of each way, from the user's cache or by measuring, one process at a time.
+
+    Another process that measures the same is waited for `lock_seconds` at most.
+    """
     key = describe_measurement(model, device, ways, size, machine)
     path = cache_file(key)
-    with _alone(path.with_suffix(".lock"), machine.lock_seconds):
+    with _alone(path.with_suffix(".lock"), lock_seconds):
         if (speeds := read_speeds(path, key)) is None:
-            speeds = measure(model, device, ways, size, machine)
+            speeds = measure(model, device, ways, size, machine, clock)
             with suppress(OSError, UserError):  # a cache that cannot be written
                 write_json(path, {"key": key, "images_per_second": speeds})
         return speeds
@@ -233,13 +241,20 @@ def read_speeds(path: Path, key: Mapping[str, Any]) -> dict[str, float] | None:
     return speeds
 
 
-def measure(model: ResNet, device: torch.device, ways: Sequence[Way], size: int, machine: Machine) -> dict[str, float]:
+def measure(
+    model: ResNet,
+    device: torch.device,
+    ways: Sequence[Way],
+    size: int,
+    machine: Machine,
+    clock: Callable[[], float],
+) -> dict[str, float]:
     """Return the images per second of training steps, without the optimizer's share, of each way.
 
     The ways take turns, and of each the fastest step counts, for other programs come and go. A way for which the time
     would not do, or that raises an error, is missing in the answer.
     """
-    begun = machine.clock()
+    begun = clock()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(LARGE_BATCH, 3, size, size, generator=generator).to(device)
     labels = torch.zeros(LARGE_BATCH, dtype=torch.int64, device=device)  # a class that every net has
@@ -250,15 +265,15 @@ def measure(model: ResNet, device: torch.device, ways: Sequence[Way], size: int,
         backends[way] = machine.build(way[0], deepcopy(model), device, way[1], capacity, lambda _: None)
 
     def seconds_per_image(way: Way, num_images: int) -> float:
-        start = machine.clock()
+        start = clock()
         backends[way].forward_backward(images[:num_images], labels[:num_images])
-        return (machine.clock() - start) / num_images
+        return (clock() - start) / num_images
 
     seconds: dict[Way, float] = {}
     for way in ways:
         known = way[0] in {backend for backend, _ in seconds}
         expected = 2 * SMALL_BATCH * max(seconds.values(), default=0.0) * (2 if known else 5)  # at most, by experience
-        if machine.clock() - begun + expected > SECONDS:
+        if clock() - begun + expected > SECONDS:
             continue
         try:
             build(way, SMALL_BATCH)
@@ -275,7 +290,7 @@ def measure(model: ResNet, device: torch.device, ways: Sequence[Way], size: int,
         best = {way: min(times[way] for times in rounds if way in times) for way in running} if rounds else seconds
         far = FAR_BEHIND[min(len(rounds), len(FAR_BEHIND) - 1)]
         contenders = sorted((way for way in running if best[way] < far * min(best.values())), key=best.__getitem__)
-        left = SECONDS - (machine.clock() - begun)
+        left = SECONDS - (clock() - begun)
         while len(contenders) > 1 and num_images * sum(best[way] for way in contenders) > left:
             contenders.pop()
         if len(contenders) == 1:
