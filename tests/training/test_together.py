@@ -6,9 +6,9 @@ import signal
 from dataclasses import replace
 
 import pytest
-import torch
 from tiny_run import tiny_recipe
 from tiny_training import CPU, InterruptAt, assert_same_outcome, config, newest_step
+from torch.overrides import TorchFunctionMode
 
 from deepres.data.loader import TrainStream
 from deepres.errors import UserError
@@ -16,7 +16,7 @@ from deepres.recipes.named import paper
 from deepres.recipes.recipe import StepDecay
 from deepres.runs.directory import RunDir
 from deepres.training.stopping import InterruptedRun
-from deepres.training.together import LostDeviceError, train_together
+from deepres.training.together import LostDeviceError, check_device, train_together
 from deepres.training.train import Run, train
 from deepres.training.trainer import DivergedError, Trainer
 
@@ -136,21 +136,36 @@ def failing_run(path, data):
     return replace(short_run(path, data), reporter=Fails(None))
 
 
-def test_a_device_that_computes_no_more_ends_all_runs(tmp_path, tiny_data, monkeypatch):
-    ones = torch.ones
+class LosableDevice(TorchFunctionMode):
+    """Once it is lost, every function of torch fails, as on a GPU after an access to memory that is not there."""
 
-    def fail_the_proof(*size, **settings):
-        if size == (2,):  # of which the device is asked the sum
+    lost = False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if self.lost:
             raise RuntimeError("an illegal memory access was encountered")
-        return ones(*size, **settings)
+        return func(*args, **(kwargs or {}))
 
-    monkeypatch.setattr(torch, "ones", fail_the_proof)
-    failing = failing_run(tmp_path / "fails", tiny_data)
-    other = Run(CONFIGS["resnet"], tiny_data, tmp_path / "other")
-    with pytest.raises(LostDeviceError, match="cpu computes no more"):
-        train_together([failing, other], device=CPU, at_a_time=2)
-    assert not RunDir(other.path).in_use()
-    assert not RunDir(other.path).result.exists()
-    refused = replace(other, config=replace(other.config, seed=9))
-    (end,) = train_together([refused], device=CPU, at_a_time=1)
-    assert isinstance(end.error, UserError)  # such errors say nothing of the device
+
+def test_a_device_that_computes_no_more_ends_all_runs(tmp_path, tiny_data):
+    device = LosableDevice()
+
+    class Loses(InterruptAt):
+        def step(self, state):
+            device.lost = state.step == 2
+
+    two = runs_in(tmp_path, tiny_data, resnet=Loses(None))
+    with device, pytest.raises(LostDeviceError, match=r"cpu computes no more \(an illegal memory access"):
+        train_together(two, device=CPU, at_a_time=2)
+    for run in two:
+        assert RunDir(run.path).recipe.exists()
+        assert not RunDir(run.path).in_use()
+        assert not RunDir(run.path).result.exists()
+
+
+def test_an_error_of_the_user_says_nothing_of_the_device():
+    with LosableDevice() as device:
+        device.lost = True
+        check_device(CPU, UserError("another configuration was begun there"))
+        with pytest.raises(LostDeviceError):
+            check_device(CPU, RuntimeError("an illegal memory access was encountered"))
