@@ -1,17 +1,19 @@
-"""Neither tests nor programs beside the package replace anything inside it, but for a few places with their reasons.
+"""Nothing beside the package replaces anything inside it, but for a few places with their reasons.
 
-What a test needs otherwise, functions take as a parameter, or it is a file, a variable of the environment or something
-outside the package, such as torch's answer about the hardware.
+What a test, a program or the notebook needs otherwise, functions take as a parameter, or it is a file, a variable of
+the environment or something outside the package, such as torch's answer about the hardware.
 """
 
 import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("tests", "benchmarks", "examples", "tools")
+PROGRAMS = ("main.ipynb", *(f"{folder}/**/*.py" for folder in ("tests", "benchmarks", "examples", "tools")))
 REPLACING = ("setattr", "delattr", "setitem", "delitem", "patch", "object")  # of monkeypatch, and of unittest.mock
 
 LEFT = {
@@ -24,9 +26,19 @@ LEFT = {
 }
 
 
+def source(path: Path) -> str:
+    """The Python code of a file; of a notebook's cells, the commands of IPython translated."""
+    if path.suffix == ".py":
+        return path.read_text()
+    cells = json.loads(path.read_text())["cells"]
+    return "\n".join(
+        TransformerManager().transform_cell("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"
+    )
+
+
 def replacements(path: Path) -> Iterator[str]:
     """Yield what a file replaces, unless that is known to be outside the package: the object and the attribute."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(source(path))
     inside = {}  # names that are imported -> whether from the package
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -74,8 +86,8 @@ def is_inside(target: ast.expr, inside: dict[str, bool], *, otherwise: bool) -> 
 def test_what_is_replaced_is_listed_with_its_reason():
     found = [
         f"{path.relative_to(ROOT).as_posix()}: {what}"
-        for folder in FOLDERS
-        for path in (ROOT / folder).rglob("*.py")
+        for pattern in PROGRAMS
+        for path in ROOT.glob(pattern)
         for what in replacements(path)
     ]
     assert sorted(found) == sorted(LEFT)
@@ -109,3 +121,14 @@ def test_replacements_are_found(tmp_path, line, found):
         f"import torch\nfrom importlib import import_module\nfrom deepres.a import module, Class\n{line}\n"
     )
     assert list(replacements(path)) == found
+
+
+def test_replacements_are_found_in_a_notebook(tmp_path):
+    cells = [
+        {"cell_type": "markdown", "source": ["module.x = 1"]},
+        {"cell_type": "code", "source": ["from deepres.a import module\n", "%pip install deepres"]},
+        {"cell_type": "code", "source": ["if True:\n", "    !ls\n", "    module.x = 1"]},
+    ]
+    path = tmp_path / "some.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    assert list(replacements(path)) == ["module x"]
