@@ -5,30 +5,24 @@ compiler and its version. The source fuses by multiply_add and std::fma, and Cla
 so in machine code alone, after a minute.
 """
 
-import platform
-import shutil
 import subprocess
 
 import pytest
+from clang_variants import VARIANTS, clang_command, needs_clang
 
-from deepres.backends.fused.build import FLAGS, PRECISION_FLAGS, SOURCE, UNIT_FLAGS
-
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="there is no compiler for x86-64")
+from deepres.backends.fused.build import FLAGS, SOURCE
 
 PLANTED = "double fused(double x, double y, double z) { return x * y + z; }\n"
 
 
-@pytest.mark.skipif(shutil.which("clang++") is None, reason="there is no clang++")
-@pytest.mark.parametrize(
-    ("processor", "precision", "unit"), [("haswell", "float32", "vectors"), ("cooperlake", "bfloat16", "scalar")]
-)
+@needs_clang
+@pytest.mark.parametrize(("processor", "precision", "unit"), VARIANTS)
 def test_clang_finds_no_product_to_fuse(processor, precision, unit):
-    flags = ("-std=c++17", "-fopenmp", "-w", "-DDEEPRES_SIZE=24", f"-march={processor}")
-    flags = (*flags, *PRECISION_FLAGS[precision], *UNIT_FLAGS[unit])
+    command = [*clang_command(processor, precision, unit, size=24), "-w", "-O0", "-emit-llvm", "-S", "-o", "-"]
 
     def compiled(source: str, contraction: str) -> str:  # it fuses in its front end
-        command = ["clang++", *flags, contraction, "-O0", "-emit-llvm", "-S", "-o", "-", "-x", "c++", "-"]
-        return subprocess.run(command, input=source, check=True, capture_output=True, text=True).stdout
+        reading = [*command, contraction, "-x", "c++", "-"]
+        return subprocess.run(reading, input=source, check=True, capture_output=True, text=True).stdout
 
     kernels = f'#include "{SOURCE}"\n'
     assert compiled(PLANTED, "-ffp-contract=on") != compiled(PLANTED, "-ffp-contract=off")
