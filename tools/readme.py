@@ -9,7 +9,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from math import sqrt
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -246,6 +246,7 @@ def ablation_of(report: dict[str, Any]) -> str:
     return markdown_table(headings, rows)
 
 
+@cache
 def tuning() -> dict[str, Any]:
     """Return what benchmarks/tuning.py measured."""
     content: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / "tuning.json").read_text())
