@@ -4,18 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
+from run_files import change_json, write_run
 
-from deepres.models.preact import PreActResNet
 from deepres.models.resnet import ResNet
 from deepres.recipes.chains import concerns_chains, has_shortcuts
 from deepres.recipes.named import fast
 from deepres.recipes.parts import Chain
-from deepres.runs.differences import find_differences, settings_of
+from deepres.runs.differences import find_differences
+from deepres.runs.directory import RunDir
+from deepres.runs.finished import load_runs
+from deepres.runs.groups import group_runs
 from deepres.runs.schema import RunRecord, cifar10_record
 from deepres.training.config import RunConfig
 from deepres.training.nets import Net, build_net
-from deepres.training.start import chain_length, start_chain
+from deepres.training.start import chain_length
 
 CHAINS = replace(fast(), chain=Chain(gain=7.39, full_rate_length=18))
 NO_CHAINS = replace(fast(), chain=None)
@@ -37,12 +39,9 @@ def test_a_residual_net_is_trained_as_without_the_settings():
 
 
 @pytest.mark.parametrize("name", ["resnet8", "preresnet8"])
-def test_and_its_start_is_the_same(name):
-    net, untouched = (build_net(name, option="A", seed=0, num_classes=10) for _ in range(2))
-    assert isinstance(net, ResNet | PreActResNet)
-    start_chain(Chain(gain=7.39, identity_share=0.5), net)
-    for key, tensor in net.state_dict().items():
-        assert torch.equal(tensor, untouched.state_dict()[key]), key
+def test_and_its_recipe_is_the_same(name):
+    net = build_net(name, option="A", seed=0, num_classes=10)
+    assert CHAINS.for_chain(chain_length(net)) == NO_CHAINS
 
 
 def resnet20(num_classes: int) -> ResNet:
@@ -64,8 +63,17 @@ def test_a_record_that_holds_them_reads_as_if_it_did_not():
 
 def test_a_comparison_with_a_residual_net_does_not_name_them():
     runs = (record("plain20"), record("resnet20"), record("plain20", NO_CHAINS))
-    plain, residual, other = map(settings_of, runs)
+    plain, residual, other = runs
     assert [found.key for found in find_differences(plain, residual)] == ["model"]
     changed = [found.key for found in find_differences(plain, other)]
     assert "recipe.chain.gain" in changed
     assert all(map(concerns_chains, changed))
+
+
+def test_groups_name_them_of_a_net_of_ones_own_and_not_of_a_residual_one(tmp_path):
+    own = write_run(tmp_path / "own", "resnet20", CHAINS)
+    change_json(RunDir(own).recipe, net={"source": None, "weights": None})
+    write_run(tmp_path / "residual", "resnet8", CHAINS)
+    labels = {group.model: group.label for group in group_runs(load_runs([tmp_path])[0])}
+    assert labels["resnet8"] == "fast"
+    assert "chain.full_rate_length 18" in labels["resnet20"]

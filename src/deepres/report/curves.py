@@ -61,7 +61,7 @@ def error_limit(errors: Sequence[float]) -> float:
 
 def training_remark(run: FinishedRun) -> str:
     """Say what figure 6 does not show: "mini-batches of 256; until step 4,357 on images of 24 x 24 pixels"."""
-    small = [f"; until step {end:,} on images of {size} x {size} pixels" for size, end in run.small_images]
+    small = [f"; until step {end:,} on images of {size} x {size} pixels" for size, end in run.low_resolutions]
     return f"mini-batches of {run.batch_size}{''.join(small)}"
 
 

@@ -70,7 +70,7 @@ def draw_figure6(groups: Sequence[RunGroup]) -> Figure:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1e4:g}"))
             axes.xaxis.set_major_locator(MaxNLocator(7, steps=(1, 2, 5, 10)))  # 64,000 steps: every 10,000
             axes.yaxis.set_major_locator(MultipleLocator(5 if top <= 30 else top / 4))
-            for _, end in groups[0].runs[0].small_images:
+            for _, end in groups[0].runs[0].low_resolutions:
                 axes.axvline(end, color=PAPER_GRAY, ls=":", lw=1, zorder=1)
             axes.tick_params(labelleft=True)
             add_grid(axes)

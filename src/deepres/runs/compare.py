@@ -232,7 +232,7 @@ def _group(
 
 def _compare(a: Group, b: Group, differ: Sequence[str], anyway: bool) -> Comparison:
     one, other = shared_settings(_described(a), a.runs), shared_settings(_described(b), b.runs)
-    found = find_differences(one, other)
+    found = find_differences(a.runs[0].record, b.runs[0].record)
     if not anyway:
         _check_distinct(a, b, found)
         check_differences((a.name, b.name), found, differ, {**one, **other})

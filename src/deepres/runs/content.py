@@ -1,4 +1,4 @@
-"""JSON objects that runs have written: checks of what was read, and digests."""
+"""JSON objects that runs have written: checks of what was read, what is unusual, digests."""
 
 import json
 import math
@@ -26,6 +26,19 @@ def object_in(content: Content, key: str, path: Path) -> Content:
     if not isinstance(part, dict):
         raise UserError(f"{path} is damaged ({key} is no JSON object)")
     return part
+
+
+def unusual_part(content: Content, usual: Content) -> dict[str, Any]:
+    """Return what differs from the usual content, in objects within it too."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        expected = usual.get(key)
+        if isinstance(value, dict) and isinstance(expected, dict):
+            if inner := unusual_part(value, expected):
+                found[key] = inner
+        elif value != expected:
+            found[key] = value
+    return found
 
 
 def content_digest(content: Content) -> str:

@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from types import MappingProxyType
 
 from deepres.errors import UserError
-from deepres.recipes.chains import concerns_chains, has_shortcuts
 from deepres.recipes.recipe import Recipe
 from deepres.runs.finished import FinishedRun
 from deepres.runs.groups import flatten
@@ -83,9 +82,9 @@ def shared_settings(name: str, runs: Sequence[FinishedRun]) -> dict[str, str]:
     Raises:
         UserError: they differ in another setting, or two have the same seed.
     """
-    first = settings_of(runs[0].record)
+    first = runs[0].record
     for run in runs[1:]:
-        if found := find_differences(first, settings_of(run.record)):
+        if found := find_differences(first, run.record):
             wanted = next((each for each in found if each.key not in UNASKED), found[0])
             raise UserError(
                 f"{name} mixes runs of different settings: {wanted.key} is {wanted.values[0]} in {runs[0].path} and "
@@ -95,19 +94,16 @@ def shared_settings(name: str, runs: Sequence[FinishedRun]) -> dict[str, str]:
     for run in runs:
         if (twin := by_seed.setdefault(run.seed, run)) is not run:
             raise UserError(f"{name} has seed {run.seed} twice, in {twin.path} and {run.path}: leave one out")
-    return first
+    return settings_of(first)
 
 
-def find_differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[Difference]:
-    """Return the settings that differ; one that is missing is as good as null.
-
-    Settings of chains differ between two nets with chains only: a residual net is trained without them.
-    """
-    chains = not any(has_shortcuts(json.loads(settings["model"])) for settings in (one, other))
+def find_differences(one: RunRecord, other: RunRecord) -> list[Difference]:
+    """Return the settings, of those that apply to both nets, that differ; one that is missing is as good as null."""
+    a, b = settings_of(one), settings_of(other)
     return [
-        Difference(key, (show_value(one.get(key)), show_value(other.get(key))))
-        for key in dict.fromkeys([*one, *other])
-        if one.get(key, "null") != other.get(key, "null") and (chains or not concerns_chains(key))
+        Difference(key, (show_value(a.get(key)), show_value(b.get(key))))
+        for key in dict.fromkeys([*a, *b])
+        if a.get(key, "null") != b.get(key, "null") and one.applies(key) and other.applies(key)
     ]
 
 

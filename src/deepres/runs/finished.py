@@ -114,7 +114,7 @@ class FinishedRun:
         return int(self.record.recipe["batch_size"])
 
     @property
-    def small_images(self) -> list[tuple[int, int]]:
+    def low_resolutions(self) -> list[tuple[int, int]]:
         """The parts of the training on images smaller than those of the test: rows of an image, step it ended with."""
         parts = self.record.recipe.get("low_resolutions", ())
         return [(int(part["size"]), round(part["until"] * self.steps)) for part in parts]

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deepres.recipes.chains import concerns_chains, has_shortcuts
 from deepres.recipes.named import RECIPES
 from deepres.runs.finished import FinishedRun, model_key, run_order
 
@@ -83,8 +82,7 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[RunGroup]:
         same_net = [run for run in runs if (run.model, run.recipe) == (first.model, first.recipe)]
         mine = _settings(first)
         reference = {**usual[first.recipe], "precision": _usual_precision(same_net)}
-        if has_shortcuts(first.model):
-            reference = {key: value for key, value in reference.items() if not concerns_chains(key)}
+        reference = {key: value for key, value in reference.items() if first.record.applies(key)}
         differences = tuple(
             f"{key.removeprefix('recipe.').removeprefix('data.')} {_show(mine.get(key))}"
             for key in dict.fromkeys([*mine, *reference])
@@ -112,13 +110,12 @@ def _usual_precision(runs: Sequence[FinishedRun]) -> str:
 def _usual_settings(name: str, runs: Sequence[FinishedRun]) -> dict[str, str]:
     """Return the settings that go without saying for a recipe name."""
     usual: dict[str, str] = {}
-    every = [_settings(run) for run in runs]
-    with_chains = [_settings(run) for run in runs if not has_shortcuts(run.model)]
-    for key in dict.fromkeys(key for settings in every for key in settings):
+    every = [(run.record, _settings(run)) for run in runs]
+    for key in dict.fromkeys(key for _, settings in every for key in settings):
         if key.startswith(("data.", "evaluation.")):
             continue  # what goes without saying of these is not there
-        found = with_chains if concerns_chains(key) else every
-        ((value, _),) = Counter(settings.get(key) for settings in found).most_common(1)
+        found = Counter(settings.get(key) for record, settings in every if record.applies(key))
+        ((value, _),) = found.most_common(1)
         if value is not None:
             usual[key] = value
     if name in RECIPES:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from deepres.errors import UserError
-from deepres.recipes.chains import settings_for
+from deepres.recipes.chains import concerns_chains, has_shortcuts
 from deepres.recipes.recipe import held_out_name
-from deepres.runs.content import Content, check_numbers, object_in
+from deepres.runs.content import Content, check_numbers, object_in, unusual_part
 from deepres.runs.metrics import Metrics
 
 
@@ -109,6 +109,15 @@ class RunRecord:
     others: Content = field(default_factory=dict)
     """What else the file holds, written by a later version."""
 
+    def __post_init__(self) -> None:
+        """Leave out of the recipe what does not apply to the net."""
+        recipe = {key: value for key, value in self.recipe.items() if self.applies(f"recipe.{key}")}
+        object.__setattr__(self, "recipe", recipe)
+
+    def applies(self, setting: str) -> bool:
+        """Tell whether a setting such as "recipe.chain.gain" applies to the net; to one of one's own, each does."""
+        return "net" in self.others or not (concerns_chains(setting) and has_shortcuts(self.model))
+
     @classmethod
     def from_json(
         cls, content: Content, path: Path, *, rows: Iterable[Any] = (), default: "RunRecord | None" = None
@@ -152,7 +161,7 @@ class RunRecord:
             seed=content["seed"],
             precision=content["precision"],
             workers=content.get("workers", 1),
-            recipe=recipe if "net" in content else settings_for(content["model"], recipe),
+            recipe=recipe,
             data=data,
             evaluation=evaluation,
             others={key: value for key, value in content.items() if key not in RUN_KEYS},
@@ -175,23 +184,10 @@ class RunRecord:
             "evaluation": asdict(Evaluation(held_out_name(self.recipe["split"]), 1, self.precision)),
         }
         for part, expected in usual.items():
-            content[part] = _unusual(content[part], expected)
+            content[part] = unusual_part(content[part], expected)
             if not content[part]:
                 del content[part]
         return content
-
-
-def _unusual(content: Content, usual: Content) -> dict[str, Any]:
-    """Return what differs from the usual content, in objects within it too."""
-    found: dict[str, Any] = {}
-    for key, value in content.items():
-        expected = usual.get(key)
-        if isinstance(value, dict) and isinstance(expected, dict):
-            if inner := _unusual(value, expected):
-                found[key] = inner
-        elif value != expected:
-            found[key] = value
-    return found
 
 
 def _checked_recipe(recipe: Any, path: Path) -> Content:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deepres.errors import UserError
-from deepres.recipes.chains import settings_for
 from deepres.recipes.recipe import Recipe
 from deepres.runs.directory import run_name
 from deepres.runs.schema import DataRecord, Evaluation, RunRecord
@@ -82,16 +81,13 @@ class RunConfig:
 
     def record(self, data: DataRecord) -> RunRecord:
         """Return the content of recipe.json for a run on certain data."""
-        recipe = self.recipe.to_json()
-        if isinstance(self.model, str):
-            recipe = settings_for(self.model, recipe)
         return RunRecord(
             model=self.name,
             option=self.option,
             seed=self.seed,
             precision=self.precision,
             workers=self.workers,
-            recipe=recipe,
+            recipe=self.recipe.to_json(),
             data=data,
             evaluation=Evaluation(self.recipe.held_out, self.evaluate_every or 1, self.precision),
             others={

@@ -55,11 +55,8 @@ def norm_parameters(model: nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
-def start_chain(chain: Chain, model: nn.Module) -> None:
-    """Change the initial parameters of a chain, in place, as a recipe says; leave nets without one as they are."""
-    length = chain_length(model)
-    if length <= 1:
-        return
+def start_chain(chain: Chain, model: nn.Module, length: int) -> None:
+    """Change the initial parameters of a net that is a chain of `length` layers, in place, as a recipe says."""
     if chain.gain is not None:
         shift = initial_shift(length, chain.gain)
         norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -104,9 +104,10 @@ class Trainer:
             fix_rounding()
         # Every backend but the fused one takes any module, and that one looks for itself.
         model = cast(ResNet, build_net(name, option=option, seed=seed, num_classes=num_classes).to(device))
-        recipe = recipe.for_chain(chain_length(model))
+        length = chain_length(model)
+        recipe = recipe.for_chain(length)
         if recipe.chain:
-            start_chain(recipe.chain, model)
+            start_chain(recipe.chain, model, length)
         if start is not None:
             start.copy_into(model)
         sizes = [None, *recipe.for_images_of(stream.images.shape[-1]).small_sizes]
