@@ -57,7 +57,7 @@ def test_time_of_the_table_says_what_was_measured(tmp_path, monkeypatch):
 
 def test_ablation_compares_each_variant_with_the_recipe():
     errors = {"the recipe": [10.0, 12.0], "without": [13.0, 15.0], "once": [10.5]}
-    table = tool.ablation_of({"model": "resnet20", "fraction": 0.025, "val_errors": errors})
+    table = tool.ablation_table({"model": "resnet20", "fraction": 0.025, "val_errors": errors})
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]] == [
         ["the recipe", "11.00", "1.41", "2", ""],
         ["without", "14.00", "1.41", "2", "+3.00 ± 1.41"],  # both variances are 2, each halved by n

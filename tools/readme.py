@@ -9,12 +9,13 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache, partial
-from math import sqrt
+from functools import cache
 from pathlib import Path
 from statistics import mean, median, stdev
 from textwrap import fill
 from typing import Any
+
+from tuning_tables import ablation_table, effects_table, tuned_table
 
 from deepres.recipes.named import get_recipe, paper
 from deepres.recipes.recipe import SPLITS
@@ -226,24 +227,7 @@ def zoo() -> str:
 def ablation() -> str:
     """Return the tables of benchmarks/ablation.py, one for each net that it was run on."""
     reports = [json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results").glob("ablation_*.json")]
-    return "\n".join(map(ablation_of, sorted(reports, key=lambda of: (depth_of(of["model"]), of["model"]))))
-
-
-def ablation_of(report: dict[str, Any]) -> str:
-    """Return the table of one net: the val error of each variant, and how it differs from the recipe's."""
-    reference, *_ = report["val_errors"].values()
-    rows = []
-    for variant, errors in report["val_errors"].items():
-        spread = f"{stdev(errors):.2f}" if len(errors) > 1 else ""
-        difference = ""
-        if errors is not reference:
-            difference = f"{mean(errors) - mean(reference):+.2f}"
-            if len(errors) > 1 and len(reference) > 1:
-                variance = stdev(errors) ** 2 / len(errors) + stdev(reference) ** 2 / len(reference)
-                difference += f" ± {sqrt(variance):.2f}"
-        rows.append([variant, f"{mean(errors):.2f}", spread, str(len(errors)), difference])
-    headings = [f"{report['model']}, 1/{1 / report['fraction']:.0f}", "val error %", "std", "n", "difference"]
-    return markdown_table(headings, rows)
+    return "\n".join(map(ablation_table, sorted(reports, key=lambda of: (depth_of(of["model"]), of["model"]))))
 
 
 @cache
@@ -251,40 +235,6 @@ def tuning() -> dict[str, Any]:
     """Return what benchmarks/tuning.py measured."""
     content: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / "tuning.json").read_text())
     return content
-
-
-def tuned(family: str) -> str:
-    """Return the table of the tuning's runs with plain or residual nets, a row for each variant."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for row in tuning()["rows"]:
-        if row["model"].startswith(family):
-            key = (row["model"], f"1/{1 / row['fraction']:.0f}", row["variant"].replace("+", ", "))
-            groups.setdefault(key, []).append(row)
-    rows = []
-    for key, members in groups.items():
-        done = [row for row in members if not row["failure"]]
-        means = [f"{mean(row[name] for row in done):.2f}" if done else "" for name in ("val_error", "train_error")]
-        loss = f"{mean(row['val_loss'] for row in done):.3f}" if done else ""
-        spread = f"{stdev(row['val_error'] for row in done):.2f}" if len(done) > 1 else ""
-        rows.append([*key, means[0], spread, loss, means[1], str(len(done)), str(len(members) - len(done) or "")])
-    headings = ["net", "length", "with", "val error %", "std", "val loss", "train error %", "n", "failed"]
-    return markdown_table(headings, rows, text_columns=3)
-
-
-def effects(design: str) -> str:
-    """Return the tables of the effects of the factors of one of the tuning's designs."""
-    tables = []
-    for entry in tuning()["effects"]:
-        if entry["design"] != design:
-            continue
-        rows = [
-            [name, f"{entry['val_error'][name]:+.2f}", f"{entry['val_loss'][name]:+.3f}"]
-            for name in entry["val_error"]
-        ]
-        errors = [f"{entry['val_error_standard_error']:.2f}", f"{entry['val_loss_standard_error']:.3f}"]
-        what = f"effect on {entry['model']}, 1/{1 / entry['fraction']:.0f}, {entry['runs']} runs"
-        tables.append(markdown_table([what, "val error", "val loss"], [*rows, ["standard error", *errors]]))
-    return "\n".join(tables)
 
 
 def versions() -> str:
@@ -415,10 +365,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "study": study,
     "table-time": table_time,
     "tested-on": tested_on,
-    "tuning-effects-chains": partial(effects, "chains"),
-    "tuning-effects-ingredients": partial(effects, "ingredients"),
-    "tuning-plain": partial(tuned, "plain"),
-    "tuning-resnet": partial(tuned, "resnet"),
+    "tuning-effects-chains": lambda: effects_table(tuning(), "chains"),
+    "tuning-effects-ingredients": lambda: effects_table(tuning(), "ingredients"),
+    "tuning-plain": lambda: tuned_table(tuning(), "plain"),
+    "tuning-resnet": lambda: tuned_table(tuning(), "resnet"),
     "versions": versions,
     "zoo": zoo,
 }
