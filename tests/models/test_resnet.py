@@ -1,4 +1,5 @@
 import itertools
+import sys
 
 import pytest
 import torch
@@ -247,6 +248,15 @@ def test_illegal_depth_and_plain_option():
 def test_names_say_kind_depth_and_width(name, parts):
     assert parse_name(name) == parts
     assert make_name(*parts) == name
+
+
+def test_shapes_alone_need_nothing_of_torchs_compiler(monkeypatch):
+    """It takes a second to import, which whoever reads weights would wait for."""
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)
+    with torch.device("meta"):
+        model = build_model("resnet20")
+    assert model.fc.weight.is_meta
+    assert count_parameters(model) == PARAMETERS[20]
 
 
 NO_NETS = (

@@ -86,6 +86,8 @@ class ResNet(nn.Module):
 
     def initialize(self, generator: Generator | None = None) -> None:
         """Draw He's initial weights: normal, variance 2 / fan-in ("Delving deep into rectifiers", equation 10)."""
+        if self.fc.weight.is_meta:
+            return  # Shapes alone: there is nothing to draw, and torch would import its compiler for it, a second.
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
