@@ -45,13 +45,18 @@ def newest_step(path):
     return max((int(p.name.split("-")[1]) for p in path.glob("checkpoints/step-*.pt")), default=-1)
 
 
+def wait_until(condition, has_ended):
+    """Wait until the condition holds, or the process has ended that was to bring it about."""
+    deadline = time.monotonic() + 120
+    while not condition() and not has_ended():
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.002)
+
+
 def kill_when(words, variables, condition, number=signal.SIGKILL):
     """Start a command, send it a signal once the condition holds, and return what it said."""
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=variables) as process:
-        deadline = time.monotonic() + 120
-        while not condition() and process.poll() is None:
-            assert time.monotonic() < deadline, "the run does not get on"
-            time.sleep(0.002)
+        wait_until(condition, lambda: process.poll() is not None)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     return process.returncode, stderr

@@ -5,13 +5,13 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
 import time
 from dataclasses import replace
 
 import pytest
 import torch
 from filelock import FileLock
+from forked import fork, run_forked
 from tiny_run import TINY, command, environment, run_command, tiny_recipe
 from tiny_training import (
     CPU,
@@ -21,6 +21,7 @@ from tiny_training import (
     config,
     kill_when,
     newest_step,
+    wait_until,
 )
 
 from deepres.backends.device import has_native_bfloat16
@@ -31,6 +32,12 @@ from deepres.training.train import InterruptedRun, train
 NATIVE_BFLOAT16 = pytest.mark.skipif(
     not has_native_bfloat16(CPU), reason="bfloat16 without its instructions is slow; test_trainer.py resumes in it"
 )
+
+
+@pytest.fixture
+def output(tmp_path_factory):
+    """A file for what a forked process prints, beside the test's run directory."""
+    return tmp_path_factory.mktemp("output") / "output.txt"
 
 
 @pytest.fixture(scope="module", params=["float32", pytest.param("bfloat16", marks=NATIVE_BFLOAT16)])
@@ -48,20 +55,26 @@ def precision_and_reference(request, tmp_path_factory, cifar10_dir):
     ],
     indirect=["precision_and_reference"],
 )
-def test_killed_runs_end_bit_identical(tmp_path, cifar10_dir, precision_and_reference, kill_after_step):
+def test_killed_runs_end_bit_identical(tmp_path, cifar10_dir, output, precision_and_reference, kill_after_step):
     precision, reference = precision_and_reference
-    arguments = (*TRAIN, "--precision", precision, "--run-dir", tmp_path)
-    kill_when(command(*arguments), environment(cifar10_dir), lambda: newest_step(tmp_path) >= kill_after_step)
+    run = ((*TRAIN, "--precision", precision, "--run-dir", tmp_path), environment(cifar10_dir), output)
+    kill_forked_when(fork(*run), lambda: newest_step(tmp_path) >= kill_after_step)
     assert not RunDir(tmp_path).result.exists()
-    done = run_command(*arguments, data_dir=cifar10_dir)
-    assert "resuming" in done.stderr
+    assert "resuming" in run_forked(*run)
     assert_same_outcome(tmp_path, reference)
 
 
-def test_killed_again_and_again(tmp_path, cifar10_dir, precision_and_reference):
+def kill_forked_when(process, condition):
+    wait_until(condition, lambda: not process.is_alive())
+    process.kill()
+    process.join(60)
+    assert process.exitcode is not None
+
+
+def test_killed_again_and_again(tmp_path, cifar10_dir, output, precision_and_reference):
     """Killed at moments that the clock chooses, whatever is going on then."""
     precision, reference = precision_and_reference
-    arguments = (*TRAIN, "--precision", precision, "--run-dir", tmp_path)
+    run = ((*TRAIN, "--precision", precision, "--run-dir", tmp_path), environment(cifar10_dir), output)
     step = 0
     for _ in range(4):
         started = time.monotonic()
@@ -69,11 +82,11 @@ def test_killed_again_and_again(tmp_path, cifar10_dir, precision_and_reference):
         def some_steps_later(step=step, started=started):
             return newest_step(tmp_path) > step + 2 and time.monotonic() - started > 0.3
 
-        kill_when(command(*arguments), environment(cifar10_dir), some_steps_later)
+        kill_forked_when(fork(*run), some_steps_later)
         if RunDir(tmp_path).result.exists():
             break
         step = newest_step(tmp_path)
-    run_command(*arguments, data_dir=cifar10_dir)
+    run_forked(*run)
     assert_same_outcome(tmp_path, reference)
 
 
@@ -169,11 +182,11 @@ KILLED_AT = ("recipe.json", "environment.json", "metrics.jsonl", "model.safetens
 
 
 @pytest.mark.parametrize("name", KILLED_AT)
-def test_killed_while_a_file_is_written(tmp_path, cifar10_dir, tiny_data, uninterrupted, name):
+def test_killed_while_a_file_is_written(tmp_path, cifar10_dir, output, tiny_data, uninterrupted, name):
     arguments = (*TRAIN, "--precision", "float32", "--run-dir", tmp_path)
-    dying = environment(cifar10_dir, KILL_BEFORE=name)
-    killed = subprocess.run(command(*arguments), capture_output=True, env=dying, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    process = fork(arguments, environment(cifar10_dir, KILL_BEFORE=name), output)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, output.read_text()
     assert RunDir(tmp_path).result.exists() == (name == "curve.png")  # the one file that comes after the result
     train(config(), tiny_data, tmp_path, device=CPU, checkpoint_minutes=0)
     assert_same_outcome(tmp_path, uninterrupted)
