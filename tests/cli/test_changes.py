@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from scipy.io import savemat
 from sklearn.datasets import load_digits
+from tiny_run import command
 
 import deepres
 from deepres.errors import UserError
@@ -96,24 +96,23 @@ def test_a_change_is_trained_recorded_and_resumed_bit_for_bit(run, name, tmp_pat
     assert ("test_error_ema" in results[0]) == (name == "ema")
 
 
-def test_a_run_with_many_ingredients_survives_sigkill(folder):
+def test_a_run_with_many_ingredients_survives_sigkill(run, folder):
     settings = ["ema=0.5", "mixup=0.3", "cutout=4", "optimizer.name=AdamW", "clip_norm=0.5", "schedule.kind=Cosine"]
 
-    def command(run_dir: str) -> list[str]:
-        options = [part for setting in settings for part in ("--set", setting)]
-        given = [*BASE, *options, "--precision", "float32", "--max-steps", "6", "--checkpoint-minutes", "0"]
-        return [sys.executable, "-m", "deepres", "train", "resnet8", *given, "--run-dir", run_dir]
-
-    subprocess.run(command("straight"), cwd=folder, check=True, capture_output=True)
+    options = [part for setting in settings for part in ("--set", setting)]
+    given = [*BASE, *options, "--precision", "float32", "--max-steps", "6", "--checkpoint-minutes", "0"]
+    arguments = ("train", "resnet8", *given, "--run-dir")
+    code, _, stderr = run(*arguments, "straight")
+    assert code == 0, stderr
     with subprocess.Popen(
-        [*command("killed"), "--progress", "json"], cwd=folder, stdout=subprocess.PIPE, text=True
+        command(*arguments, "killed", "--progress", "json"), cwd=folder, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if json.loads(line) == {"event": "saved", "step": 3}:
                 process.kill()
     assert not (folder / "killed" / "result.json").exists()
-    subprocess.run(command("killed"), cwd=folder, check=True, capture_output=True)
+    subprocess.run(command(*arguments, "killed"), cwd=folder, check=True, capture_output=True)
     for name in ("model.safetensors", "model-ema.safetensors"):
         one, other = (load_file(folder / run_dir / name) for run_dir in ("straight", "killed"))
         assert all(torch.equal(one[key], other[key]) for key in one)

@@ -18,3 +18,9 @@ def uninterrupted(tmp_path_factory, tiny_data):
     path = tmp_path_factory.mktemp("uninterrupted")
     train(config(), tiny_data, path, device=CPU)
     return path
+
+
+@pytest.fixture
+def output(tmp_path_factory):
+    """A file for what a forked process prints, beside the test's run directory."""
+    return tmp_path_factory.mktemp("output") / "output.txt"

@@ -34,12 +34,6 @@ NATIVE_BFLOAT16 = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def output(tmp_path_factory):
-    """A file for what a forked process prints, beside the test's run directory."""
-    return tmp_path_factory.mktemp("output") / "output.txt"
-
-
 @pytest.fixture(scope="module", params=["float32", pytest.param("bfloat16", marks=NATIVE_BFLOAT16)])
 def precision_and_reference(request, tmp_path_factory, cifar10_dir):
     path = tmp_path_factory.mktemp(request.param)
