@@ -88,11 +88,19 @@ def executed(tmp_path_factory, cifar10_dir):
         write_run(folder / "results" / f"b{seed}", "plain20", seed=seed, test_errors=(9.9, 9.5 + 0.1 * seed))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEEPRES_DATA", str(cifar10_dir))
-        return execute(shorten(read_notebook().cells), folder), folder
+        cells = shorten(read_notebook().cells)
+        *cells, _, without_results = execute([*cells, *show_results_elsewhere(cells)], folder)
+    return cells, folder, without_results
+
+
+def show_results_elsewhere(cells):
+    """The cell that shows the results once more, in a folder that has none."""
+    (show,) = [cell for cell in cells if "show_results(" in cell.source]
+    return nbformat.v4.new_code_cell("%mkdir empty\n%cd -q empty"), nbformat.v4.new_code_cell(show.source)
 
 
 def test_it_goes_from_the_images_to_the_claims(executed):
-    cells, _ = executed
+    cells, _, _ = executed
     text = said(cells)
     assert "train (512, 3, 32, 32) uint8 test (64, 3, 32, 32)" in text
     assert "def forward(self, x: Tensor)" in text  # the block, as it is in the package
@@ -123,7 +131,7 @@ def test_the_loop_in_the_open_and_the_package_have_the_same_losses(executed):
 
 
 def test_four_nets_and_a_changed_one_are_trained(executed):
-    cells, folder = executed
+    cells, folder, _ = executed
     text = said(cells)
     for name in ("plain8", "resnet8", "plain14", "resnet14"):
         result = json.loads((folder / "runs" / "lesson" / name / "result.json").read_text())
@@ -151,15 +159,14 @@ def test_every_part_ends_with_questions_and_folded_answers():
 
 
 def test_it_says_nothing_of_the_machine(executed):
-    cells, folder = executed
+    cells, folder, _ = executed
     assert unwanted(cells) == []
     assert str(folder) not in said(cells)
 
 
-def test_without_results_it_says_so(tmp_path):
-    cells = read_notebook().cells
-    (show,) = [cell for cell in cells if "show_results(" in cell.source]
-    text = said(execute([*cells[1:3], show], tmp_path))  # 1 and 2: installation and imports
+def test_without_results_it_says_so(executed):
+    _, _, without_results = executed
+    text = said([without_results])
     assert text == "results/ holds no finished runs: figure 6, the table and the claims stand here once it does\n"
 
 

@@ -1,4 +1,5 @@
 import csv
+import inspect
 import json
 import re
 import sys
@@ -6,8 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tiny_run import first_images
 
+import deepres
 from deepres.cli.main import cli
+from deepres.data.cifar10 import load_cifar10
 from deepres.recipes.named import get_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -176,13 +180,13 @@ def test_the_python_that_builds_a_net_runs():
 
 
 def test_the_python_that_changes_one_thing_runs(tmp_path, monkeypatch, cifar10_dir):
-    """Its first step, that is."""
+    """Its first step, that is, and on the first images of what it trains on."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
+    assert inspect.signature(deepres.train).parameters["data"].default == "cifar10"
     block = python_blocks("README.md")[1]
-    one_step = block.replace("seed=0)", "seed=0, max_steps=1)")
+    one_step = block.replace("recipe, seed=0)", "recipe, first, seed=0, max_steps=1)")
     assert one_step != block
-    exec(one_step, {})
+    exec(one_step, {"first": first_images(load_cifar10(cifar10_dir), 1000, 200)})
     recipe = json.loads((tmp_path / "runs" / "resnet20-gentle-seed0" / "recipe.json").read_text())["recipe"]
     assert (recipe["name"], recipe["muon"]["learning_rate"]) == ("gentle", 0.03)
     assert (tmp_path / "runs" / "resnet20-gentle-seed0" / "result.json").exists()

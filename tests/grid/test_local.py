@@ -11,7 +11,7 @@ from queue import SimpleQueue
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import DATA, RECIPE, TINY, command, environment, few_images, run_command
+from tiny_run import DATA, RECIPE, TINY, command, environment, few_images
 from tiny_training import CPU, assert_same_outcome
 
 from deepres.errors import UserError
@@ -212,7 +212,7 @@ def without_times(rows):
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
 
 
-def test_interrupted_and_continued_for_real(tmp_path, cifar10_dir):
+def test_interrupted_and_continued_for_real(run, tmp_path, cifar10_dir, monkeypatch):
     """Ctrl-C in a grid of two runs at a time; then the same command; a run ends as it would have alone."""
     arguments = ("grid", "--models", "plain8,resnet8", "--recipes", RECIPE, "--data", DATA)
     arguments += ("--out", tmp_path / "runs", "--jobs", 2, "--precision", "float32", "--backend", "eager")
@@ -232,25 +232,29 @@ def test_interrupted_and_continued_for_real(tmp_path, cifar10_dir):
     assert not first.result.exists()
     assert first.checkpoint_paths()
 
-    done = run_command(*arguments, data_dir=cifar10_dir)
-    assert "2 runs: 2 finished" in done.stdout
-    assert re.search(rf"{names[1]}: resuming .* after step ", done.stderr)
-    for text in ("".join(said), done.stderr):
+    monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
+    code, stdout, stderr = run(*arguments)
+    assert code == 0, stderr
+    assert "2 runs: 2 finished" in stdout
+    assert re.search(rf"{names[1]}: resuming .* after step ", stderr)
+    for text in ("".join(said), stderr):
         assert "\x1b" not in text
         assert "\r" not in text
-    epochs = re.findall(r"^(\S+): epoch (\d)/4", "".join(said) + done.stderr, re.MULTILINE)
+    epochs = re.findall(r"^(\S+): epoch (\d)/4", "".join(said) + stderr, re.MULTILINE)
     assert sorted(epochs) == [(name, str(i)) for name in names for i in (1, 2, 3, 4)]
 
     alone = RunDir(tmp_path / "alone")
-    run_command("train", "resnet8", *TINY, "--run-dir", alone, *arguments[-4:], data_dir=cifar10_dir)
+    code, _, stderr = run("train", "resnet8", *TINY, "--run-dir", alone, *arguments[-4:])
+    assert code == 0, stderr
     assert without_times(first.read_metrics()) == without_times(alone.read_metrics())
     weights, others = load_file(first.weights), load_file(alone.weights)
     assert all(torch.equal(weights[key], others[key]) for key in weights)
 
-    again = run_command(*arguments, data_dir=cifar10_dir)
-    assert "2 runs in" in again.stderr
-    assert "2 of them finished before" in again.stderr
-    assert "starting" not in again.stderr
+    code, _, stderr = run(*arguments)
+    assert code == 0, stderr
+    assert "2 runs in" in stderr
+    assert "2 of them finished before" in stderr
+    assert "starting" not in stderr
 
 
 def test_two_runs_in_a_process_for_real(run, tmp_path, cifar10_dir, monkeypatch):
