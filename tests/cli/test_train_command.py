@@ -2,6 +2,7 @@ import json
 
 import pytest
 from command_line import assert_one_line_error, run_cli
+from tiny_run import DATA
 
 NETS = """
 import torch.nn.functional as F
@@ -28,14 +29,15 @@ def nothing(num_classes):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(monkeypatch, capsys, tmp_path, cifar10_dir):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
     (tmp_path / "nets.py").write_text(NETS)
     return lambda *arguments: run_cli(monkeypatch, capsys, *arguments)
 
 
 def test_a_net_of_ones_own_is_trained_as_it_is(run, tmp_path):
-    settings = ("--set", "batch_size=16", "--set", "low_resolutions=[]", "--fraction", "0.01")
+    settings = ("--set", "batch_size=16", "--set", "low_resolutions=[]", "--data", DATA)
     code, _, stderr = run("train", "nets.py:SiluNet", *settings, "--max-steps", "2", "--backend", "eager")
     assert code == 0, stderr
     (folder,) = (tmp_path / "runs").iterdir()
@@ -60,7 +62,7 @@ def test_what_is_no_net_ends_before_anything_is_written(run, tmp_path):
 
 
 def test_an_empty_result_says_the_way_out(run, tmp_path):
-    arguments = ("train", "resnet8", "--recipe", "one-cycle", "--fraction", "0.01", "--run-dir", "r")
+    arguments = ("train", "resnet8", "--recipe", "one-cycle", "--data", DATA, "--run-dir", "r")
     code, _, stderr = run(*arguments, "--max-steps", "1", "--backend", "eager", "--set", "batch_size=16")
     assert code == 0, stderr
     (tmp_path / "r" / "result.json").write_text("")

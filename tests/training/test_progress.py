@@ -9,7 +9,7 @@ from tiny_run import TINY, command, environment, run_command
 from deepres.runs.directory import RunDir
 
 
-def test_every_event_is_one_json_line(tmp_path, cifar10_dir):
+def test_every_event_is_one_json_line(run, tmp_path, cifar10_dir, monkeypatch):
     arguments = ("train", "resnet8", *TINY, "--run-dir", tmp_path, "--progress", "json")
     done = run_command(*arguments, data_dir=cifar10_dir)
     events = [json.loads(line) for line in done.stdout.splitlines()]
@@ -31,8 +31,10 @@ def test_every_event_is_one_json_line(tmp_path, cifar10_dir):
     }
     assert [event["event"] for event in events[-3:]] == ["evaluating", "epoch", "result"]
     assert events[-1]["result"] == json.loads(RunDir(tmp_path).result.read_text())
-    again = run_command(*arguments, data_dir=cifar10_dir)
-    assert [json.loads(line)["event"] for line in again.stdout.splitlines()] == ["notice", "result"]
+    monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
+    code, stdout, _ = run(*arguments)
+    assert code == 0
+    assert [json.loads(line)["event"] for line in stdout.splitlines()] == ["notice", "result"]
 
 
 def test_a_run_whose_reader_has_gone_saves_and_ends(tmp_path, cifar10_dir):
