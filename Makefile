@@ -53,7 +53,8 @@ types: $(READY)  ## check types
 
 unit: $(READY)  ## the tests alone
 	$(BIN)/python tools/build_kernels.py
-	$(BIN)/pytest -n 2 --dist worksteal
+	@# Tests start Python hundreds of times: it may keep what it compiled, whatever the variable said.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist worksteal
 
 quick: $(READY)  ## the quick tests, under a minute, for while one works
 	$(BIN)/pytest -q -n 2 $(QUICK)
