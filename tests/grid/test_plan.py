@@ -1,13 +1,18 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
+import torch
 from run_files import change_json, write_run
 
 from deepres.cli.grid import parse_fractions, read_recipes
+from deepres.data.cifar10 import Split
+from deepres.data.datasets import ImageData
 from deepres.errors import UserError
 from deepres.grid.plan import PAPER_MODELS, parse_seeds, plan_grid
 from deepres.recipes.named import fast, paper
 from deepres.runs.directory import RunDir
+from deepres.training.sets import load_sets
 
 
 def test_useful_runs_come_early(tmp_path):
@@ -75,6 +80,24 @@ def test_only_a_whole_run_of_the_same_configuration_is_finished(tmp_path):
     assert not job.is_finished()
     run_dir.result.write_text("{")
     assert not job.is_finished()
+
+
+def test_a_run_on_other_images_of_the_same_name_is_not_finished(tmp_path):
+    images = np.zeros((4, 3, 32, 32), np.uint8)
+    split = Split(images, np.array([0, 0, 1, 1]))
+    pictures = ImageData(split, split, name="pictures", classes=("cat", "dog"))
+    (job,) = plan_grid(["resnet20"], [paper()], [0], tmp_path, data="pictures", dataset=pictures)
+    run_dir = RunDir(write_run(job.path))
+    assert not job.is_finished()  # on CIFAR-10
+    record = load_sets(pictures, paper(), torch.device("cpu")).record
+    change_json(run_dir.recipe, data=asdict(record), evaluation={"set": "test", "every": 1, "precision": "float32"})
+    assert job.is_finished()
+    other = replace(pictures, train=Split(images + 1, split.labels))
+    (job,) = plan_grid(["resnet20"], [paper()], [0], tmp_path, data="b/pictures", dataset=other)
+    assert not job.is_finished()
+    (job,) = plan_grid(["resnet20"], [paper()], [0], tmp_path)
+    assert RunDir(job.path).path != run_dir.path
+    assert not replace(job, path=run_dir.path).is_finished()  # as where the folder is called cifar10
 
 
 def test_a_grid_of_changes_and_of_nets_of_ones_own(tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 """Which runs a grid consists of, in which order, and how far each of them is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
+
+import torch
 
 from deepres.data.datasets import Dataset, label_of
 from deepres.errors import UserError
@@ -15,9 +17,10 @@ from deepres.recipes.recipe import SPLITS, Recipe
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import read_record
 from deepres.runs.published import FIGURE6_DEPTHS
-from deepres.runs.schema import Result
+from deepres.runs.schema import DataRecord, Result
 from deepres.training.config import RunConfig
 from deepres.training.nets import Net, build_net
+from deepres.training.sets import load_sets
 
 PAPER_MODELS = tuple(f"{family}{depth}" for depth in FIGURE6_DEPTHS for family in ("plain", "resnet"))
 
@@ -39,8 +42,8 @@ class Job:
     """The data set as `deepres train` is given it."""
     image_size: int | None = None
     """Rows and columns of a folder's images; None: 32."""
-    num_train: int | None = None
-    """Images of the training set before a fraction of them is taken; None: CIFAR-10's."""
+    dataset: Dataset | None = field(default=None, repr=False, compare=False)
+    """That data set, where it is not CIFAR-10."""
 
     @property
     def name(self) -> str:
@@ -51,7 +54,7 @@ class Job:
     def num_images(self) -> float:
         """Images trained on in the whole run, all epochs; small ones count in proportion to their pixels."""
         recipe = self.config.recipe
-        num_train = SPLITS[recipe.split] if self.num_train is None else self.num_train
+        num_train = SPLITS[recipe.split] if self.dataset is None else len(self.dataset.train.labels)
         return recipe.compute(max(1, round(self.config.fraction * num_train)))
 
     def arguments(self) -> list[str]:
@@ -95,13 +98,21 @@ class Job:
         try:
             begun = read_record(run_dir)
             result = Result.from_json(read_json(run_dir.result), run_dir.result)
+            same = self.config.settled_by(begun).to_json(self._data(begun.data)) == begun.to_json()
         except UserError:
             return False  # training there will say what is wrong
-        config = self.config.settled_by(begun)
-        same = (
-            config.to_json(begun.data) == begun.to_json() and config.fraction == begun.data.fraction
-        )  # CIFAR-10 is one
         return same and result.steps >= result.total_steps
+
+    def _data(self, begun: DataRecord) -> DataRecord:
+        """Return the record of the data that the job trains on; of CIFAR-10, that which the run in its place has.
+
+        Raises:
+            UserError: the fraction leaves no image.
+        """
+        fraction = self.config.fraction
+        if self.dataset is None:  # there is one CIFAR-10, whose files are verified
+            return replace(begun, name="CIFAR-10", fraction=fraction)
+        return load_sets(self.dataset, self.config.recipe, torch.device("cpu"), fraction).record
 
 
 def plan_grid(
@@ -172,7 +183,7 @@ def plan_grid(
                         recipe_arguments=tuple(recipe_arguments.get(recipe.name, ("--recipe", recipe.name))),
                         data=data,
                         image_size=image_size,
-                        num_train=None if dataset is None else len(dataset.train.labels),
+                        dataset=dataset,
                     )
     return list(jobs.values())
 
