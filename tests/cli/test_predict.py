@@ -112,6 +112,15 @@ def test_unknown_weights(run, folder, tmp_path, monkeypatch):
     assert_one_line_error(run("predict", folder, "--top", 0), "--top")
 
 
+def test_a_name_of_the_zoo_comes_before_a_folder_of_that_name(run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet20").mkdir()
+    code, stdout, _ = run("predict", next(folder.rglob("*.png")))
+    assert code == 0
+    assert "resnet20-paper" in stdout
+    assert_one_line_error(run("predict", folder, "--model", "./resnet20"), "resnet20 holds no model.safetensors")
+
+
 def test_evaluate_a_folder_of_classes(run, few, folder, weights):
     code, stdout, _ = run("evaluate", weights, "--images", folder, "--json")
     assert code == 0

@@ -132,6 +132,27 @@ def test_gathering_adds_and_replaces_but_never_mixes(results, tmp_path):
     assert not (out / "runs" / names[0] / "predictions.npz").exists()
 
 
+def test_gathering_again_a_run_that_was_evaluated_seldom_changes_nothing(results, tmp_path):
+    run_dir = RunDir(write_run(tmp_path / "runs" / "a"))
+    every = {"set": "test", "every": 2, "precision": "float32"}
+    change_json(run_dir.recipe, evaluation=every)
+    for _ in range(3):
+        assert results(tmp_path / "runs", "--out", tmp_path / "results")[0] == 0
+    assert [path.name for path in (tmp_path / "results" / "runs").iterdir()] == ["resnet20-paper-seed0"]
+
+
+def test_a_net_of_ones_own_that_is_called_as_the_papers_is_none_of_it(results, tmp_path):
+    write_run(tmp_path / "ours", "resnet20")
+    for i, others in enumerate(({"net": {"source": "0" * 16, "weights": None}}, {"start": {"weights": "mine"}})):
+        change_json(RunDir(write_run(tmp_path / f"{i}", "resnet20")).recipe, **others)
+    found = json.loads(results(tmp_path, "--format", "json")[1])
+    assert [row["paper"] for row in found["statistics"]].count(8.75) == 1
+    assert all(row["paper"] is None for row in found["statistics"] if row["recipe"] != "paper")
+    own = [row["recipe"] for row in found["statistics"] if "net.source" in row["recipe"]]
+    assert own
+    assert not {claim["recipe"] for claim in found["claims"]} & set(own)
+
+
 def test_one_line_errors(results, runs, tmp_path, monkeypatch):
     assert_one_line_error(results(tmp_path / "nowhere"), "no folder", "nowhere")
     (tmp_path / "empty").mkdir()

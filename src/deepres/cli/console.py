@@ -43,16 +43,15 @@ def this_command() -> str:
     return shlex.join([program, *sys.argv[1:]])
 
 
-def result_table(result: Mapping[str, Any], data: str = "CIFAR-10") -> Table:
-    """Return a run's errors on a data set, beside the published ones if it is CIFAR-10."""
+def result_table(result: Mapping[str, Any], is_as_published: bool = True) -> Table:
+    """Return a run's errors, beside the published ones if its net was trained on the same data as those."""
     table = new_table(title=f"{result['model']}: test error in percent", title_justify="left")
     table.add_column("")
     table.add_column("last epoch", justify="right")
     table.add_column("best epoch", justify="right")
     run = f"this run ({result['recipe']}, seed {result['seed']}, {result['epochs']:g} epochs)"
     table.add_row(run, _percent(result["test_error_last"]), _percent(result["test_error_best"]), style="bold")
-    published = PUBLISHED.get(result["model"]) if data == "CIFAR-10" else None
-    if published and result["option"] == "A":
+    if is_as_published and (published := PUBLISHED.get(result["model"])):
         note = f", {published.note}" if published.note else ""
         table.add_row(f"the paper (164 epochs{note})", _percent(published.paper), "")
         if published.repository_last is not None:

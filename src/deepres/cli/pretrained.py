@@ -11,7 +11,7 @@ from deepres.streams import say
 from deepres.training.nets import build_net, describe_net, name_of
 from deepres.weights.classifier import PixelClassifier
 from deepres.weights.own import load_own_weights, own_name, read_own_weights
-from deepres.zoo.catalogue import load_pretrained, weights_file
+from deepres.zoo.catalogue import find_entry, load_pretrained, weights_file
 
 
 def load_classifier(net: str, own_net: str | None = None) -> PixelClassifier:
@@ -24,14 +24,14 @@ def load_classifier(net: str, own_net: str | None = None) -> PixelClassifier:
     Raises:
         UserError: there are no such weights, or they do not fit the net.
     """
-    path = Path(net)
-    path = weights_file(path) if path.is_dir() else path
-    name = own_name(path) if path.is_file() else None
+    found = find_entry(net) if own_net is None else Path(net)
+    path = weights_file(found) if isinstance(found, Path) else None
     if own_net is None:
+        name = own_name(path) if path is not None and path.is_file() else None
         if name is not None and preact_depth(name) is None:
             raise UserError(f"{net} holds weights of your own net {name}: name its source with --net FILE.py:{name}")
         return load_pretrained(net)
-    if not path.is_file():
+    if path is None or not path.is_file():
         raise UserError(f"--net names the source of your own net, but {net!r} is no run directory or file of weights")
     made = load_object(own_net)
     weights = read_own_weights(path)

@@ -182,6 +182,7 @@ def carry_out(
     from deepres.data.datasets import load_data
     from deepres.integrations.loggers import LoggingReporter, get_loggers
     from deepres.models import count_parameters
+    from deepres.runs.finished import read_record
     from deepres.training.group import Group, count_workers
     from deepres.training.nets import build_net
     from deepres.training.stopping import InterruptedRun
@@ -227,6 +228,6 @@ def carry_out(
     if isinstance(reporter, JsonReporter):
         reporter.write("result", result=result)
         return
-    out.print(result_table(result, dataset.name))
+    out.print(result_table(result, read_record(RunDir(run_dir)).is_as_published))
     curve = f", curve {RunDir(run_dir).curve}" if RunDir(run_dir).curve.exists() else ""
     out.print(f"run directory {run_dir}{curve}", markup=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from deepres.errors import UserError
 from deepres.files import write_atomically
 from deepres.runs.content import content_digest
 from deepres.runs.directory import RunDir, run_name
-from deepres.runs.finished import FinishedRun, load_runs, read_record
+from deepres.runs.finished import FinishedRun, config_of, load_runs, read_record
 
 RUNS_FOLDER = "runs"
 ROWS_FILE = "runs.csv"
@@ -46,7 +46,7 @@ def _place(run: FinishedRun, folder: Path) -> Path:
     )
     for candidate in (name, f"{name}-{content_digest(run.config)}"):
         there = RunDir(folder / candidate)
-        if not there.recipe.exists() or read_record(there).settings() == run.config:
+        if not there.recipe.exists() or config_of(read_record(there)) == run.config:
             return folder / candidate
     raise UserError(f"{folder / candidate} holds a run that is not of its name: remove it")
 

@@ -55,13 +55,8 @@ class FinishedRun:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What determines the run, without what goes without saying: see `RunRecord.settings`.
-
-        How often it was evaluated determines no weight, nor the last epoch's error.
-        """
-        content = self.record.settings()
-        evaluation = {key: value for key, value in content.pop("evaluation", {}).items() if key != "every"}
-        return content | ({"evaluation": evaluation} if evaluation else {})
+        """What determines the run, see `config_of`."""
+        return config_of(self.record)
 
     @property
     def model(self) -> str:
@@ -100,8 +95,8 @@ class FinishedRun:
 
     @property
     def is_as_published(self) -> bool:
-        """Whether others published an error for such a net: on CIFAR-10, with shortcuts of option A."""
-        return self.option == "A" and self.data == "CIFAR-10"
+        """Whether others published an error for such a net, see `RunRecord.is_as_published`."""
+        return self.record.is_as_published
 
     @property
     def precision(self) -> str:
@@ -315,6 +310,16 @@ def read_run(path: str | Path) -> FinishedRun:
         raise UserError(f"{run_dir.metrics} is missing or does not end at step {result.steps:,} as result.json does")
     environment = Environment.from_json(read_json(run_dir.environment), run_dir.environment)
     return FinishedRun(Path(path), record, environment, rows, result)
+
+
+def config_of(record: RunRecord) -> dict[str, Any]:
+    """Return what determines a run, without what goes without saying: see `RunRecord.settings`.
+
+    How often it was evaluated determines no weight, nor the last epoch's error.
+    """
+    content = record.settings()
+    evaluation = {key: value for key, value in content.pop("evaluation", {}).items() if key != "every"}
+    return content | ({"evaluation": evaluation} if evaluation else {})
 
 
 def read_record(run_dir: RunDir, default: RunRecord | None = None) -> RunRecord:

@@ -114,6 +114,14 @@ class RunRecord:
         recipe = {key: value for key, value in self.recipe.items() if self.applies(f"recipe.{key}")}
         object.__setattr__(self, "recipe", recipe)
 
+    @property
+    def is_as_published(self) -> bool:
+        """Whether others published an error for such a net: one of ours, on CIFAR-10, with shortcuts of option A.
+
+        Neither a net of one's own that is named like one of ours, nor one that began with trained weights.
+        """
+        return self.option == "A" and self.data.name == "CIFAR-10" and not {"net", "start"} & self.others.keys()
+
     def applies(self, setting: str) -> bool:
         """Tell whether a setting such as "recipe.chain.gain" applies to the net; to one of one's own, each does."""
         return "net" in self.others or not (concerns_chains(setting) and has_shortcuts(self.model))

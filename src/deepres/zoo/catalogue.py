@@ -157,17 +157,28 @@ def load_pretrained(name: str | Path, *, folder: str | Path | None = None, url: 
         >>> model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape
         torch.Size([1, 10])
     """
+    found = find_entry(name, folder)
+    if isinstance(found, Path):
+        return load_file(weights_file(found))
+    return load_weights(get_weights(found, folder, url)).classifier(found.name)
+
+
+def find_entry(name: str | Path, folder: str | Path | None = None) -> Card | Path:
+    """Return what `load_pretrained` takes a name for: an entry of the zoo, or else a path.
+
+    Raises:
+        UserError: it is neither.
+    """
     if not isinstance(name, str | Path):
         raise UserError(f"expected the name of weights, a run directory or a file, but got {type(name).__name__}")
     if isinstance(name, Path) or _is_path(name):
-        return load_file(weights_file(Path(os.path.expanduser(name))))  # noqa: PTH111  # never raises
+        return Path(os.path.expanduser(name))  # noqa: PTH111  # never raises
     try:
-        card = find_card(name, folder)
+        return find_card(name, folder)
     except UserError:
         if not exists(Path(name)):
             raise
-        return load_file(weights_file(Path(name)))
-    return load_weights(get_weights(card, folder, url)).classifier(card.name)
+        return Path(name)
 
 
 def load_file(path: Path) -> PixelClassifier:
