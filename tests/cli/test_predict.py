@@ -138,6 +138,11 @@ def test_evaluate_a_folder_of_classes(run, few, folder, weights):
     assert "1 of 33 images could not be read and are not counted" in stderr
 
 
+def test_evaluate_takes_a_folder_or_a_data_set(run, folder, weights):
+    outcome = run("evaluate", weights, "--images", folder, "--data", "cifar100")
+    assert_one_line_error(outcome, "--images takes the place of --data")
+
+
 def test_evaluate_a_folder_that_is_none(run, folder, weights, tmp_path):
     assert_one_line_error(run("evaluate", weights, "--images", tmp_path / "gone"), "no folder")
     assert_one_line_error(run("evaluate", weights, "--images", folder / "cat"), "must hold one for each class")

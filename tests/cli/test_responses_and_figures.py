@@ -65,6 +65,13 @@ def test_responses_of_an_unfinished_run_are_refused(run, nets, tmp_path):
     assert_one_line_error(run("responses", folder, "--out", tmp_path / "out"), str(folder), "has not finished")
 
 
+def test_responses_to_images_of_another_size_are_refused(run, tmp_path):
+    path = tmp_path / "large.safetensors"
+    large = Normalization(torch.zeros(3, 64, 64), torch.ones(3, 1, 1))
+    save_weights(path, "resnet8", build_model("resnet8").eval(), large)
+    assert_one_line_error(run("responses", path, "--out", tmp_path / "out"), str(path), "images of 64x64 pixels")
+
+
 def test_responses_of_nothing(run, tmp_path):
     assert_one_line_error(run("responses", tmp_path, "--out", tmp_path / "out"), str(tmp_path), "model.safetensors")
     assert_one_line_error(run("responses", tmp_path / "none", "--out", tmp_path / "out"), "no weights file")

@@ -5,6 +5,7 @@ import pytest
 from deepres.errors import UserError
 from deepres.recipes.named import RECIPES, fast, paper
 from deepres.recipes.read import (
+    base_of,
     change,
     changed_name,
     parse_setting,
@@ -53,6 +54,22 @@ def test_the_printed_recipe_is_the_recipe(name, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(to_toml(RECIPES[name]()))
     assert replace(read_recipe(str(path)), name=name) == RECIPES[name]()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["muon.learning_rate=0.03"],
+        ["muon=none", "norm_adam=none", "chain=none", "low_resolutions=[]"],
+        ["chain.full_rate_length=none", "epochs=2", "schedule.kind=Cosine"],
+        ["muon=none", "norm_adam=none", "optimizer.name=AdamW"],
+    ],
+)
+def test_the_printed_recipe_with_changes_is_that_recipe(settings, tmp_path):
+    path, recipe = tmp_path / "mine.toml", read_recipe("fast", settings)
+    for source in ("fast", str(path)):
+        path.write_text(to_toml(recipe, base_of(source)))
+        assert replace(read_recipe(str(path)), name=recipe.name) == recipe
 
 
 def test_a_file_says_what_differs_and_settings_come_after_it(tmp_path):
@@ -174,7 +191,7 @@ def test_any_optimizer_with_its_arguments(tmp_path):
     recipe = read_recipe("paper", changes)
     assert recipe.optimizer == OtherOptimizer("AdamW", {"betas": [0.9, 0.99], "eps": 1e-6})
     path = tmp_path / "mine.toml"
-    path.write_text(to_toml(recipe).replace(recipe.name, "paper", 1))
+    path.write_text(to_toml(recipe, RECIPES["paper"]()))
     assert replace(read_recipe(str(path)), name=recipe.name) == recipe
     with pytest.raises(
         UserError, match=r"setting momentum is SGD's: give AdamW its own as optimizer\.arguments\.momentum"

@@ -139,6 +139,13 @@ def test_max_steps_stops_early_and_a_later_call_goes_on(tmp_path, tiny_data, uni
     assert len(json.loads(RunDir(tmp_path).environment.read_text())["earlier_starts"]) == 1
 
 
+@pytest.mark.parametrize("steps", [0, -1, 1.5, "2", True])
+def test_max_steps_that_are_none_are_an_error(tmp_path, tiny_data, steps):
+    with pytest.raises(UserError, match=f"max_steps is {steps!r}: it must be a whole number of at least 1"):
+        train(config(), tiny_data, tmp_path / "run", device=CPU, max_steps=steps)
+    assert not (tmp_path / "run").exists()
+
+
 def test_max_steps_at_an_epochs_end_whose_checkpoint_is_left(tmp_path, tiny_data, uninterrupted):
     """As older versions wrote it after an evaluation: the epoch has its row, and its sums are gone."""
     train(config(), tiny_data, tmp_path, device=CPU, max_steps=8, checkpoint_minutes=0)

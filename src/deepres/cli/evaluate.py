@@ -58,6 +58,8 @@ def evaluate(
     suffix = "" if folder is None else folder.suffix
     if (labels_file is not None) != (suffix == ".npy"):
         raise UserError("--labels FILE.npy goes with --images FILE.npy: give both, or a folder of images alone")
+    if folder is not None and data != "cifar10":
+        raise UserError("--images takes the place of --data: give one of them")
     faults: dict[str, str] = {}
     if labels_file is not None:
         assert folder is not None

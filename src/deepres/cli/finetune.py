@@ -25,7 +25,7 @@ from deepres.errors import UserError
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/NET-RECIPE-FOLDER-seedN.")
 @DATA_DIR
 @DEVICE
-@click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option("--precision", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--backend", default="auto", show_default=True, help="auto, fused, compiled or eager.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the same command without it continues.")
 @click.option("--progress", type=click.Choice(["bar", "json"]), default="bar", show_default=True)

@@ -61,9 +61,9 @@ def recipes(context: click.Context) -> None:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 def show(name: str, settings: tuple[str, ...]) -> None:
     """Print the recipe NAME as a TOML file, to begin one's own with."""
-    from deepres.recipes.read import read_recipe, to_toml
+    from deepres.recipes.read import base_of, read_recipe, to_toml
 
-    click.echo(to_toml(read_recipe(name, settings)), nl=False)
+    click.echo(to_toml(read_recipe(name, settings), base_of(name)), nl=False)
 
 
 def list_recipes() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from deepres.cli.options import DATA_DIR, DEVICE, chosen_release
-from deepres.errors import extra_needed
+from deepres.errors import UserError, extra_needed
 from deepres.streams import err, out
 
 
@@ -38,6 +38,11 @@ def responses(paths: tuple[Path, ...], out_dir: Path, data_dir: Path | None, dev
     files = [weights_file(path) for path in paths]
     loaded = [(path, load_weights(path)) for path in files]
     images = torch.from_numpy(load_cifar10(data_dir, chosen_release()).train.images).to(chosen)
+    for path, net in loaded:
+        if (size := net.normalization.image_size) != images.shape[-1]:
+            raise UserError(
+                f"{path} takes images of {size}x{size} pixels, and the responses are to CIFAR-10's: leave it out"
+            )
     make_folder(out_dir)
     nets = []
     with err.status("") as status:

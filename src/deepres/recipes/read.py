@@ -253,9 +253,21 @@ def _converted(kind: Any, value: Any, current: Any, key: str) -> Any:
     return value
 
 
-def to_toml(recipe: Recipe) -> str:
-    """Return a recipe as a TOML file to begin with: all its settings, those that are off as comments."""
-    lines = [f'base = "{recipe.name}"', f'# name = "my-{recipe.name}"', ""]
+def base_of(source: str) -> Recipe:
+    """Return the named recipe that a source, see `read_recipe`, starts from."""
+    return get_recipe(_gather(source, ())[0])
+
+
+def to_toml(recipe: Recipe, base: Recipe | None = None) -> str:
+    """Return a recipe as a TOML file to begin with: all its settings, those that are off as comments.
+
+    Args:
+        recipe: what the file is to give.
+        base: the named recipe that it starts from, whose settings that are off in `recipe` are switched off; None:
+            `recipe` itself.
+    """
+    base = base or recipe
+    lines = [f'base = "{base.name}"', f'# name = "my-{base.name}"', ""]
     tables: list[str] = []
     for field in fields(recipe):
         value = getattr(recipe, field.name)
@@ -265,14 +277,20 @@ def to_toml(recipe: Recipe) -> str:
             tables.append(f"\n[{field.name}]")
             if len([kind for kind in get_args(_types(Recipe)[field.name]) if is_dataclass(kind)]) > 1:
                 tables.append(f'kind = "{type(value).__name__}"')
-            tables += [_toml_line(part.name, getattr(value, part.name)) for part in fields(value)]
+            before = getattr(base, field.name)
+            tables += [
+                _toml_line(part.name, getattr(value, part.name), getattr(before, part.name, None))
+                for part in fields(value)
+            ]
         else:
-            lines.append(_toml_line(field.name, value))
+            lines.append(_toml_line(field.name, value, getattr(base, field.name)))
     return "\n".join([*lines, *tables]) + "\n"
 
 
-def _toml_line(name: str, value: Any) -> str:
-    return f'# {name} = "{NONE}"' if value is None else f"{name} = {_toml(value)}"
+def _toml_line(name: str, value: Any, before: Any) -> str:
+    if value is not None:
+        return f"{name} = {_toml(value)}"
+    return f'{"# " if before is None else ""}{name} = "{NONE}"'
 
 
 def _toml(value: Any) -> str:

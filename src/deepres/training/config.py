@@ -47,7 +47,8 @@ class RunConfig:
         for name, value, least in (("seed", self.seed, 0), ("evaluate_every", every, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"{name} is {value!r}: it must be a whole number of at least {least}")
-        if isinstance(self.fraction, bool) or not 0 < self.fraction <= 1:
+        number = isinstance(self.fraction, int | float) and not isinstance(self.fraction, bool)
+        if not number or not 0 < self.fraction <= 1:
             raise UserError(f"fraction is {self.fraction!r}: it must be above 0 and at most 1")
 
     @property

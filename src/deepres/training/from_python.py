@@ -40,15 +40,15 @@ def train(
         run_dir: where to train; None: runs/MODEL-RECIPE-seedN, as the command line has it.
         option: the kind of shortcut of a net by name.
         fraction: the share of the training images to train on.
-        device: "auto", "cpu" or "cuda".
-        precision: "auto", "float32" or "bfloat16".
+        device: "auto", "cpu", "cuda", "mps" or "xpu".
+        precision: "auto", "float32", "bfloat16" or "float16".
         backend: "auto", "fused", "compiled" or "eager".
-        max_steps: stop after so many steps of the schedule; a later call continues from there.
+        max_steps: stop after so many steps of the schedule, 1 or more; a later call continues from there.
         evaluate_every: epochs from one evaluation to the next; None: as the run was begun, or else 1.
         reporter: is informed of the progress.
 
     Raises:
-        UserError: an unknown name, or another configuration was begun in the directory.
+        UserError: an unknown name, a number out of range, or another configuration was begun in the directory.
 
     Example:
         >>> import deepres

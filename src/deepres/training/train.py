@@ -11,6 +11,7 @@ import torch
 from deepres.backends.memory import keep_freed_memory
 from deepres.data.datasets import Dataset
 from deepres.data.loader import build_stream
+from deepres.errors import UserError
 from deepres.runs.directory import RunDir
 from deepres.training.checkpoint import decode_state
 from deepres.training.claim import claim, finished_result
@@ -42,6 +43,11 @@ class Run:
     """Stop after so many steps of the schedule, which stays as it is; a later call continues from there."""
     command: Sequence[str] | None = None
     """The arguments of `deepres` that make this run, for environment.json; None: those of this process."""
+
+    def __post_init__(self) -> None:
+        steps = self.max_steps
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise UserError(f"max_steps is {steps!r}: it must be a whole number of at least 1, or None")
 
 
 def train(
