@@ -2,6 +2,7 @@ import functools
 import http.server
 import json
 import threading
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from deepres.data.cifar10 import Split, load_cifar10
 from deepres.errors import UserError
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import load_runs
+from deepres.runs.schema import cifar10_record
 from deepres.weights.evaluate import error_percent, percent
 from deepres.weights.file import save_weights
 from deepres.zoo.build import build_zoo, median_run
@@ -149,6 +151,27 @@ def test_what_must_not_enter_the_zoo(runs, few, test_set, tmp_path):
     with pytest.raises(UserError, match="runs of resnet20-fast differ in more than their seed"):
         build_zoo([tmp_path / "mixed"], empty, test_set, notice=print)
     assert list(empty.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"net": {"source": "0" * 16, "weights": None}},
+        {"start": {"weights": "resnet20-paper", "digest": "0" * 16}},
+        {"data": {"name": "CIFAR-10", "fraction": 0.1}},
+        {"data": {"name": "CIFAR-100", "fraction": 1.0}},
+    ],
+)
+def test_runs_of_which_a_card_would_not_be_true_are_left_out(test_set, tmp_path, changes):
+    run_dir = RunDir(write_run(tmp_path / "runs" / "a", "resnet20", "fast"))
+    record = asdict(cifar10_record("50k", 0))
+    every = {"set": "test", "every": 1, "precision": "float32"}
+    data = {**record, **changes.get("data", {})}
+    change_json(run_dir.recipe, evaluation=every, **{**changes, "data": data})
+    said = []
+    with pytest.raises(UserError, match="is for the zoo: train a net of deepres on all of CIFAR-10"):
+        build_zoo([tmp_path / "runs"], tmp_path, test_set, notice=said.append)
+    assert said == [f"left out {run_dir}: cards are of deepres's nets, trained from scratch on all of CIFAR-10"]
 
 
 def test_the_command_builds_and_verifies_what_it_built(run, runs, in_zoo, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import click
 
 from deepres.cli.console import new_table
-from deepres.cli.options import DEVICE
+from deepres.cli.options import DEVICE, NumberRange
 from deepres.formatting import duration
 from deepres.streams import err, out, say
 
@@ -13,7 +13,7 @@ from deepres.streams import err, out, say
 @click.option("--recipe", "recipe_names", multiple=True, help="Default: all of them.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.1),
+    type=NumberRange(min=0.1),
     default=3.0,
     show_default=True,
     help="For each net and image size.",

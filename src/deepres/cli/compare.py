@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from deepres.cli.console import new_table
+from deepres.cli.options import PATH
 from deepres.errors import UserError
 from deepres.files import check_parent, write_atomically
 from deepres.runs.select import select_runs
@@ -32,7 +33,7 @@ NOTES = (
     "--runs",
     "folders",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Where runs of given settings are looked for; repeatable. Default: runs.",
 )
 @click.option(
@@ -52,7 +53,7 @@ NOTES = (
 @click.option("--all-pairs", is_flag=True, help="Compare each with each, not all with the first.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--latex", is_flag=True, help="Print a LaTeX table (it needs booktabs).")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw the seeds, means and intervals: .png, .svg, .pdf.")
+@click.option("--plot", type=PATH, help="Draw the seeds, means and intervals: .png, .svg, .pdf.")
 def compare(
     groups: tuple[str, ...],
     folders: tuple[Path, ...],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deepres.cli.console import confusion_table, metrics_line
-from deepres.cli.options import DATA, DATA_DIR, DEVICE, NET, OWN_NET, chosen_release
+from deepres.cli.options import DATA, DATA_DIR, DEVICE, NET, OWN_NET, PATH, chosen_release
 from deepres.errors import UserError
 from deepres.streams import out, say
 
@@ -25,11 +25,11 @@ MOST_SHOWN = 20  # classes of a confusion matrix on a terminal
 @click.option(
     "--images",
     "folder",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="In place of the test set: a folder with a folder of image files for each class, named as the class; or a "
     "file .npy of pixels, uint8 (N, 3, 32, 32), channels first or last, with --labels; or a file .mat of SVHN.",
 )
-@click.option("--labels", "labels_file", type=click.Path(path_type=Path), help="A file .npy of labels, for --images.")
+@click.option("--labels", "labels_file", type=PATH, help="A file .npy of labels, for --images.")
 @OWN_NET
 @DATA
 @DATA_DIR

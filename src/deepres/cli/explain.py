@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.options import DEVICE, OWN_NET
+from deepres.cli.options import DEVICE, OWN_NET, PATH
 from deepres.errors import UserError
 from deepres.files import check_parent, write_atomically
 from deepres.streams import out
 
 
 @click.command()
-@click.argument("image", metavar="IMAGE", type=click.Path(path_type=Path))
+@click.argument("image", metavar="IMAGE", type=PATH)
 @click.option("--model", "net", default="resnet20", show_default=True, help="NAME, RUN_DIR or FILE, see evaluate.")
 @OWN_NET
 @click.option("--class", "names", multiple=True, metavar="NAME", help="Explain this class; repeatable.")
@@ -20,7 +20,7 @@ from deepres.streams import out
     "-o",
     "--out",
     "path",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The picture: .png, .svg or .pdf. Default: IMAGE-explained.png, here.",
 )
 @DEVICE

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from deepres.cli.options import DATA_DIR, NET, OWN_NET, chosen_release
+from deepres.cli.options import DATA_DIR, NET, OWN_NET, PATH, chosen_release
 from deepres.errors import UserError
 from deepres.streams import err, out
 
@@ -20,12 +20,10 @@ NUM_IMAGES = 1000  # of the test set, on which the exported file must agree
 @click.command()
 @NET
 @click.option("--format", "format_name", required=True, help="onnx, torch-export or tensorflow.")
-@click.option("-o", "--out", "output", type=click.Path(path_type=Path), help="Default: NAME with the format's suffix.")
+@click.option("-o", "--out", "output", type=PATH, help="Default: NAME with the format's suffix.")
 @click.option("--force", is_flag=True, help="Replace a file of that name.")
 @OWN_NET
-@click.option(
-    "--images", "folder", type=click.Path(path_type=Path), help="Image files to check with, in place of CIFAR-10's."
-)
+@click.option("--images", "folder", type=PATH, help="Image files to check with, in place of CIFAR-10's.")
 @DATA_DIR
 def export(
     net: str,

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.options import DATA_DIR, chosen_release
+from deepres.cli.options import DATA_DIR, PATH, chosen_release
 from deepres.errors import extra_needed, unknown_name
 from deepres.streams import out
 
 
 @click.command()
-@click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder for the figures.")
+@click.option("--out", "out_dir", type=PATH, required=True, help="Folder for the figures.")
 @click.option("--models", default="plain20,resnet20", show_default=True, help="Nets to draw side by side, by comma.")
 @click.option("--option", default="A", show_default=True, help="Kind of shortcut of residual nets: A, B or C.")
 @DATA_DIR

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.options import DATA_DIR, DEVICE, IMAGE_SIZE, NET, OWN_NET
+from deepres.cli.options import DATA_DIR, DEVICE, IMAGE_SIZE, NET, OWN_NET, PATH, NamedText
 from deepres.cli.train import carry_out
 from deepres.errors import UserError
 
 
 @click.command()
 @NET
-@click.argument("data", metavar="FOLDER")
+@click.argument("data", type=NamedText(), metavar="FOLDER")
 @OWN_NET
 @click.option("--recipe", "recipe_name", default="finetune", show_default=True, help="See `deepres train`.")
 @click.option(
@@ -22,7 +22,7 @@ from deepres.errors import UserError
 @click.option("--split", help="50k: train on everything; 45k: hold out a tenth as val. Default: the recipe's.")
 @click.option("--fraction", type=float, default=1.0, help="Train on this share of the images, of each class the same.")
 @IMAGE_SIZE
-@click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/NET-RECIPE-FOLDER-seedN.")
+@click.option("--run-dir", type=PATH, help="Default: runs/NET-RECIPE-FOLDER-seedN.")
 @DATA_DIR
 @DEVICE
 @click.option("--precision", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")

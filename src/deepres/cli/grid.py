@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 import click
 
 from deepres.cli.console import this_command
-from deepres.cli.options import CHECKPOINT_MINUTES, DATA, DATA_DIR, DEVICE, EVALUATE_EVERY, IMAGE_SIZE
+from deepres.cli.options import (
+    CHECKPOINT_MINUTES,
+    DATA,
+    DATA_DIR,
+    DEVICE,
+    EVALUATE_EVERY,
+    IMAGE_SIZE,
+    PATH,
+    NumberRange,
+)
 from deepres.errors import UserError, extra_needed
 from deepres.runs.directory import RunDir
 from deepres.streams import out, say
@@ -53,7 +62,7 @@ SMALLEST_SHARE = 0.0001  # of a core or GPU, in Ray's arithmetic
 @IMAGE_SIZE
 @click.option("--seeds", default="1", show_default=True, help="Their number, or a list such as 0,2,5-7; 5-5 is one.")
 @click.option("--split", help="50k or 45k, see `deepres train`. Default: the recipe's.")
-@click.option("--out", "out_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option("--out", "out_dir", type=PATH, default=Path("runs"), show_default=True)
 @click.option(
     "--jobs", "parallel", type=click.IntRange(min=1), help="Processes at a time. Default: one per core, or per GPU."
 )
@@ -64,8 +73,8 @@ SMALLEST_SHARE = 0.0001  # of a core or GPU, in Ray's arithmetic
 )
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", help="Of the Ray cluster. Default: $RAY_ADDRESS, or the one that runs here.")
-@click.option("--cpus-per-run", type=click.FloatRange(min=0), default=1, show_default=True, help="For Ray.")
-@click.option("--gpus-per-run", type=click.FloatRange(min=0), default=0, show_default=True, help="For Ray.")
+@click.option("--cpus-per-run", type=NumberRange(min=0), default=1, show_default=True, help="For Ray.")
+@click.option("--gpus-per-run", type=NumberRange(min=0), default=0, show_default=True, help="For Ray.")
 @DATA_DIR
 @DEVICE
 @click.option("--precision", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")

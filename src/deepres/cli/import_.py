@@ -4,16 +4,14 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.options import DATA_DIR, chosen_release
+from deepres.cli.options import DATA_DIR, PATH, chosen_release
 from deepres.errors import UserError
 from deepres.streams import out, say
 
 
 @click.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--out", "output", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write."
-)
+@click.argument("file", type=PATH)
+@click.option("-o", "--out", "output", type=PATH, required=True, help="The .safetensors file to write.")
 @click.option("--norm", help="What the net was trained with: cifar10 or imagenet statistics. Default: cifar10.")
 @click.option("--mean", help="R,G,B in units of pixels / 255, in place of --norm.")
 @click.option("--std", help="R,G,B in units of pixels / 255, in place of --norm.")

@@ -11,13 +11,13 @@ import click
 from rich.markup import escape
 
 from deepres.cli.console import new_table, pixel_picture
-from deepres.cli.options import DEVICE, OWN_NET
+from deepres.cli.options import DEVICE, OWN_NET, NamedText
 from deepres.errors import UserError
 from deepres.streams import out, say
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("sources", type=NamedText(), nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--model", "net", default="resnet20", show_default=True, help="NAME, RUN_DIR or FILE, see evaluate.")
 @OWN_NET
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show of each image.")

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.options import DATA_DIR, chosen_release
+from deepres.cli.options import DATA_DIR, PATH, chosen_release
 from deepres.errors import extra_needed
 from deepres.streams import err, out, say
 
 
 @click.command()
-@click.argument("dirs", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
-@click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder for the report.")
+@click.argument("dirs", nargs=-1, required=True, metavar="DIR...", type=PATH)
+@click.option("--out", "out_dir", type=PATH, required=True, help="Folder for the report.")
 @click.option("--unfinished", is_flag=True, help="Show the curves so far of runs that are not finished too.")
 @DATA_DIR
 def report(dirs: tuple[Path, ...], out_dir: Path, unfinished: bool, data_dir: Path | None) -> None:

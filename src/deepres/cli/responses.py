@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from deepres.cli.options import DATA_DIR, DEVICE, chosen_release
+from deepres.cli.options import DATA_DIR, DEVICE, PATH, chosen_release
 from deepres.errors import UserError, extra_needed
 from deepres.streams import err, out
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="RUN_OR_WEIGHTS...", type=click.Path(path_type=Path))
-@click.option("--out", "out_dir", type=click.Path(path_type=Path), required=True, help="Folder for data and figure.")
+@click.argument("paths", nargs=-1, required=True, metavar="RUN_OR_WEIGHTS...", type=PATH)
+@click.option("--out", "out_dir", type=PATH, required=True, help="Folder for data and figure.")
 @DATA_DIR
 @DEVICE
 def responses(paths: tuple[Path, ...], out_dir: Path, data_dir: Path | None, device: str) -> None:

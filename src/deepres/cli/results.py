@@ -11,6 +11,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 
 from deepres.cli.console import new_table
+from deepres.cli.options import PATH
 from deepres.errors import UserError
 from deepres.runs.collect import collect_runs, csv_text, run_row
 from deepres.runs.finished import load_runs
@@ -31,8 +32,8 @@ NOTES = (
 
 
 @click.command()
-@click.argument("dirs", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
-@click.option("--out", "out_dir", type=click.Path(path_type=Path), help="Gather the runs there, to be committed.")
+@click.argument("dirs", nargs=-1, required=True, metavar="DIR...", type=PATH)
+@click.option("--out", "out_dir", type=PATH, help="Gather the runs there, to be committed.")
 @click.option(
     "--format", "style", type=click.Choice(["text", "json", "csv", "markdown"]), default="text", show_default=True
 )

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 from deepres.cli.console import result_table, this_command
-from deepres.cli.options import CHECKPOINT_MINUTES, DATA, DATA_DIR, DEVICE, EVALUATE_EVERY, IMAGE_SIZE, chosen_release
+from deepres.cli.options import (
+    CHECKPOINT_MINUTES,
+    DATA,
+    DATA_DIR,
+    DEVICE,
+    EVALUATE_EVERY,
+    IMAGE_SIZE,
+    PATH,
+    chosen_release,
+)
 from deepres.cli.reporter import ConsoleReporter
 from deepres.errors import UserError
 from deepres.objects import is_object_name, load_object
@@ -36,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--fraction", type=float, default=1.0, help="Train on this share of the images, of each class the same.")
 @DATA
 @IMAGE_SIZE
-@click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/NAME-RECIPE-seedN.")
+@click.option("--run-dir", type=PATH, help="Default: runs/NAME-RECIPE-seedN.")
 @DATA_DIR
 @DEVICE
 @click.option("--precision", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
@@ -104,8 +113,6 @@ def train(
         backend=backend,
         evaluate_every=evaluate_every,
     )
-    if run_dir is not None and run_dir.name == "":
-        raise UserError(f"--run-dir {str(run_dir)!r} is no place for a run: name a folder of its own")
     carry_out(
         config,
         run_dir or Path("runs") / config.run_name(label_of(data, image_size)),
@@ -188,6 +195,8 @@ def carry_out(
     from deepres.training.stopping import InterruptedRun
     from deepres.training.train import train as train_net
 
+    if run_dir.name == "":
+        raise UserError(f"--run-dir {str(run_dir)!r} is no place for a run: name a folder of its own")
     loggers = get_loggers(logs)
     recipe = config.recipe
     chosen = resolve_device(device, lambda notice: say(f"deepres: {notice}"))

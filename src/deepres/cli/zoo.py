@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from deepres.cli.console import new_table
-from deepres.cli.options import DATA_DIR, chosen_release
+from deepres.cli.options import DATA_DIR, PATH, chosen_release
 from deepres.errors import UserError
 from deepres.streams import out, say
 
@@ -40,11 +40,11 @@ def list_weights() -> None:
 
 
 @zoo.command()
-@click.argument("dirs", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
+@click.argument("dirs", nargs=-1, required=True, metavar="DIR...", type=PATH)
 @click.option(
     "--out",
     "folder",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Default: the zoo of this checkout, src/deepres/zoo/weights.",
 )
 @DATA_DIR

@@ -81,7 +81,7 @@ def load_data(
         'airplane'
     """
     path = Path(source)
-    is_folder = path.is_dir() and source not in NAMES
+    is_folder = path.is_dir() and source not in ("", *NAMES)
     if image_size is not None and not is_folder:
         raise UserError(f"an image size goes with a folder of images, and {str(source)!r} is none: leave it out")
     if image_size is not None and image_size not in SIZES:

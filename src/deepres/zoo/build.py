@@ -34,16 +34,24 @@ def build_zoo(paths: Iterable[Path], folder: Path, test: Split, notice: Callable
         notice: is given a line on what was done.
 
     Raises:
-        UserError: there is no finished run, runs of one name differ in more than their seed, or weights are
-            missing or do not give the error that their run states.
+        UserError: there is no finished run of which a card would be true, see `is_for_the_zoo`; runs of one name
+            differ in more than their seed; or weights are missing or do not give the error that their run states.
     """
     finished, skipped = load_runs(paths)
     for run in skipped:
         notice(f"left out {run.path}: {run.reason}")
     if not finished:
         raise UserError(f"no finished run in {', '.join(map(str, paths))}")
+    fitting = [run for run in finished if is_for_the_zoo(run)]
+    for other_run in finished:
+        if other_run not in fitting:
+            notice(f"left out {other_run.path}: cards are of deepres's nets, trained from scratch on all of CIFAR-10")
+    if not fitting:
+        raise UserError(
+            f"no run in {', '.join(map(str, paths))} is for the zoo: train a net of deepres on all of CIFAR-10"
+        )
     entries: dict[str, RunGroup] = {}
-    for group in group_runs(finished):
+    for group in group_runs(fitting):
         other = entries.setdefault(entry_name(group.runs[0]), group)
         if other is not group:
             raise UserError(
@@ -51,6 +59,12 @@ def build_zoo(paths: Iterable[Path], folder: Path, test: Split, notice: Callable
                 f"({other.label}) and {group.runs[0].path} ({group.label}) do: name runs of one kind"
             )
     return [write_entry(name, group.runs, folder, test, notice) for name, group in entries.items()]
+
+
+def is_for_the_zoo(run: FinishedRun) -> bool:
+    """Tell whether a card says what is true of a run: of one of our nets, from scratch, on all of CIFAR-10."""
+    data = run.record.data
+    return data.name == "CIFAR-10" and data.fraction == 1 and not {"net", "start"} & run.record.others.keys()
 
 
 def entry_name(run: FinishedRun) -> str:
@@ -150,7 +164,5 @@ def train_command(run: FinishedRun) -> str:
     words += ["deepres", "train", run.model, "--recipe", run.recipe, "--seed", str(run.seed)]
     words += ["--option", run.option] if run.option != "A" else []
     words += ["--split", run.split] if run.split != "50k" else []
-    fraction = run.record.data.fraction
-    words += ["--fraction", f"{fraction:g}"] if fraction != 1 else []
     words += ["--precision", run.precision]
     return shlex.join(words)

@@ -176,7 +176,7 @@ def find_entry(name: str | Path, folder: str | Path | None = None) -> Card | Pat
     try:
         return find_card(name, folder)
     except UserError:
-        if not exists(Path(name)):
+        if not name or not exists(Path(name)):  # "" would be this folder
             raise
         return Path(name)
 
