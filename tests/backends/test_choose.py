@@ -1,6 +1,8 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from threading import Barrier
 
 import pytest
 import torch
@@ -237,6 +239,20 @@ def test_without_kernels_torch_is_measured_and_compiled_for_a_long_run(machine, 
     assert "no C++ compiler found, which torch.compile needs: going on without it, slower" in notices
     with pytest.raises(UserError, match=r"fused kernels do not work here \(the processor lacks avx512_f\)"):
         machine.choose(backend="fused")
+
+
+def test_kernels_of_all_precisions_are_compiled_at_the_same_time(machine):
+    both = Barrier(2)
+
+    def compile_together(model, device, precision, sizes):
+        both.wait(timeout=60)
+        return f"no kernels in {precision}"
+
+    machine.machine = replace(machine.machine, why_not_fused=compile_together)
+    machine.images_per_second = AMX_TODAY
+    choice, notices = machine.choose()
+    assert choice.backend == "eager"
+    assert notices[0].startswith("no fused kernels (no kernels in float32)")
 
 
 def test_kernels_of_one_precision_are_enough(machine):

@@ -1,6 +1,8 @@
 """Builds what computes a step, by name."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from deepres.backends.fused.agreement import disagreement
 from deepres.backends.fused.build import KernelsUnavailable, kernels_error, load_kernels, why_tiles_are_denied
 from deepres.backends.fused.net import FusedNet, why_unsupported
 from deepres.backends.fused_cuda import availability
+from deepres.backends.machine import num_cores
 from deepres.backends.torch_backend import Backend, TorchBackend
 from deepres.errors import first_line, unknown_name
 from deepres.models import ResNet
@@ -47,8 +50,8 @@ def why_not_fused(model: nn.Module, device: torch.device, precision: str, sizes:
     if reason := why_unsupported(model, device, precision):
         return reason
     try:
-        for size in sizes:
-            load_kernels(precision, size)
+        with ThreadPoolExecutor(num_cores()) as pool:  # which waits for compilers where the kernels are new
+            list(pool.map(partial(load_kernels, precision), sizes))
     except KernelsUnavailable as error:
         return str(error)
     return None

@@ -7,6 +7,7 @@ run that is resumed keeps the precision and the backend that it was begun with.
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -132,13 +133,11 @@ def choose(
     if device.type != "cpu":
         precisions = precisions[-1:]
     ways: list[Way] = []
-    reasons = []
     if backend == "fused" or (backend == "auto" and device.type == "cpu"):
-        for each in precisions:
-            if reason := machine.why_not_fused(model, device, each, sizes):
-                reasons.append(reason)
-            else:
-                ways.append(("fused", each))
+        with ThreadPoolExecutor() as pool:  # who asks for kernels for the first time has them compiled
+            answers = list(pool.map(lambda each: machine.why_not_fused(model, device, each, sizes), precisions))
+        ways += [("fused", each) for each, reason in zip(precisions, answers, strict=True) if reason is None]
+        reasons = [reason for reason in answers if reason is not None]
         if backend == "fused" and not ways:
             raise kernels_error(reasons[0])
         if not ways:
