@@ -33,7 +33,7 @@ from deepres.errors import UserError
 from deepres.files import read_json, write_json
 from deepres.models import MODELS
 from deepres.recipes.named import paper
-from deepres.recipes.recipe import Adam, Chain, LowResolution, Muon, OneCycle, Recipe
+from deepres.recipes.recipe import Adam, Chain, Cosine, LookAhead, LowResolution, Muon, OneCycle, Recipe
 from deepres.runs.directory import RunDir
 from deepres.training.train import RunConfig, load_sets, train
 from deepres.weights.evaluate import predict_logits
@@ -64,6 +64,30 @@ def in_chains(recipe: Recipe, **settings: Any) -> Recipe:
     return replace(recipe, chain=replace(recipe.chain or Chain(), **settings))
 
 
+# The second version of `fast`, for nets without a chain.
+SECOND = replace(
+    BASE,
+    pad=2,
+    low_resolutions=(LowResolution(16, 0.2), LowResolution(24, 0.8)),
+    muon=Muon(learning_rate=0.05, momentum=0.8),
+    norm_adam=Adam(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10),
+    learning_rate=0.03,
+    schedule=OneCycle(warmup=0.05),
+)
+
+
+def with_part(recipe: Recipe, i: int, *, until: float) -> Recipe:
+    """Return the recipe with another end of one of its low resolutions."""
+    parts = [replace(part, until=until) if j == i else part for j, part in enumerate(recipe.low_resolutions)]
+    return replace(recipe, low_resolutions=tuple(parts))
+
+
+def with_muon(recipe: Recipe, **settings: float) -> Recipe:
+    """Return the recipe with other settings of Muon."""
+    assert recipe.muon is not None
+    return replace(recipe, muon=replace(recipe.muon, **settings))
+
+
 FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "shift": lambda recipe: in_chains(recipe, gain=7.39),  # e²
     "identity": lambda recipe: in_chains(recipe, identity_share=0.5),
@@ -84,6 +108,16 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "lowest_head": lambda recipe: replace(recipe, head_rate=0.1),
     "shifts2": lambda recipe: replace(recipe, pad=2),
     "smaller": lambda recipe: replace(recipe, low_resolutions=(LowResolution(16, 0.2), LowResolution(24, 0.8))),
+    # On the second version of `fast`, "second" in front of the others.
+    "second": lambda recipe: SECOND,
+    "ahead": lambda recipe: replace(recipe, look_ahead=LookAhead(reach=0.6)),
+    "smoothing": lambda recipe: replace(recipe, label_smoothing=0.1),
+    "longer16": lambda recipe: with_part(recipe, 0, until=0.3),
+    "longer24": lambda recipe: with_part(recipe, 1, until=0.88),
+    "shifts3": lambda recipe: replace(recipe, pad=3),
+    "cosine": lambda recipe: replace(recipe, schedule=Cosine(warmup=0.05)),
+    "more_momentum": lambda recipe: with_muon(recipe, momentum=0.87),
+    "faster_norms": lambda recipe: replace(recipe, norm_adam=Adam(learning_rate=0.02, betas=(0.9, 0.99), eps=1e-10)),
 }
 
 
@@ -114,8 +148,10 @@ def half_factorial(factors: Sequence[str], variants: Sequence[str]) -> Design:
     return Design(tuple(variants), single | pairs, tuple(pairs))
 
 
-def screening(factors: Sequence[str]) -> Design:
+def screening(factors: Sequence[str], base: str = "none") -> Design:
     """Vary up to eleven factors in twelve variants; what is left over of the eleven columns stays empty.
+
+    All of them start from a base, "none" or factors that every variant has.
 
     An interaction of two factors spreads over the columns of the others, a third of it in each.
     Plackett, Burman, "The design of optimum multifactorial experiments", 1946.
@@ -126,7 +162,9 @@ def screening(factors: Sequence[str]) -> Design:
         name: (*(generator[(column - row) % len(generator)] == "+" for row in range(len(generator))), False)
         for column, name in enumerate(names)
     }
-    variants = ["+".join(name for name in factors if effects[name][row]) or "none" for row in range(12)]
+    given = [] if base == "none" else [base]
+    rows = [[name for name in factors if effects[name][row]] for row in range(12)]
+    variants = ["+".join([*given, *names]) or base for names in rows]
     return Design(tuple(variants), effects, tuple(names[len(factors) :]))
 
 
@@ -146,6 +184,10 @@ DESIGNS: Mapping[str, Design] = {
         ),
     ),
     "ingredients": screening(("adam", "head", "shifts2", "smaller", "crops", "momentum", "higher", "warmup")),
+    "second": screening(
+        ("ahead", "smoothing", "longer16", "longer24", "shifts3", "cosine", "more_momentum", "faster_norms", "higher"),
+        "second",
+    ),
 }
 
 

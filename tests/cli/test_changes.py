@@ -57,6 +57,7 @@ CHANGES = {
     "augmentation": (["resnet8", "--set", "augmentation=mine.py:noise"], ("recipe", "augmentation"), "mine.py:noise"),
     "mixup": (["resnet8", "--set", "mixup=0.2"], ("recipe", "mixup"), 0.2),
     "ema": (["resnet8", "--set", "ema=0.5", "--set", "clip_norm=1"], ("recipe", "ema"), 0.5),
+    "look-ahead": (["resnet8", "--set", "look_ahead.reach=0.6"], ("recipe", "look_ahead", "decay"), 0.99),
     "labels": (["resnet8", "--fraction", "0.5"], ("data", "fraction"), 0.5),
 }
 

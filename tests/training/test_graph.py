@@ -8,6 +8,7 @@ from tape import LOOKS, Tape, TapeRecorder
 
 from deepres.data.loader import build_stream
 from deepres.recipes.named import fast, paper
+from deepres.recipes.recipe import LookAhead
 from deepres.training.graph import Replays
 from deepres.training.optimizers import build_optimizers
 from deepres.training.trainer import Trainer
@@ -19,6 +20,7 @@ RECIPES = {
     "fast": replace(fast(), batch_size=8, steps=STEPS, epochs=None),  # on images of 16, 24, then 32 rows
 }
 RECIPES["norms by SGD"] = replace(RECIPES["fast"], norm_adam=None)
+RECIPES["ahead"] = replace(RECIPES["fast"], look_ahead=LookAhead(reach=0.6, decay=0.5))
 
 
 class SmallNet(torch.nn.Module):

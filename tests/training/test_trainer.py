@@ -10,7 +10,7 @@ from deepres.data.cifar10 import load_cifar10
 from deepres.data.loader import build_stream
 from deepres.models import build_model
 from deepres.recipes.named import one_cycle, paper
-from deepres.recipes.recipe import Adam, Chain, Muon
+from deepres.recipes.recipe import Adam, Chain, LookAhead, Muon
 from deepres.seeding import Stream, derive_generator
 from deepres.training.start import initial_shift
 from deepres.training.trainer import DivergedError, Trainer
@@ -89,6 +89,7 @@ def test_loss_falls_and_totals_are_the_running_means(trainer_of):
         ("bfloat16", {}),
         ("float32", {"muon": Muon(learning_rate=0.1, momentum=0.8)}),
         ("float32", {"norm_adam": Adam(learning_rate=0.01, betas=(0.9, 0.99), eps=1e-10)}),
+        ("float32", {"look_ahead": LookAhead(reach=0.6, decay=0.5)}),
     ],
 )
 def test_state_restores_the_next_steps_bit_for_bit(trainer_of, precision, changes):

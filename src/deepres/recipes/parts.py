@@ -106,6 +106,34 @@ class Adam:
 
 
 @dataclass(frozen=True)
+class LookAhead:
+    """Each gradient is taken ahead of the weights, along the running mean of their past changes.
+
+    Yau et al., arXiv 2605.25395, 2026, "EMA-Nesterov". All parameters but the last linear layer's look ahead, see
+    `deepres.training.look_ahead`.
+    """
+
+    reach: float
+    """How many times the mean change of a step, where the schedule is highest; in proportion to it elsewhere."""
+    decay: float = 0.99
+    """What is kept of the mean at each step."""
+    begin: float = 0.16
+    """The share of all steps before which nothing looks ahead."""
+    end: float = 0.77
+    """The share of all steps after which nothing does."""
+
+    def __post_init__(self) -> None:
+        a_number("look_ahead.reach", self.reach, above=0)
+        a_number("look_ahead.decay", self.decay, at_least=0, below=1)
+        a_number("look_ahead.begin", self.begin, at_least=0, at_most=1)
+        a_number("look_ahead.end", self.end, at_least=self.begin, at_most=1)
+
+    def __str__(self) -> str:
+        part = f"from {self.begin:.0%} to {self.end:.0%} of the steps"
+        return f"{self.reach:g} mean changes, decay {self.decay:g}, {part}"
+
+
+@dataclass(frozen=True)
 class Chain:
     """What is changed for nets with a chain: layers in series that no shortcut bridges, depth - 2 in a plain net.
 

@@ -12,6 +12,7 @@ from deepres.recipes.checks import a_number, a_truth_value, a_whole_number, must
 from deepres.recipes.parts import Adam as Adam
 from deepres.recipes.parts import Chain as Chain
 from deepres.recipes.parts import Cosine as Cosine
+from deepres.recipes.parts import LookAhead as LookAhead
 from deepres.recipes.parts import LowResolution as LowResolution
 from deepres.recipes.parts import Muon as Muon
 from deepres.recipes.parts import OneCycle as OneCycle
@@ -91,6 +92,7 @@ class Recipe:
     """If set, how batch normalization's scales and shifts are trained."""
     chain: Chain | None = None
     """If set, what is changed for nets with layers in series that no shortcut bridges, as in plain nets."""
+    look_ahead: LookAhead | None = None
     optimizer: OtherOptimizer | None = None
     """If set, what trains the net in the place of SGD, Muon and Adam."""
     head_rate: float = 1.0
@@ -157,6 +159,7 @@ class Recipe:
             ("slow_start", self.slow_start, SlowStart),
             ("norm_adam", self.norm_adam, Adam),
             ("chain", self.chain, Chain),
+            ("look_ahead", self.look_ahead, LookAhead),
             ("optimizer", self.optimizer, OtherOptimizer),
         ):
             must_be(value is None or isinstance(value, kind_of_value), field, value, f"a {kind_of_value.__name__}")

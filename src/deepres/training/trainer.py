@@ -19,6 +19,7 @@ from deepres.recipes.recipe import Recipe
 from deepres.training.average import RunningMean
 from deepres.training.graph import CudaRecorder, Record, Replays
 from deepres.training.group import Group
+from deepres.training.look_ahead import looking_ahead
 from deepres.training.losses import WINDOW, Losses
 from deepres.training.nets import Net, build_net
 from deepres.training.optimizers import build_optimizers
@@ -123,6 +124,7 @@ class Trainer:
         )
         self.model = model
         self.optimizers = build_optimizers(recipe, model, stacked=device.type != "cpu")
+        self.look_ahead = looking_ahead(recipe.look_ahead, model)
         self.mean = None if recipe.ema is None else RunningMean(model, recipe.ema)
         self.recipe = recipe
         self.stream = stream
@@ -151,6 +153,8 @@ class Trainer:
         self.learning_rate = self.slow_start.rate(scheduled)
         for optimizer in self.optimizers:
             optimizer.set_rate(self.learning_rate, self.recipe.learning_rate)
+        if self.look_ahead is not None:
+            self.look_ahead.set_reach(self.step, self.total_steps, self.learning_rate / self.recipe.learning_rate)
         self._choice.load(self.stream.choose(self.step, self.group.share(self.stream.batch_size)))
         size = self.stream.image_size(self.step)
         self._replays.run(size, partial(self._compute, self.step), self._changed)
@@ -174,7 +178,8 @@ class Trainer:
     def _changed(self) -> list[Tensor]:
         """Return the tensors that a step reads and changes."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
-        return tensors + [tensor for optimizer in self.optimizers for tensor in optimizer.tensors()]
+        tensors += [tensor for optimizer in self.optimizers for tensor in optimizer.tensors()]
+        return tensors if self.look_ahead is None else tensors + self.look_ahead.tensors()
 
     @property
     def resumes_exactly(self) -> bool:
@@ -193,6 +198,8 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        if self.look_ahead is not None:
+            self.look_ahead.move()
 
     def _sum_over_group(self, loss: Tensor, wrong: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
         """Put the whole mini-batch's gradients into the parameters, and mean running statistics into the buffers.
@@ -306,6 +313,7 @@ class Trainer:
             "slow_start": self.slow_start.state(),
             "totals": [self.totals.loss, self.totals.wrong, self.totals.images],
             "learning_rate": self.learning_rate,
+            **({} if self.look_ahead is None else {"look_ahead": self.look_ahead.state_dict()}),
             **({} if self.mean is None else {"mean": self.mean.state_dict()}),
         }
 
@@ -318,5 +326,7 @@ class Trainer:
         self.slow_start.load_state(state["slow_start"])
         self.totals = RunningTotals(*state["totals"])
         self.learning_rate = state["learning_rate"]
+        if self.look_ahead is not None:
+            self.look_ahead.load_state_dict(state["look_ahead"])
         if self.mean is not None:
             self.mean.load_state_dict(state["mean"])
