@@ -100,6 +100,16 @@ def test_a_run_on_other_images_of_the_same_name_is_not_finished(tmp_path):
     assert not replace(job, path=run_dir.path).is_finished()  # as where the folder is called cifar10
 
 
+def test_a_folder_of_images_is_found_from_any_folder_that_a_run_works_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    (job,) = plan_grid(["resnet20"], [paper()], [0], tmp_path, data="pictures")
+    assert job.arguments()[-2:] == ["--data", str(tmp_path / "pictures")]
+    assert job.name == "resnet20-paper-pictures-seed0"
+    (job,) = plan_grid(["resnet20"], [paper()], [0], tmp_path, data="data.py:make")
+    assert job.arguments()[-2:] == ["--data", "data.py:make"]
+
+
 def test_a_grid_of_changes_and_of_nets_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nets.py").write_text(

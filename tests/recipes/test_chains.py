@@ -14,7 +14,8 @@ from deepres.runs.differences import find_differences
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import load_runs
 from deepres.runs.groups import group_runs
-from deepres.runs.schema import RunRecord, cifar10_record
+from deepres.runs.image_sets import cifar10_record
+from deepres.runs.schema import RunRecord
 from deepres.training.config import RunConfig
 from deepres.training.nets import Net, build_net
 from deepres.training.start import chain_length

@@ -5,6 +5,7 @@ import pytest
 from deepres.errors import UserError
 from deepres.recipes.named import RECIPES, fast, paper
 from deepres.recipes.read import (
+    arguments_of,
     base_of,
     change,
     changed_name,
@@ -223,6 +224,30 @@ def test_a_recipe_travels_as_arguments(source, settings, tmp_path):
     assert not base.endswith(".toml")
     assert set(others[::2]) <= {"--set"}
     assert read_recipe(base, others[1::2]) == read_recipe(source, settings)
+
+
+@pytest.mark.parametrize(
+    ("source", "settings"),
+    [
+        ("faster", []),
+        ("fast", ["muon.learning_rate=0.03", "pad=4"]),
+        ("fast", ["muon=none", "norm_adam=none", "chain=none", "low_resolutions=[]", "name=mine"]),
+        ("paper", ["schedule.kind=Cosine", "schedule.warmup=0.1", "epochs=10", "slow_start=none"]),
+        ("paper", ["muon.learning_rate=0.03", "muon.momentum=0.9", "mixup=0.2"]),
+        ("one-cycle", ["steps=100"]),
+        ("one-cycle", ["optimizer.name=AdamW", "optimizer.arguments.betas=[0.9, 0.99]"]),
+    ],
+)
+def test_what_a_run_recorded_is_made_again_by_arguments(source, settings):
+    recipe = read_recipe(source, settings)
+    option, base, *others = arguments_of(recipe.to_json(), lambda _: True)
+    assert option == "--recipe"
+    assert read_recipe(base, others[1::2]) == recipe
+    # A residual net's record says nothing of chains.
+    without = {key: value for key, value in recipe.to_json().items() if key != "chain"}
+    option, base, *others = arguments_of(without, lambda setting: setting != "chain")
+    assert replace(read_recipe(base, others[1::2]), chain=None) == replace(recipe, chain=None)
+    assert "chain=none" not in others
 
 
 def test_settings_of_a_grid():

@@ -4,33 +4,15 @@ from pathlib import Path
 import pytest
 from run_files import change_json, write_run
 
-from deepres.data.cifar10 import load_cifar10
-from deepres.data.splits import digest_of
 from deepres.errors import UserError
 from deepres.recipes.named import paper
-from deepres.recipes.recipe import SPLITS
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import load_runs, read_record, read_run
 from deepres.runs.groups import group_runs
-from deepres.runs.schema import (
-    CIFAR10_TEST,
-    CIFAR10_TRAIN,
-    EpochRow,
-    Evaluation,
-    ImageSet,
-    Result,
-    RunRecord,
-    cifar10_record,
-)
+from deepres.runs.image_sets import cifar10_record
+from deepres.runs.schema import EpochRow, Evaluation, Result, RunRecord
 
 RESULTS = Path(__file__).parents[2] / "results" / "runs"
-
-
-def test_the_record_of_cifar10_is_that_of_its_images(cifar10_dir):
-    data = load_cifar10(cifar10_dir)
-    assert ImageSet(len(data.test.labels), digest_of(data.test)) == CIFAR10_TEST
-    assert ImageSet(len(data.train.labels), digest_of(data.train)) == CIFAR10_TRAIN["50k"][0]
-    assert {split: train.images for split, (train, _) in CIFAR10_TRAIN.items()} == SPLITS
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.iterdir()), ids=lambda path: path.name)

@@ -14,7 +14,7 @@ from deepres.recipes.named import get_recipe
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import load_runs
 from deepres.runs.groups import group_runs
-from deepres.runs.schema import cifar10_record
+from deepres.runs.image_sets import cifar10_record
 from deepres.training.claim import claim
 from deepres.training.config import RunConfig
 from deepres.training.progress import Reporter

@@ -15,7 +15,7 @@ from deepres.data.cifar10 import Split, load_cifar10
 from deepres.errors import UserError
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import load_runs
-from deepres.runs.schema import cifar10_record
+from deepres.runs.image_sets import cifar10_record
 from deepres.weights.evaluate import error_percent, percent
 from deepres.weights.file import save_weights
 from deepres.zoo.build import build_zoo, median_run

@@ -81,8 +81,7 @@ def load_data(
         'airplane'
     """
     path = Path(source)
-    is_folder = path.is_dir() and source not in ("", *NAMES)
-    if image_size is not None and not is_folder:
+    if image_size is not None and not is_folder(source):
         raise UserError(f"an image size goes with a folder of images, and {str(source)!r} is none: leave it out")
     if image_size is not None and image_size not in SIZES:
         raise UserError(f"an image size of {image_size}: it must be {SIZES[0]} to {SIZES[-1]} pixels")
@@ -92,13 +91,18 @@ def load_data(
         case "cifar100":
             train, test, classes = load_cifar100(data_dir)
             return ImageData(train, test, "CIFAR-100", classes)
-    if isinstance(source, str) and is_object_name(source) and not is_folder:
+    if isinstance(source, str) and is_object_name(source) and not is_folder(source):
         made = load_object(source)
         return check_dataset(made() if callable(made) else made, source)
-    if not is_folder:
+    if not is_folder(source):
         raise UserError(f"no data {str(source)!r}: give {', '.join(NAMES)}, a folder of images, or FILE.py:NAME")
     train, test, classes = load_folder(path, image_size or IMAGE_SIZE)
     return ImageData(train, test, label_of(path, image_size), classes)
+
+
+def is_folder(source: str | Path) -> bool:
+    """Tell whether a source of data is a folder of images."""
+    return Path(source).is_dir() and source not in ("", *NAMES)
 
 
 def label_of(source: str | Path, image_size: int | None = None) -> str:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import torch
 
-from deepres.data.datasets import Dataset, label_of
+from deepres.data.datasets import Dataset, is_folder, label_of
 from deepres.errors import UserError
 from deepres.files import read_json
 from deepres.models.cost import flop_per_image
@@ -16,8 +16,9 @@ from deepres.objects import is_object_name, load_object
 from deepres.recipes.recipe import SPLITS, Recipe
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import read_record
+from deepres.runs.image_sets import DataRecord
 from deepres.runs.published import FIGURE6_DEPTHS
-from deepres.runs.schema import DataRecord, Result
+from deepres.runs.schema import Result
 from deepres.training.config import RunConfig
 from deepres.training.nets import Net, build_net
 from deepres.training.sets import load_sets
@@ -64,9 +65,13 @@ class Job:
             *(self.net, *self.recipe_arguments, "--seed", str(config.seed), "--split", recipe.split),
             *("--option", config.option, "--precision", config.precision, "--backend", config.backend),
             *(("--fraction", f"{config.fraction!r}") if config.fraction != 1 else ()),
-            *(("--data", self.data) if self.data != "cifar10" else ()),
+            *(("--data", self._data_source()) if self.data != "cifar10" else ()),
             *(("--image-size", str(self.image_size)) if self.image_size is not None else ()),
         ]
+
+    def _data_source(self) -> str:
+        """Return the data set for a process that works in another folder, or on another machine with the same one."""
+        return str(Path(self.data).absolute()) if is_folder(self.data) else self.data
 
     def sources(self) -> dict[str, bytes]:
         """Return the files of one's own that the run needs, by their paths, for a machine that does not have them.

@@ -1,8 +1,9 @@
 """Recipes of one's own: a TOML file that says what differs from a named recipe, or settings `key=value`."""
 
+import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -49,7 +50,55 @@ def recipe_arguments(source: str, settings: Iterable[str] = ()) -> list[str]:
     base, changes, name = _gather(source, settings)
     if name is not None:
         changes = {**changes, "name": name}
+    return _as_arguments(base, changes)
+
+
+def arguments_of(content: Mapping[str, Any], applies: Callable[[str], bool]) -> list[str]:
+    """Return what `deepres train` is to be given for a recipe as a run's record has it, but for its split.
+
+    That is the named recipe of its name, by this version of the package, or for a recipe of one's own the named one
+    that it differs least from, and what differs.
+
+    Args:
+        content: what `Recipe.to_json` returned, without what does not apply to the net.
+        applies: tells whether a setting does.
+    """
+    if content["name"] in RECIPES:
+        return ["--recipe", content["name"]]
+    read = json.loads(json.dumps(content))  # tuples as lists
+    named = {base: json.loads(json.dumps(get_recipe(base).to_json())) for base in RECIPES}
+    bases = {
+        base: _differences({key: value for key, value in settings.items() if applies(key)}, read)
+        for base, settings in named.items()
+    }
+    base, changes = min(bases.items(), key=lambda item: len(item[1]))
+    if changed_name(base, changes) != content["name"]:
+        changes["name"] = content["name"]
+    return _as_arguments(base, changes)
+
+
+def _as_arguments(base: str, changes: Mapping[str, Any]) -> list[str]:
     return ["--recipe", base, *(part for key, value in changes.items() for part in ("--set", f"{key}={_toml(value)}"))]
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by dotted key the settings that turn one recipe into another; both as `Recipe.to_json` returned them."""
+    changes: dict[str, Any] = {}
+    for field in fields(Recipe):
+        key = field.name
+        before, after = (content.get(key, field.default) for content in (old, new))
+        if key in ("name", "split") or before == after:
+            continue
+        if isinstance(after, dict):
+            same_kind = isinstance(before, dict) and before.get("kind") == after.get("kind")
+            parts = {part: each for part, each in after.items() if not (same_kind and before[part] == each)}
+            changes |= {f"{key}.{part}": each for part, each in parts.items()}
+        else:
+            changes[key] = NONE if after is None else after
+    for key, other in EXCLUSIVE.items():
+        if changes.get(key) == NONE and other in changes:
+            del changes[key]
+    return changes
 
 
 def _gather(source: str, settings: Iterable[str]) -> tuple[str, dict[str, Any], str | None]:

@@ -6,53 +6,17 @@ result.json a `Result`; predictions.npz is `deepres.runs.predictions.Predictions
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from deepres.errors import UserError
 from deepres.recipes.chains import concerns_chains, has_shortcuts
-from deepres.recipes.recipe import held_out_name
+from deepres.recipes.recipe import SPLITS, held_out_name
 from deepres.runs.content import Content, check_numbers, object_in, unusual_part
+from deepres.runs.image_sets import DataRecord, cifar10_record
 from deepres.runs.metrics import Metrics
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Which images a run trained on, or was evaluated on."""
-
-    images: int
-    """How many."""
-    digest: str | None
-    """The digest of pixels and labels, see `deepres.data.splits.digest_of`; None in runs of which it is not known."""
-
-
-@dataclass(frozen=True)
-class DataRecord:
-    """The data of a run."""
-
-    name: str
-    fraction: float
-    """The share of the training images that is trained on."""
-    train: ImageSet
-    val: ImageSet | None
-    """None where all training images are trained on."""
-    test: ImageSet
-
-    @classmethod
-    def from_json(cls, content: Content, path: Path) -> "DataRecord":
-        """Read the part "data" of recipe.json."""
-        check_numbers(content, ("fraction",), path)
-        try:
-            train, val, test = (
-                None if content[key] is None else ImageSet(**content[key]) for key in ("train", "val", "test")
-            )
-        except (KeyError, TypeError):
-            raise UserError(f"{path} is damaged (data)") from None
-        if train is None or test is None:
-            raise UserError(f"{path} is damaged (data)")
-        return cls(str(content.get("name")), content["fraction"], train, val, test)
 
 
 @dataclass(frozen=True)
@@ -73,21 +37,6 @@ class Evaluation:
         if content.get("set") not in ("test", "val"):
             raise UserError(f"{path} is damaged (evaluation.set is {content.get('set')!r})")
         return cls(content["set"], content["every"], str(content.get("precision")))
-
-
-CIFAR10_TEST = ImageSet(10_000, "2c33b053d1cd726a")
-CIFAR10_TRAIN: Mapping[str, tuple[ImageSet, ImageSet | None]] = {  # split -> train and val, with split_seed 0
-    "50k": (ImageSet(50_000, "973ef2abb5897efc"), None),
-    "45k": (ImageSet(45_000, "275a23a905b11a8c"), ImageSet(5_000, "e8d3d47403a0b354")),
-}
-
-
-def cifar10_record(split: str, split_seed: int) -> DataRecord:
-    """Return the record of the whole CIFAR-10, split as a recipe says."""
-    train, val = CIFAR10_TRAIN[split]
-    if val is not None and split_seed != 0:
-        train, val = ImageSet(train.images, None), ImageSet(val.images, None)
-    return DataRecord("CIFAR-10", 1.0, train, val, CIFAR10_TEST)
 
 
 RUN_KEYS = ("model", "option", "seed", "precision", "workers", "recipe", "data", "evaluation")
@@ -115,16 +64,23 @@ class RunRecord:
         object.__setattr__(self, "recipe", recipe)
 
     @property
-    def is_as_published(self) -> bool:
-        """Whether others published an error for such a net: one of ours, on CIFAR-10, with shortcuts of option A.
+    def is_own_net(self) -> bool:
+        """Whether the net is one of the user's own, which may be named like one of ours."""
+        return "net" in self.others
 
-        Neither a net of one's own that is named like one of ours, nor one that began with trained weights.
-        """
-        return self.option == "A" and self.data.name == "CIFAR-10" and not {"net", "start"} & self.others.keys()
+    @property
+    def is_from_scratch(self) -> bool:
+        """Whether one of our nets was trained, from fresh weights."""
+        return not self.is_own_net and "start" not in self.others
+
+    @property
+    def is_as_published(self) -> bool:
+        """Whether others published an error for such a net: one of ours, on CIFAR-10, with shortcuts of option A."""
+        return self.option == "A" and self.data.name == "CIFAR-10" and self.is_from_scratch
 
     def applies(self, setting: str) -> bool:
         """Tell whether a setting such as "recipe.chain.gain" applies to the net; to one of one's own, each does."""
-        return "net" in self.others or not (concerns_chains(setting) and has_shortcuts(self.model))
+        return self.is_own_net or not (concerns_chains(setting) and has_shortcuts(self.model))
 
     @classmethod
     def from_json(
@@ -209,7 +165,7 @@ def _checked_recipe(recipe: Any, path: Path) -> Content:
     except (AttributeError, TypeError):
         raise UserError(f"{path} is damaged (low_resolutions is {parts!r})") from None
     check_numbers(recipe, ("batch_size",), path)
-    if recipe["split"] not in CIFAR10_TRAIN:
+    if recipe["split"] not in SPLITS:
         raise UserError(f"{path} is damaged (recipe.split is {recipe['split']!r})")
     return recipe
 

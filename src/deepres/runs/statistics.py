@@ -207,7 +207,7 @@ def check_claims(groups: Sequence[RunGroup]) -> list[ClaimTest]:
 
     Nets of one's own are none of the paper's, whatever they are called.
     """
-    groups = [group for group in groups if "net" not in group.runs[0].record.others]
+    groups = [group for group in groups if not group.runs[0].record.is_own_net]
     made = []
     for label in labels_in_order(groups):
         members = {group.model: group for group in groups if group.label == label}

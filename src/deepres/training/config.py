@@ -6,7 +6,8 @@ from typing import Any
 from deepres.errors import UserError
 from deepres.recipes.recipe import Recipe
 from deepres.runs.directory import run_name
-from deepres.runs.schema import DataRecord, Evaluation, RunRecord
+from deepres.runs.image_sets import DataRecord
+from deepres.runs.schema import Evaluation, RunRecord
 from deepres.training.nets import Net, describe_net, describe_sources, name_of
 from deepres.training.trained_start import TrainedStart
 

@@ -9,7 +9,7 @@ from deepres.data.cifar10 import CLASSES, Split
 from deepres.data.datasets import Dataset
 from deepres.data.splits import digest_of, stratified_split, stratified_subset
 from deepres.recipes.recipe import Recipe
-from deepres.runs.schema import DataRecord, ImageSet
+from deepres.runs.image_sets import DataRecord, ImageSet
 
 VAL_FRACTION = 0.1  # 5,000 of 50,000
 

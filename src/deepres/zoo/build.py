@@ -11,6 +11,7 @@ from deepres.data.cifar10 import Split
 from deepres.errors import UserError
 from deepres.files import write_atomically, write_json
 from deepres.models import count_parameters
+from deepres.recipes.read import arguments_of
 from deepres.runs.directory import RunDir, run_name
 from deepres.runs.finished import FinishedRun, load_runs
 from deepres.runs.groups import RunGroup, group_runs
@@ -64,7 +65,7 @@ def build_zoo(paths: Iterable[Path], folder: Path, test: Split, notice: Callable
 def is_for_the_zoo(run: FinishedRun) -> bool:
     """Tell whether a card says what is true of a run: of one of our nets, from scratch, on all of CIFAR-10."""
     data = run.record.data
-    return data.name == "CIFAR-10" and data.fraction == 1 and not {"net", "start"} & run.record.others.keys()
+    return data.name == "CIFAR-10" and data.fraction == 1 and run.record.is_from_scratch
 
 
 def entry_name(run: FinishedRun) -> str:
@@ -159,9 +160,10 @@ def make_card(name: str, runs: Sequence[FinishedRun], classifier: PixelClassifie
 
 def train_command(run: FinishedRun) -> str:
     """Return the command that trains this run again anywhere: without the folders of the machine it was made on."""
-    workers = run.record.workers
+    record, workers = run.record, run.record.workers
     words = ["torchrun", "--standalone", "--nproc-per-node", str(workers), "-m"] if workers != 1 else []
-    words += ["deepres", "train", run.model, "--recipe", run.recipe, "--seed", str(run.seed)]
+    recipe = arguments_of(record.recipe, lambda setting: record.applies(f"recipe.{setting}"))
+    words += ["deepres", "train", run.model, *recipe, "--seed", str(run.seed)]
     words += ["--option", run.option] if run.option != "A" else []
     words += ["--split", run.split] if run.split != "50k" else []
     words += ["--precision", run.precision]
