@@ -114,6 +114,8 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "smoothing": lambda recipe: replace(recipe, label_smoothing=0.1),
     "longer16": lambda recipe: with_part(recipe, 0, until=0.3),
     "longer24": lambda recipe: with_part(recipe, 1, until=0.88),
+    "shorter16": lambda recipe: with_part(recipe, 0, until=0.1),
+    "shorter24": lambda recipe: with_part(recipe, 1, until=0.7),
     "shifts3": lambda recipe: replace(recipe, pad=3),
     "cosine": lambda recipe: replace(recipe, schedule=Cosine(warmup=0.05)),
     "more_momentum": lambda recipe: with_muon(recipe, momentum=0.87),

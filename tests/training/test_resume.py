@@ -140,7 +140,7 @@ def test_a_second_process_is_refused(tmp_path, tiny_data, run):
             train(config(), tiny_data, tmp_path, device=CPU)
         code, _, stderr = run("train", "resnet8", *TINY, "--run-dir", tmp_path)
     assert code == 2
-    assert stderr.splitlines()[-1].endswith("wait for it, or give another --run-dir")
+    assert stderr.splitlines()[-1].endswith("wait for it, or give another --run-dir (for a grid: another --out)")
     assert {path.name for path in tmp_path.iterdir()} <= {".lock", "checkpoints"}
 
 

@@ -15,6 +15,7 @@ from deepres.files import write_atomically
 
 LOOKING_SECONDS = 0.5  # more than `in_use` holds a lock for
 CHECKPOINTS_KEPT = 2  # the latest, and the one before it should the latest be damaged
+ANOTHER_PLACE = "another --run-dir (for a grid: another --out)"  # the way out where a run cannot be in its directory
 
 Row = dict[str, Any]
 
@@ -84,10 +85,10 @@ class RunDir:
             lock.acquire(timeout=LOOKING_SECONDS)
         except Timeout:
             raise UserError(
-                f"run directory {self} is in use by another process: wait for it, or give another --run-dir"
+                f"run directory {self} is in use by another process: wait for it, or give {ANOTHER_PLACE}"
             ) from None
         except OSError as error:
-            raise UserError(f"cannot write run directory {self} ({error.strerror}): give another --run-dir") from None
+            raise UserError(f"cannot write run directory {self} ({error.strerror}): give {ANOTHER_PLACE}") from None
         try:
             yield
         finally:
@@ -119,7 +120,7 @@ class RunDir:
         except OSError as error:
             raise UserError(f"cannot read {self.metrics} ({error.strerror})") from None
         except (ValueError, RecursionError) as error:  # no JSON, or no text
-            raise UserError(f"{self.metrics} is damaged ({error}): train again into another --run-dir") from None
+            raise UserError(f"{self.metrics} is damaged ({error}): train again and give {ANOTHER_PLACE}") from None
 
     def write_metrics(self, rows: Sequence[Row]) -> None:
         """Write all rows anew. A run has a few hundred at most, so that rewriting costs nothing."""

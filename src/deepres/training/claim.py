@@ -10,7 +10,7 @@ from deepres.backends.choose import choose
 from deepres.errors import UserError
 from deepres.files import read_json, write_json
 from deepres.models import ResNet
-from deepres.runs.directory import RunDir
+from deepres.runs.directory import ANOTHER_PLACE, RunDir
 from deepres.runs.finished import read_record
 from deepres.runs.schema import Environment, Result, RunRecord
 from deepres.training.checkpoint import decode_state
@@ -80,7 +80,7 @@ def check_same(begun: RunRecord, now: RunRecord, what: str) -> None:
 def _refuse(begun: Any, now: Any, what: str) -> None:
     if differences := list(_differences(begun, now)):
         raise UserError(
-            f"{what} another configuration ({'; '.join(differences)}): give the same one, or another --run-dir"
+            f"{what} another configuration ({'; '.join(differences)}): give the same one, or {ANOTHER_PLACE}"
         )
 
 

@@ -17,7 +17,7 @@ from deepres.files import write_atomically, write_json
 from deepres.models import count_parameters, parse_name
 from deepres.models.cost import flop_per_image
 from deepres.runs.curve import draw_curve
-from deepres.runs.directory import Row, RunDir
+from deepres.runs.directory import ANOTHER_PLACE, Row, RunDir
 from deepres.runs.metrics import metrics_of_logits
 from deepres.runs.predictions import Predictions
 from deepres.runs.schema import EpochRow, Result, RunRecord
@@ -380,6 +380,4 @@ class Recorder(SilentRecorder):
 
 
 def _foreign(path: object, error: Exception) -> UserError:
-    return UserError(
-        f"checkpoint {path} is not of this run ({first_line(error)}): remove it, or give another --run-dir"
-    )
+    return UserError(f"checkpoint {path} is not of this run ({first_line(error)}): remove it, or give {ANOTHER_PLACE}")
