@@ -88,6 +88,11 @@ def with_muon(recipe: Recipe, **settings: float) -> Recipe:
     return replace(recipe, muon=replace(recipe.muon, **settings))
 
 
+def with_norm_rate(recipe: Recipe, rate: float) -> Recipe:
+    """Return the recipe with another rate of batch normalization's scales and shifts."""
+    return replace(recipe, norm_adam=Adam(learning_rate=rate, betas=(0.9, 0.99), eps=1e-10))
+
+
 FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "shift": lambda recipe: in_chains(recipe, gain=7.39),  # e²
     "identity": lambda recipe: in_chains(recipe, identity_share=0.5),
@@ -116,10 +121,12 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "longer24": lambda recipe: with_part(recipe, 1, until=0.88),
     "shorter16": lambda recipe: with_part(recipe, 0, until=0.1),
     "shorter24": lambda recipe: with_part(recipe, 1, until=0.7),
+    "lower": lambda recipe: scale_rate(recipe, 0.8),
     "shifts3": lambda recipe: replace(recipe, pad=3),
     "cosine": lambda recipe: replace(recipe, schedule=Cosine(warmup=0.05)),
     "more_momentum": lambda recipe: with_muon(recipe, momentum=0.87),
-    "faster_norms": lambda recipe: replace(recipe, norm_adam=Adam(learning_rate=0.02, betas=(0.9, 0.99), eps=1e-10)),
+    "faster_norms": lambda recipe: with_norm_rate(recipe, 0.02),
+    "fastest_norms": lambda recipe: with_norm_rate(recipe, 0.03),
 }
 
 
@@ -189,6 +196,23 @@ DESIGNS: Mapping[str, Design] = {
     "second": screening(
         ("ahead", "smoothing", "longer16", "longer24", "shifts3", "cosine", "more_momentum", "faster_norms", "higher"),
         "second",
+    ),
+    # Against what hurt in that screening, with what helped.
+    "after": half_factorial(
+        ("shorter16", "shorter24", "lower", "fastest_norms"),
+        [
+            "+".join(["second", "ahead", "faster_norms", *names])
+            for names in (
+                (),
+                ("shorter16", "shorter24", "lower", "fastest_norms"),
+                ("shorter16", "fastest_norms"),
+                ("shorter24", "fastest_norms"),
+                ("lower", "fastest_norms"),
+                ("shorter16", "shorter24"),
+                ("shorter16", "lower"),
+                ("shorter24", "lower"),
+            )
+        ],
     ),
 }
 
