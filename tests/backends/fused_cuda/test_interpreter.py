@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
 
-@pytest.mark.parametrize("module", ["kernels", "net"])
+@pytest.mark.parametrize("module", ["bfloat16", "convolution", "normalization", "net"])
 def test_in_the_interpreter(module):
     path = Path(__file__).parent / f"{module}_in_interpreter.py"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", path]

@@ -12,7 +12,12 @@ from deepres.models import build_model
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
-SHARED_BYTES = 99 * 1024  # of a program, at most, on GPUs for consumers
+# Compute capabilities with the rows of the images: A100, RTX 30, RTX 40, H100, B200, RTX 50.
+GPUS = [(80, (32, 24)), (86, (32,)), (89, (32,)), (90, (32,)), (100, (32,)), (120, (32,))]
+SHARED_BYTES = 99 * 1024  # of a program, at most, on GPUs for consumers; on A100, H100 and B200 there are more
+TENSOR_MEMORY_COLUMNS = 512  # of B200, where the others sum products in registers
+# Of a thread. For RTX 50 the assembler, as Triton calls it, puts two of a convolution's 96 registers aside, once.
+SPILLED_BYTES = {120: 8}
 
 
 @pytest.fixture
@@ -63,11 +68,7 @@ def resources(kernel, folder):
     return int(registers), int(stack) + int(local)
 
 
-@pytest.mark.parametrize(
-    ("gpu_to_compile_for", "sizes"),
-    [(80, (32, 24)), (90, (32,))],  # the former's registers are the fewer
-    indirect=["gpu_to_compile_for"],
-)
+@pytest.mark.parametrize(("gpu_to_compile_for", "sizes"), GPUS, indirect=["gpu_to_compile_for"])
 def test_kernels_fit_into_registers_and_shared_memory(gpu_to_compile_for, sizes, tmp_path):
     compiled = {}
     for launch in launches(sizes):
@@ -78,7 +79,8 @@ def test_kernels_fit_into_registers_and_shared_memory(gpu_to_compile_for, sizes,
     for launch, kernel in compiled.values():
         what = f"{launch.kernel.__name__} {launch.arguments}"
         registers, spilled = resources(kernel, tmp_path)
-        assert spilled == 0, what
+        assert spilled <= SPILLED_BYTES.get(gpu_to_compile_for, 0), what
         assert 0 < registers <= 255, what
         assert kernel.metadata.shared <= SHARED_BYTES, what
+        assert kernel.metadata.tmem_size <= TENSOR_MEMORY_COLUMNS, what
         assert ("mma" in kernel.asm["ptx"]) == launch.kernel.__name__.startswith("conv3x3"), what

@@ -27,7 +27,7 @@ class FusedCudaNet:
 
     Args:
         model: its parameters are put in the order of channels-last, which optimizer state made before must be in too.
-        precision: of activations and their gradients: "bfloat16"; in the interpreter "float32" or "float16".
+        precision: of activations and their gradients: "bfloat16"; in the interpreter "float32" too.
         capacity: the most images of one `forward_backward`; memory is proportional to it, for each size of image.
 
     Raises:
