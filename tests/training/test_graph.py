@@ -21,6 +21,7 @@ RECIPES = {
 }
 RECIPES["norms by SGD"] = replace(RECIPES["fast"], norm_adam=None)
 RECIPES["ahead"] = replace(RECIPES["fast"], look_ahead=LookAhead(reach=0.6, decay=0.5))
+RECIPES["clipped and averaged"] = replace(RECIPES["paper"], clip_norm=0.5, ema=0.5)
 
 
 class SmallNet(torch.nn.Module):
@@ -75,6 +76,8 @@ def assert_same_state(one, other):
     for optimizer, other_optimizer in zip(one["optimizers"], other["optimizers"], strict=True):
         for values, others in zip(optimizer["state"].values(), other_optimizer["state"].values(), strict=True):
             assert all(torch.equal(values[key], others[key]) for key in others)
+    for key in one.keys() & {"look_ahead", "mean"}:
+        torch.testing.assert_close(one[key], other[key], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,8 @@ def assert_same_state(one, other):
         ("fast", "resnet20", "float32"),
         ("fast", "plain20", "float32"),
         ("norms by SGD", "plain20", "float32"),
+        ("ahead", "resnet20", "float32"),
+        ("clipped and averaged", "small", "float32"),
         ("fast", "resnet20", "bfloat16"),
         ("fast", "small", "float16"),  # which a CPU computes slowly
     ],
@@ -105,8 +110,7 @@ def test_replayed_steps_are_the_steps_bit_for_bit(trainer_of, recipe, name, prec
     names = {function.overloadpacket.__name__ for tape in recorder.tapes for function, *_ in tape.calls}
     assert not names & set(LOOKS)
     assert {"convolution", "convolution_backward", "_fused_sgd_"} <= names
-    if recipe != "paper":
-        assert "baddbmm" in names
+    assert ("baddbmm" in names) == (RECIPES[recipe].muon is not None)
 
 
 def test_a_step_that_looks_at_a_value_is_found():
