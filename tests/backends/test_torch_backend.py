@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deepres.backends.build import build_backend, check_backend, plain_backend, why_not_fused
-from deepres.backends.device import limit_threads, resolve_device
+from deepres.backends.device import COMPILED_VARIANTS, limit_threads, resolve_device
 from deepres.backends.torch_backend import LOSS_SCALE, TorchBackend
 from deepres.errors import UserError
 from deepres.models import build_model
@@ -91,6 +91,19 @@ def test_compilation_that_fails_at_another_size_of_image_goes_on_plainly(monkeyp
         buffers = dict(models[1].named_buffers())
         assert all(torch.equal(buffer, buffers[name]) for name, buffer in models[0].named_buffers())
     assert notices == ["torch.compile does not work here (no space left): going on without it, slower"]
+
+
+def test_a_process_compiles_many_nets_on_no_more_cores_than_it_computes_on():
+    """As each process of a grid has its share of them. Torch reads the variable once, so a new one is asked."""
+    program = (
+        "from deepres.backends.device import compile_function; compile_function(print); "
+        "from torch._inductor import config; print(config.compile_threads); "
+        "import torch; print(torch._dynamo.config.recompile_limit)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "TORCHINDUCTOR_COMPILE_THREADS"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", str(COMPILED_VARIANTS)], done.stderr
 
 
 def test_asking_for_kernels_that_are_not_there_says_why(monkeypatch):

@@ -169,6 +169,8 @@ def find_compiler() -> str | None:
 def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile with torch.compile; compiled kernels are kept in the user's cache, where they survive a reboot."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("deepres") / "compiled"))
+    # By itself each process of a grid would start a compiler for every core of the machine.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(torch.get_num_threads()))
     compiled = torch.compile(function, dynamic=False)
     torch._dynamo.config.recompile_limit = COMPILED_VARIANTS
     return compiled
