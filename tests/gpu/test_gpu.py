@@ -22,6 +22,7 @@ from deepres.data.cifar10 import Cifar10, Split
 from deepres.data.loader import build_stream
 from deepres.models import build_model
 from deepres.recipes.named import fast, paper
+from deepres.recipes.recipe import LookAhead
 from deepres.runs.directory import RunDir
 from deepres.training.config import RunConfig
 from deepres.training.graph import Replays
@@ -41,6 +42,7 @@ RECIPES = {
     "paper": replace(paper(), steps=STEPS, schedule=replace(paper().schedule, milestones=(20, 40))),
     "fast": replace(fast(), steps=STEPS, epochs=None),  # on images of 16, 24, then 32 rows
 }
+RECIPES["ahead"] = replace(RECIPES["fast"], look_ahead=LookAhead(reach=0.6, decay=0.5))
 NUM_IMAGES = 1000
 
 
@@ -111,7 +113,7 @@ def test_the_card_is_known(device):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["resnet20", "plain20"])
-@pytest.mark.parametrize("recipe", ["paper", "fast"])
+@pytest.mark.parametrize("recipe", ["paper", "fast", "ahead"])
 def test_replayed_steps_and_evaluations_are_the_plain_ones_bit_for_bit(
     trainer_of, device, data, recipe, name, backend
 ):

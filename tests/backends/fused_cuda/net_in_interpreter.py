@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from exact_bfloat16 import exact_bfloat16  # noqa: F401 (a fixture)
-from tape import Tape
+from tape import UNORDERED, Tape
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -149,6 +149,8 @@ def test_a_recorded_step_is_replayed_on_other_images_and_weights(monkeypatch):
     with monkeypatch.context() as patch, tape:
         patch.setattr(Launch, "__call__", record)
         loss, wrong = net.forward_backward(images, labels)
+
+    assert not {getattr(function, "overloadpacket", function).__name__ for function, *_ in tape.calls} & set(UNORDERED)
 
     others = batch(2, 12, seed=1)
     with torch.no_grad():
