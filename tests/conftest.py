@@ -11,7 +11,7 @@ from tiny_cifar10 import TinyCifar10
 from tiny_run import first_images
 
 from deepres.data import cifar10
-from deepres.data.cifar10 import Split
+from deepres.data.cifar10 import Cifar10, Split
 from deepres.data.fetch import fetch_cifar10
 from deepres.data.release import BIN_FOLDER, FILES
 
@@ -34,6 +34,12 @@ def cifar10_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return rebuilt
 
 
+@pytest.fixture(scope="session")
+def whole_cifar10(cifar10_dir: Path) -> Cifar10:
+    """All images; loaded once, which takes a second, for tests that only look at them."""
+    return cifar10.load_cifar10(cifar10_dir)
+
+
 @pytest.fixture
 def tiny_cifar10() -> TinyCifar10:
     """Files of 120 random images, with which tests of files take milliseconds."""
@@ -45,7 +51,7 @@ def few(cifar10_dir: Path) -> Split:
     """The first training images of CIFAR-10, as many as `fitted` nets classify perfectly."""
     from fitted import NUM_IMAGES  # which needs torch, not to be imported before the line above
 
-    return first_images(cifar10.load_cifar10(cifar10_dir), NUM_IMAGES).train
+    return first_images(cifar10_dir, NUM_IMAGES).train
 
 
 @pytest.fixture

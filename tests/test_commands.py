@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from run_files import write_run
 from tiny_cifar10 import TinyCifar10
+from tiny_run import first_images
 
-from deepres.data.cifar10 import load_cifar10
 from deepres.recipes import named
 from deepres.recipes.read import read_recipe
 
@@ -47,7 +47,7 @@ def words(command):
 
 @pytest.fixture(scope="module")
 def data(cifar10_dir):
-    return TinyCifar10.of(load_cifar10(cifar10_dir).train[:600], 100)
+    return TinyCifar10.of(first_images(cifar10_dir, 600).train, 100)
 
 
 @pytest.fixture

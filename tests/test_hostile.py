@@ -10,7 +10,6 @@ from PIL import Image
 from run_files import write_run
 from tiny_run import TINY, first_images, tiny_recipe
 
-from deepres.data.cifar10 import load_cifar10
 from deepres.data.release import BIN_FOLDER, PY_FOLDER
 from deepres.runs.directory import RunDir
 
@@ -94,7 +93,7 @@ def test_values_that_cannot_be(results, name, changes):
 
 @pytest.fixture(scope="module")
 def few(cifar10_dir):
-    return first_images(load_cifar10(cifar10_dir))
+    return first_images(cifar10_dir)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from tiny_run import first_images, tiny_recipe
 
 import deepres
 from deepres import notebook
-from deepres.data.cifar10 import load_cifar10
 from deepres.report.lines import draw_lines
 from deepres.training.progress import StepState
 
@@ -99,7 +98,7 @@ def test_the_picture_is_replaced_and_other_lines_stay(shown):
 
 def test_a_training_becomes_a_line(shown, cifar10_dir, tmp_path, capsys):
     plot = notebook.LivePlot()
-    data = first_images(load_cifar10(cifar10_dir))
+    data = first_images(cifar10_dir)
     result = deepres.train("resnet8", tiny_recipe(), data, run_dir=tmp_path / "run", reporter=plot.reporter("resnet8"))
     steps, errors = plot.lines["resnet8"]
     assert list(steps) == list(range(1, result["steps"] + 1))

@@ -11,7 +11,6 @@ from tiny_run import first_images
 
 import deepres
 from deepres.cli.main import cli
-from deepres.data.cifar10 import load_cifar10
 from deepres.recipes.named import get_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -200,7 +199,7 @@ def test_the_python_that_changes_one_thing_runs(tmp_path, monkeypatch, cifar10_d
     block = python_blocks("README.md")[1]
     one_step = block.replace("recipe, seed=0)", "recipe, first, seed=0, max_steps=1)")
     assert one_step != block
-    exec(one_step, {"first": first_images(load_cifar10(cifar10_dir), 1000, 200)})
+    exec(one_step, {"first": first_images(cifar10_dir, 1000, 200)})
     recipe = json.loads((tmp_path / "runs" / "resnet20-gentle-seed0" / "recipe.json").read_text())["recipe"]
     assert (recipe["name"], recipe["muon"]["learning_rate"]) == ("gentle", 0.03)
     assert (tmp_path / "runs" / "resnet20-gentle-seed0" / "result.json").exists()

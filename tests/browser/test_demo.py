@@ -10,8 +10,9 @@ import filelock
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_run import first_images
 
-from deepres.data.cifar10 import CLASSES, load_cifar10
+from deepres.data.cifar10 import CLASSES
 from deepres.data.fetch import SourceError
 from deepres.data.images import read_image
 from deepres.zoo.catalogue import load_pretrained
@@ -97,7 +98,7 @@ def as_image(pixels):
 
 
 def test_same_answers_as_python_on_100_test_images(page, nets, cifar10_dir):
-    images = load_cifar10(cifar10_dir).test.images[:NUM_IMAGES]
+    images = first_images(cifar10_dir, num_test=NUM_IMAGES).test.images
     seen = page.wait_for(SHOW, [[str(i), data_url(encode(as_image(image)))] for i, image in enumerate(images)])
     pixels = np.array([one["pixels"] for one in seen], np.uint8).reshape(images.shape)
     assert np.array_equal(pixels, images)
@@ -175,7 +176,7 @@ def choose(page, path):
 
 
 def test_a_chosen_file_is_shown_in_words_and_pictures(page, nets, cifar10_dir, tmp_path):
-    image = load_cifar10(cifar10_dir).test.images[1]
+    image = first_images(cifar10_dir).test.images[1]
     (tmp_path / "boat.png").write_bytes(encode(as_image(image)))
     said, error = choose(page, tmp_path / "boat.png")
     assert error == ""

@@ -4,17 +4,16 @@ import numpy as np
 import pytest
 from run_files import write_run
 
-from deepres.data.cifar10 import load_cifar10
 from deepres.report.report import write_report
 from deepres.report.responses import Responses, write_responses
 from deepres.runs.predictions import Predictions
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory, cifar10_dir):
+def address(tmp_path_factory, cifar10_dir, whole_cifar10):
     """A report with every section, of two recipes and more nets than fit a narrow table."""
     folder = tmp_path_factory.mktemp("runs")
-    labels = load_cifar10(cifar10_dir).test.labels.astype(np.uint8)
+    labels = whole_cifar10.test.labels.astype(np.uint8)
     errors = {"plain20": 9.5, "plain56": 13.0, "resnet20": 8.0, "resnet56": 7.0, "resnet110": 6.5}
     for name, error in errors.items():
         for seed in range(2):

@@ -9,7 +9,6 @@ import pytest
 from command_line import assert_one_line_error, run_cli
 from run_files import write_run
 
-from deepres.data.cifar10 import load_cifar10
 from deepres.report.responses import Responses, write_responses
 from deepres.runs.predictions import Predictions
 
@@ -25,10 +24,10 @@ finally:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, cifar10_dir):
+def runs(tmp_path_factory, whole_cifar10):
     """Runs of two nets on the real test set; of one net two seeds, one of another recipe, one not finished."""
     folder = tmp_path_factory.mktemp("runs")
-    labels = load_cifar10(cifar10_dir).test.labels.astype(np.uint8)
+    labels = whole_cifar10.test.labels.astype(np.uint8)
     for seed in range(2):
         predicted = labels.copy()
         predicted[: 800 + seed] = (labels[: 800 + seed] + 1) % 10

@@ -4,9 +4,9 @@ import pytest
 import torch
 from command_line import assert_one_line_error
 from tiny_cifar10 import TinyCifar10
+from tiny_run import first_images
 
 from deepres.data.augment import Normalization
-from deepres.data.cifar10 import load_cifar10
 from deepres.models import build_model
 from deepres.report.responses import read_responses
 from deepres.weights.file import save_weights
@@ -16,7 +16,7 @@ from deepres.weights.responses import layer_responses
 @pytest.fixture
 def run(run, monkeypatch, cifar10_dir, tmp_path_factory):
     """The command line, for which the first 100 training images are all that there are."""
-    tiny = TinyCifar10.of(load_cifar10(cifar10_dir).train[:100], 20)
+    tiny = TinyCifar10.of(first_images(cifar10_dir, 100).train, 20)
     run.release = tiny.release
     monkeypatch.setenv("DEEPRES_DATA", str(tiny.write(tmp_path_factory.mktemp("data"))))
     return run
@@ -45,7 +45,7 @@ def test_responses_are_measured_over_the_training_set(run, nets, tmp_path, cifar
     plain, residual = read_responses(tmp_path / "out" / "responses.json")
     assert (plain.source, residual.source) == ("plain.safetensors", "run")
     assert json.loads((tmp_path / "out" / "responses.json").read_text())["num_images"] == 100
-    images = torch.from_numpy(load_cifar10(cifar10_dir).train.images[:100])
+    images = torch.from_numpy(first_images(cifar10_dir, 100).train.images)
     for written, model in ((residual, models[0]), (plain, models[1])):
         expected = layer_responses(model, images, normalization)
         assert written.layers == tuple(expected)

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepres.data.augment import Augmentation, Normalization, crop_and_flip
-from deepres.data.cifar10 import load_cifar10
 from deepres.errors import UserError
 
 # Training-set statistics of pixels / 255, as widely published.
@@ -95,8 +94,8 @@ def test_same_generator_state_same_choices():
 
 
 @pytest.fixture(scope="module")
-def train_images(cifar10_dir):
-    return load_cifar10(cifar10_dir).train.images
+def train_images(whole_cifar10):
+    return whole_cifar10.train.images
 
 
 def test_channel_statistics_of_the_real_data(train_images):

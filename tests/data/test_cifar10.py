@@ -10,18 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tiny_cifar10 import TinyCifar10, dump_python2, hostile_pickle
+from tiny_run import first_images
 
 from deepres.data import cifar10
 from deepres.data.cifar10 import Cifar10, Split, check_cifar10, decode, encode, load_cifar10, resolve_data_dir
 from deepres.data.fetch import fetch_cifar10
 from deepres.data.release import BIN_FOLDER, FILES, OFFICIAL, PY_FOLDER, TEST_FILE, Release
 from deepres.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def real(cifar10_dir: Path) -> Cifar10:
-    return load_cifar10(cifar10_dir)
-
 
 # --- the real data set ------------------------------------------------------------------------------------------
 
@@ -39,8 +34,8 @@ def test_published_md5_of_all_six_files(cifar10_dir: Path):
     }
 
 
-def test_shapes_types_and_class_counts(real: Cifar10):
-    for split, num_images in ((real.train, 50_000), (real.test, 10_000)):
+def test_shapes_types_and_class_counts(whole_cifar10: Cifar10):
+    for split, num_images in ((whole_cifar10.train, 50_000), (whole_cifar10.test, 10_000)):
         assert split.images.shape == (num_images, 3, 32, 32)
         assert split.images.dtype == np.uint8
         assert split.images.flags.c_contiguous
@@ -50,8 +45,8 @@ def test_shapes_types_and_class_counts(real: Cifar10):
         assert np.bincount(split.labels).tolist() == [num_images // 10] * 10
 
 
-def test_published_channel_statistics(real: Cifar10):
-    images = real.train.images
+def test_published_channel_statistics(whole_cifar10: Cifar10):
+    images = whole_cifar10.train.images
     num_pixels = images.size // 3
     mean = images.sum(axis=(0, 2, 3), dtype=np.int64) / num_pixels / 255
     squares = np.square(images, dtype=np.uint16).sum(axis=(0, 2, 3), dtype=np.int64) / num_pixels / 255**2
@@ -60,35 +55,42 @@ def test_published_channel_statistics(real: Cifar10):
     np.testing.assert_allclose(std, [0.24703223, 0.24348513, 0.26158784], atol=5e-9)
 
 
-def test_class_names_fit_the_first_images(real: Cifar10):
-    train = [cifar10.CLASSES[label] for label in real.train.labels[:5]]
-    test = [cifar10.CLASSES[label] for label in real.test.labels[:5]]
+def test_class_names_fit_the_first_images(whole_cifar10: Cifar10):
+    train = [cifar10.CLASSES[label] for label in whole_cifar10.train.labels[:5]]
+    test = [cifar10.CLASSES[label] for label in whole_cifar10.test.labels[:5]]
     assert train == ["frog", "truck", "truck", "deer", "automobile"]
     assert test == ["cat", "ship", "ship", "airplane", "frog"]
 
 
-def test_encoding_gives_the_published_bytes_again(real: Cifar10):
+def test_encoding_gives_the_published_bytes_again(whole_cifar10: Cifar10):
     for number, name in enumerate(FILES):
-        split = real.test
+        split = whole_cifar10.test
         if name != TEST_FILE:
             part = slice(10_000 * number, 10_000 * (number + 1))
-            split = Split(real.train.images[part], real.train.labels[part])
+            split = Split(whole_cifar10.train.images[part], whole_cifar10.train.labels[part])
         assert hashlib.md5(encode(split).tobytes()).hexdigest() == OFFICIAL.files[name]
 
 
-def test_torchvisions_layout_loads_identically_and_needs_no_download(
-    cifar10_dir: Path, real: Cifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    files = {name: (cifar10.bin_folder(cifar10_dir) / name).read_bytes() for name in FILES}
-    rewritten = TinyCifar10(files)  # without the names of the image files, which only the real ones hold
-    rewritten.write_py(tmp_path)
-    release = replace(rewritten.release, url="http://127.0.0.1:1/cifar-10-binary.tar.gz")
-    monkeypatch.setenv("PATH", "")  # nor npm
-    assert fetch_cifar10(tmp_path, release=release) == tmp_path
-    assert [path.name for path in tmp_path.iterdir()] == [PY_FOLDER]
+def test_the_first_images_are_those_of_the_whole(cifar10_dir: Path, whole_cifar10: Cifar10):
+    """Of which the tests of training are made."""
+    few = first_images(cifar10_dir, 100, 80)
+    for split, expected in ((few.train, whole_cifar10.train[:100]), (few.test, whole_cifar10.test[:80])):
+        np.testing.assert_array_equal(split.images, expected.images)
+        np.testing.assert_array_equal(split.labels, expected.labels)
 
-    loaded = load_cifar10(tmp_path, release)
-    for split, expected in ((loaded.train, real.train), (loaded.test, real.test)):
+
+def test_torchvisions_layout_loads_identically_and_needs_no_download(
+    tiny_cifar10: TinyCifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    official = load_cifar10(tiny_cifar10.write(tmp_path / "bin"), tiny_cifar10.release)
+    folder = tiny_cifar10.write_py(tmp_path / "py")  # without the names of the image files, which only real ones hold
+    release = replace(tiny_cifar10.release, url="http://127.0.0.1:1/cifar-10-binary.tar.gz")
+    monkeypatch.setenv("PATH", "")  # nor npm
+    assert fetch_cifar10(folder, release=release) == folder
+    assert [path.name for path in folder.iterdir()] == [PY_FOLDER]
+
+    loaded = load_cifar10(folder, release)
+    for split, expected in ((loaded.train, official.train), (loaded.test, official.test)):
         np.testing.assert_array_equal(split.images, expected.images)
         np.testing.assert_array_equal(split.labels, expected.labels)
 

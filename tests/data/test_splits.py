@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepres.data.cifar10 import Split, load_cifar10
+from deepres.data.cifar10 import Split
 from deepres.data.splits import digest_of, stratified_split, stratified_subset
 from deepres.errors import UserError
 
 
-def test_the_papers_45k_5k(cifar10_dir):
-    labels = load_cifar10(cifar10_dir).train.labels
+def test_the_papers_45k_5k(whole_cifar10):
+    labels = whole_cifar10.train.labels
     train, val = stratified_split(labels, 0.1, seed=0)
     assert (len(train), len(val)) == (45_000, 5_000)
     assert np.bincount(labels[val]).tolist() == [500] * 10

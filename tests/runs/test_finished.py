@@ -8,7 +8,6 @@ import torch
 from run_files import change_json, write_run
 from tiny_run import first_images, tiny_recipe
 
-from deepres.data.cifar10 import load_cifar10
 from deepres.errors import UserError
 from deepres.recipes.named import fast, paper
 from deepres.report.page import runs_table
@@ -44,7 +43,7 @@ def test_a_real_run_reads_back(tmp_path, cifar10_dir):
     path, cpu = tmp_path / "run", torch.device("cpu")
     config, few = (
         RunConfig("resnet8", tiny_recipe(), seed=3, precision="float32"),
-        first_images(load_cifar10(cifar10_dir)),
+        first_images(cifar10_dir),
     )
     train(config, few, path, device=cpu, max_steps=7)
     with pytest.raises(UserError, match="ended by --max-steps after step 7 of 25"):

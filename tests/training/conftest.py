@@ -4,13 +4,12 @@ import pytest
 from tiny_run import first_images
 from tiny_training import CPU, config
 
-from deepres.data.cifar10 import load_cifar10
 from deepres.training.train import train
 
 
 @pytest.fixture(scope="session")
 def tiny_data(cifar10_dir):
-    return first_images(load_cifar10(cifar10_dir))
+    return first_images(cifar10_dir)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import torch
 from run_files import write_run
 from tiny_run import first_images, tiny_recipe
 
-from deepres.data.cifar10 import load_cifar10
 from deepres.errors import UserError
 from deepres.recipes.named import get_recipe
 from deepres.runs.directory import RunDir
@@ -114,7 +113,7 @@ def test_runs_on_other_numbers_of_images_are_not_averaged(tmp_path, cifar10_dir)
     """As it was seen: three runs of one configuration and three numbers of images."""
     recipe = replace(tiny_recipe(), steps=1, epochs=None)
     for seed, num_train in enumerate((100, 60, 40)):
-        few = first_images(load_cifar10(cifar10_dir), num_train, 20)
+        few = first_images(cifar10_dir, num_train, 20)
         train(config(seed=seed, recipe=recipe), few, tmp_path / str(seed), device=CPU)
     groups = group_runs(load_runs([tmp_path])[0])
     assert [len(group.runs) for group in groups] == [1, 1, 1]

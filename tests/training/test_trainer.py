@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_run import first_images
 
 from deepres.backends.device import find_compiler
-from deepres.data.cifar10 import load_cifar10
 from deepres.data.loader import build_stream
 from deepres.models import build_model
 from deepres.recipes.named import one_cycle, paper
@@ -20,8 +20,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def images_and_labels(cifar10_dir):
-    train = load_cifar10(cifar10_dir).train
-    return torch.from_numpy(train.images[:64]), torch.from_numpy(train.labels[:64])
+    train = first_images(cifar10_dir).train[:64]
+    return torch.from_numpy(train.images), torch.from_numpy(train.labels)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from torch import nn
 
 from deepres.backends.torch_backend import TorchBackend
 from deepres.data.augment import Normalization
-from deepres.data.cifar10 import load_cifar10
 from deepres.models import build_model
 from deepres.weights.evaluate import confusion_matrix, error_percent, percent, predict_logits
 
@@ -23,8 +22,8 @@ class FirstPixel(nn.Module):
         return nn.functional.one_hot(x[:, 0, 0, 0].round().long() % 10, 10).float()
 
 
-def test_ten_thousand_images_are_evaluated(cifar10_dir):
-    test = load_cifar10(cifar10_dir).test
+def test_ten_thousand_images_are_evaluated(whole_cifar10):
+    test = whole_cifar10.test
     images, labels = torch.from_numpy(test.images), torch.from_numpy(test.labels)
     model = FirstPixel()
     logits = predict_logits(model, images, IDENTITY)

@@ -9,9 +9,9 @@ import torch
 from fitted import fitted
 from run_files import change_json, write_run
 from tiny_cifar10 import TinyCifar10
+from tiny_run import first_images
 
 import deepres
-from deepres.data.cifar10 import Split, load_cifar10
 from deepres.errors import UserError
 from deepres.runs.directory import RunDir
 from deepres.runs.finished import load_runs
@@ -26,8 +26,7 @@ from deepres.zoo.verify import same_error
 
 @pytest.fixture(scope="module")
 def test_set(cifar10_dir):
-    test = load_cifar10(cifar10_dir).test
-    return Split(test.images[:50], test.labels[:50])
+    return first_images(cifar10_dir, num_test=50).test
 
 
 def write_trained_run(path, model, recipe, seed, few, test):

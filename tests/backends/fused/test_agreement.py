@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_run import first_images
 from torch import nn
 
 from deepres.backends.build import build_backend
@@ -14,7 +15,6 @@ from deepres.backends.fused.net import FusedNet
 from deepres.backends.fused.standard import why_not_standard
 from deepres.backends.torch_backend import TorchBackend
 from deepres.data.augment import Normalization, shrink
-from deepres.data.cifar10 import load_cifar10
 from deepres.errors import UserError
 from deepres.models import build_model
 from deepres.recipes.named import fast
@@ -41,10 +41,10 @@ needs_float32 = pytest.mark.skipif(reason_for("float32") is not None, reason="no
 @pytest.fixture(scope="module")
 def examples(cifar10_dir):
     """Eight real images in every size that there are kernels for."""
-    train = load_cifar10(cifar10_dir).train
-    images = torch.from_numpy(train.images[:NUM_IMAGES])
+    train = first_images(cifar10_dir, NUM_IMAGES).train
+    images = torch.from_numpy(train.images)
     normalized = Normalization.fit(images, "channel")(images)
-    labels = torch.from_numpy(train.labels[:NUM_IMAGES])
+    labels = torch.from_numpy(train.labels)
     return [(normalized if size == 32 else shrink(normalized, size), labels) for size in (32, 24, 16)]
 
 
