@@ -6,12 +6,11 @@ import shlex
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from forked import fork
+from forked import fork, run_forked
 from safetensors.torch import load_file
 from tiny_run import BATCH, TINY, environment, tiny_recipe
 from tiny_training import (
@@ -19,7 +18,6 @@ from tiny_training import (
     STEPS,
     assert_same_outcome,
     config,
-    kill_when,
     newest_step,
     wait_until,
 )
@@ -34,26 +32,18 @@ TRAIN = ("train", "resnet8", *TINY, "--precision", "float32", "--device", "cpu")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
-def torchrun(number, *arguments):
-    return [*TORCHRUN, str(number), "-m", "deepres", *map(str, (*TRAIN, *arguments))]
-
-
 def variables(data_dir):
     return environment(data_dir, FORBID_DYNAMO="")  # which torch.distributed imports
 
 
-def run_workers(number, *arguments, data_dir):
-    done = subprocess.run(
-        torchrun(number, *arguments), capture_output=True, text=True, env=variables(data_dir), check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory, cifar10_dir):
+    """A run as users start it; the other tests fork torchrun and its workers, which saves their imports."""
     path = tmp_path_factory.mktemp("two_workers")
-    return path, run_workers(2, "--run-dir", path, data_dir=cifar10_dir)
+    words = (*TORCHRUN, "2", "-m", "deepres", *TRAIN, "--run-dir", path)
+    done = subprocess.run(words, capture_output=True, text=True, env=variables(cifar10_dir), check=False)
+    assert done.returncode == 0, done.stderr
+    return path, done
 
 
 def test_two_workers_finish_one_run(two_workers, uninterrupted):
@@ -70,7 +60,7 @@ def test_two_workers_finish_one_run(two_workers, uninterrupted):
 
 
 @pytest.mark.parametrize("shares", [[8, 8], [5, 5, 6]])
-def test_workers_take_the_step_that_their_shares_add_up_to(tmp_path, tiny_data, cifar10_dir, shares):
+def test_workers_take_the_step_that_their_shares_add_up_to(tmp_path, tiny_data, cifar10_dir, output, shares):
     """The first step by hand: the whole mini-batch's mean gradient, and the mean of the running statistics."""
     from deepres.training.group import Group
     from deepres.training.schedule import learning_rate
@@ -96,8 +86,8 @@ def test_workers_take_the_step_that_their_shares_add_up_to(tmp_path, tiny_data, 
     optimizer.set_rate(learning_rate(tiny_recipe(), 0, STEPS), tiny_recipe().learning_rate)
     optimizer.step()
 
-    once = ("--backend", "eager", "--run-dir", tmp_path, "--max-steps", 1)
-    run_workers(len(shares), *once, data_dir=cifar10_dir)
+    once = (*TRAIN, "--backend", "eager", "--run-dir", tmp_path, "--max-steps", 1)
+    run_forked(once, variables(cifar10_dir), output, len(shares))
     weights = load_file(RunDir(tmp_path).weights)
     for name, p in trainer.model.named_parameters():
         torch.testing.assert_close(weights[name], p.detach(), rtol=1e-4, atol=1e-5)
@@ -109,49 +99,35 @@ def test_workers_take_the_step_that_their_shares_add_up_to(tmp_path, tiny_data, 
     assert RunDir(tmp_path).read_metrics()[0]["train_loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_run_that_is_ended_three_times_goes_on_exactly(tmp_path, cifar10_dir, two_workers):
+def test_a_run_that_is_ended_three_times_goes_on_exactly(tmp_path, cifar10_dir, output, two_workers):
     """One worker is killed, then the other one, then SIGTERM stops both at the same step."""
-    arguments = ("--run-dir", tmp_path, "--checkpoint-minutes", "0")
-    for victim in (0, 1):
-        some_steps_later = partial(has_reached, tmp_path, newest_step(tmp_path) + 4)
-        with subprocess.Popen(
-            torchrun(2, *arguments), stderr=subprocess.PIPE, text=True, env=variables(cifar10_dir)
-        ) as launcher:
-            wait_until(some_steps_later, lambda: launcher.poll() is not None)
-            os.kill(worker_pid(launcher.pid, victim), signal.SIGKILL)
-            _, stderr = launcher.communicate(timeout=60)
-        assert launcher.returncode == 1
-        assert ("resuming" in stderr) == (victim == 1)
+    run = ((*TRAIN, "--run-dir", tmp_path, "--checkpoint-minutes", "0"), variables(cifar10_dir), output, 2)
+
+    def end_some_steps_later(number, rank=None):
+        """Send a signal to the worker of this rank, or to torchrun; return how it ended and what was said."""
+        step = newest_step(tmp_path) + 4
+        launcher = fork(*run)
+        wait_until(lambda: newest_step(tmp_path) >= step, lambda: not launcher.is_alive())
+        os.kill(launcher.pid if rank is None else worker_pid(launcher.pid, rank), number)
+        launcher.join(60)
         assert not RunDir(tmp_path).result.exists()
+        return launcher.exitcode, output.read_text()
 
-    some_steps_later = partial(has_reached, tmp_path, newest_step(tmp_path) + 4)
-    _, stderr = kill_when(torchrun(2, *arguments), variables(cifar10_dir), some_steps_later, signal.SIGTERM)
-    assert "resuming" in stderr
-    assert stderr.count("stopped by SIGTERM") == 1
-    assert "resume with: the same torchrun command" in stderr
-    assert not RunDir(tmp_path).result.exists()
-
-    done = run_workers(2, *arguments, data_dir=cifar10_dir)
-    assert "resuming" in done.stderr
+    for rank in (0, 1):
+        code, said = end_some_steps_later(signal.SIGKILL, rank)
+        assert code == 1
+        assert ("resuming" in said) == (rank == 1)
+    _, said = end_some_steps_later(signal.SIGTERM)
+    assert "resuming" in said
+    assert said.count("stopped by SIGTERM") == 1
+    assert "resume with: the same torchrun command" in said
+    assert "resuming" in run_forked(*run)
     assert_same_outcome(tmp_path, two_workers[0])
 
 
-def has_reached(path, step):
-    return newest_step(path) >= step
-
-
 def worker_pid(launcher, rank):
-    """Return the process that torchrun gave this rank."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                status = (entry / "stat").read_text()
-                environment = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if int(status.rsplit(")", 1)[1].split()[1]) == launcher and b"RANK=%d" % rank in environment:
-                return int(entry.name)
-    raise AssertionError(f"no worker {rank}")
+    """Return the process that torchrun gave this rank: it starts them in order."""
+    return int(Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()[rank])
 
 
 def test_workers_that_cannot_be_are_refused(two_workers, tiny_data, cifar10_dir, output, tmp_path):
