@@ -69,11 +69,11 @@ def test_recipes_lists_every_recipe_with_its_numbers(run):
 
 
 def test_bench_tells_how_long_it_will_take(run):
-    code, stdout, _ = run("bench", "resnet20", "plain20", "--recipe", "fast", "--seconds", "0.2", "--device", "cpu")
+    code, stdout, _ = run("bench", "resnet8", "plain8", "--recipe", "fast", "--seconds", "0.2", "--device", "cpu")
     assert code == 0
     for heading in ("net", "backend", "images/s", "fast, hours:min:s"):
         assert heading in stdout
-    rows = [line for line in stdout.splitlines() if "resnet20" in line or "plain20" in line]
+    rows = [line for line in stdout.splitlines() if "resnet8" in line or "plain8" in line]
     assert len(rows) == 2
     assert all(re.search(r"\d+:\d\d", row) for row in rows)
 
@@ -227,9 +227,9 @@ def test_a_folder_without_a_finished_run(run, tmp_path):
     assert_one_line_error(run("evaluate", tmp_path), str(tmp_path), "its run has not finished")
 
 
-def test_unreadable_recipe_json(run, finished, tmp_path):
+def test_unreadable_recipe_json(run, tmp_path):
     (tmp_path / "recipe.json").write_text("{")
-    code, _, stderr = run("train", "resnet20", "--run-dir", tmp_path, "--max-steps", "1")
+    code, _, stderr = run("train", "resnet20", *TINY, "--run-dir", tmp_path, "--max-steps", "1")
     assert code == 2
     assert stderr.splitlines()[-1].startswith(f"deepres: error: {tmp_path / 'recipe.json'} is damaged")
 
@@ -240,7 +240,7 @@ def no_space(descriptor):
 
 def test_full_disk_is_one_line_and_damages_nothing(monkeypatch, capsys, cifar10_dir, tmp_path):
     monkeypatch.setenv("DEEPRES_DATA", str(cifar10_dir))
-    arguments = ("train", "resnet20", *TINY, "--run-dir", tmp_path)
+    arguments = ("train", "resnet8", *TINY, "--run-dir", tmp_path)
     assert run_cli(monkeypatch, capsys, *arguments, "--max-steps", 7)[0] == 0
     before = {path: path.read_bytes() for path in RunDir(tmp_path).checkpoints.iterdir()}
 
