@@ -12,7 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 from forked import fork, run_forked
-from tiny_run import TINY, command, environment, run_command, tiny_recipe
+from tiny_run import TINY, command, environment, tiny_recipe
 from tiny_training import (
     CPU,
     TRAIN,
@@ -36,8 +36,8 @@ NATIVE_BFLOAT16 = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", params=["float32", pytest.param("bfloat16", marks=NATIVE_BFLOAT16)])
 def precision_and_reference(request, tmp_path_factory, cifar10_dir):
-    path = tmp_path_factory.mktemp(request.param)
-    run_command(*TRAIN, "--precision", request.param, "--run-dir", path, data_dir=cifar10_dir)
+    path, output = tmp_path_factory.mktemp(request.param), tmp_path_factory.mktemp("output") / "output.txt"
+    run_forked((*TRAIN, "--precision", request.param, "--run-dir", path), environment(cifar10_dir), output)
     return request.param, path
 
 
