@@ -113,7 +113,9 @@ def test_a_run_with_many_ingredients_survives_sigkill(run, folder):
             if json.loads(line) == {"event": "saved", "step": 3}:
                 process.kill()
     assert not (folder / "killed" / "result.json").exists()
-    subprocess.run(command(*arguments, "killed"), cwd=folder, check=True, capture_output=True)
+    code, _, stderr = run(*arguments, "killed")
+    assert code == 0, stderr
+    assert "resuming killed after step" in stderr
     for name in ("model.safetensors", "model-ema.safetensors"):
         one, other = (load_file(folder / run_dir / name) for run_dir in ("straight", "killed"))
         assert all(torch.equal(one[key], other[key]) for key in one)
