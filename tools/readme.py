@@ -8,26 +8,27 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 from textwrap import fill
 from typing import Any
 
+from comparison_tables import changes_table, mean_and_spread, precisions_table
 from tuning_tables import ablation_table, effects_table, tuned_table
 
 from deepres.recipes.named import get_recipe, paper
 from deepres.recipes.recipe import SPLITS
 from deepres.report.tables import find_missing, markdown_table, noted_table, row_cells, table_rows
-from deepres.runs.compare import compare
-from deepres.runs.finished import FinishedRun, depth_of, load_runs
+from deepres.runs.finished import depth_of, load_runs
 from deepres.runs.groups import RunGroup, group_runs
 from deepres.runs.published import PUBLISHED
 from deepres.runs.statistics import Summary, summarize
 from deepres.zoo.catalogue import PACKAGED, list_cards
 
 ROOT = Path(__file__).parent.parent
+STUDY = ROOT / "benchmarks" / "results" / "study"  # runs with one line changed, and their baseline
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -258,11 +259,6 @@ def versions() -> str:
     return markdown_table(headings, rows, text_columns=2)
 
 
-def mean_and_spread(errors: Sequence[float]) -> str:
-    """Return a mean with the standard deviation, where there is one."""
-    return f"{mean(errors):.2f}{f' ± {stdev(errors):.2f}' if len(errors) > 1 else ''}" if errors else "missing"
-
-
 def compute_curve() -> str:
     """Return the test error of the recipe at several lengths, by benchmarks/time_to_accuracy.py, now and at first."""
     folder = ROOT / "benchmarks" / "results"
@@ -279,37 +275,6 @@ def compute_curve() -> str:
     rows = [[length, *cells[length].get("first", missing), *cells[length].get("now", missing)] for length in lengths]
     headings = [f"{report['model']}, of the paper's compute", "steps of the first version", "test error %", "n"]
     return markdown_table([*headings, "steps now", "test error %", "n"], rows, text_columns=1)
-
-
-def study() -> str:
-    """Return the comparison of one-line changes with their baseline, from the runs in benchmarks/results/study."""
-    runs, skipped = load_runs([ROOT / "benchmarks" / "results" / "study"])
-    assert not skipped, skipped[0].reason
-    by_recipe: dict[str, list[FinishedRun]] = {}
-    for run in runs:
-        by_recipe.setdefault(run.recipe, []).append(run)
-    baseline, *changes = sorted(by_recipe, key=len)  # the names of changed recipes are longer
-    comparisons = compare(by_recipe[baseline], *(by_recipe[change] for change in changes))
-    rows = [["none: the baseline", mean_and_spread(comparisons[0].a.errors)]]
-    rows[0] += [str(comparisons[0].a.n), "", "", "", ""]
-    for c in comparisons:
-        assert c.welch is not None
-        assert c.holm is not None
-        low, high = c.welch.interval or (float("nan"), float("nan"))
-        changed = set(c.b.runs[0].recipe.split("+")) - set(baseline.split("+"))
-        rows.append(
-            [
-                ", ".join(f"`{setting}`" for setting in sorted(changed)),
-                mean_and_spread(c.b.errors),
-                str(c.b.n),
-                f"{c.difference:+.2f}",
-                f"{low:+.2f} to {high:+.2f}",
-                f"{c.holm:.2g}",
-                "" if c.needed is None else f"{c.needed:,}",
-            ]
-        )
-    headings = ["change", "test error %", "n", "difference", "95% interval", "p, Holm", "seeds needed"]
-    return markdown_table(headings, rows, text_columns=1)
 
 
 def compute_spent() -> str:
@@ -342,7 +307,7 @@ def install_size() -> str:
 def tested_on() -> str:
     """Return on which systems the committed runs were trained, from what each recorded at its last start."""
     counts: Counter[tuple[str, ...]] = Counter()
-    for run in load_runs([ROOT / "results", ROOT / "benchmarks" / "results" / "study"])[0]:
+    for run in load_runs([ROOT / "results", STUDY])[0]:
         e = run.environment
         assert e.platform is not None
         system = " ".join(re.findall(r"^[A-Za-z]+|x86_64|aarch64|arm64|AMD64", e.platform))
@@ -358,15 +323,18 @@ PARTS: dict[str, Callable[[], str]] = {
     "compute-curve": compute_curve,
     "compute-spent": compute_spent,
     "install-size": install_size,
+    "precisions": lambda: precisions_table(load_runs([ROOT / "results"])[0], "resnet20", "fast"),
     "published": published,
     "reached": reached,
     "results": results,
     "speed": speed,
-    "study": study,
+    "study": lambda: changes_table(load_runs([STUDY])[0]),
     "table-time": table_time,
     "tested-on": tested_on,
+    "tuning-effects-after": lambda: effects_table(tuning(), "after"),
     "tuning-effects-chains": lambda: effects_table(tuning(), "chains"),
     "tuning-effects-ingredients": lambda: effects_table(tuning(), "ingredients"),
+    "tuning-effects-second": lambda: effects_table(tuning(), "second"),
     "tuning-plain": lambda: tuned_table(tuning(), "plain"),
     "tuning-resnet": lambda: tuned_table(tuning(), "resnet"),
     "versions": versions,
