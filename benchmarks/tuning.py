@@ -129,6 +129,7 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "more_momentum": lambda recipe: with_muon(recipe, momentum=0.87),
     "faster_norms": lambda recipe: with_norm_rate(recipe, 0.02),
     "fastest_norms": lambda recipe: with_norm_rate(recipe, 0.03),
+    "fivefold_norms": lambda recipe: with_norm_rate(recipe, 0.05),
 }
 
 
