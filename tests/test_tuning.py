@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from deepres.recipes.named import fast, paper
+from deepres.recipes.named import fast, faster, paper
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CHOSEN = "adam+shifts2+smaller+warmup+less_momentum+lower_head"
+CHOSEN_FOR_FASTER = "second+ahead+lower+fastest_norms"
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +40,11 @@ def test_fast_is_what_the_tuning_ended_with(tuning):
     rate = chosen.learning_rate * chosen.head_rate  # with Adam and Muon the last layer's alone
     expected = replace(chosen, learning_rate=round(rate, 6), head_rate=1.0, chain=fast().chain)
     assert fast() == expected
+
+
+def test_faster_is_what_its_tuning_ended_with(tuning):
+    chosen = tuning.make_recipe(CHOSEN_FOR_FASTER, 0.0625)
+    muon = replace(chosen.muon, learning_rate=round(chosen.muon.learning_rate, 6))
+    compute = 0.0625 * paper().compute(50_000)
+    expected = replace(chosen, name="faster", muon=muon, split="50k", chain=faster().chain).with_compute(compute)
+    assert faster() == expected
