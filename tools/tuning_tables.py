@@ -27,12 +27,17 @@ def ablation_table(report: Report) -> str:
     return markdown_table(headings, rows)
 
 
-def tuned_table(report: Report, family: str) -> str:
-    """Return the table of the runs with plain or residual nets, a row for each variant."""
+def tuned_table(report: Report, family: str, *, base: str = "none") -> str:
+    """Return the table of the runs with plain or residual nets from one base, a row for each variant.
+
+    The base is "none", the first version of `fast`, or a factor that all of them have, "second".
+    """
     groups: dict[tuple[str, str, str], list[Report]] = {}
     for row in report["rows"]:
-        if row["model"].startswith(family):
-            key = (row["model"], f"1/{1 / row['fraction']:.0f}", row["variant"].replace("+", ", "))
+        first, *others = row["variant"].split("+")
+        if row["model"].startswith(family) and (first == "second") == (base == "second"):
+            variant = ", ".join(others or ["none"] if base == "second" else [first, *others])
+            key = (row["model"], f"1/{1 / row['fraction']:.0f}", variant)
             groups.setdefault(key, []).append(row)
     rows = []
     for key, members in groups.items():
