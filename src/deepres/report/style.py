@@ -158,7 +158,14 @@ def encode_figure(figure: Figure, file_format: str, dpi: int = PNG_DPI) -> bytes
 
 
 def write_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Write a figure in some formats, which are their files' suffixes, atomically; return the paths."""
+    """Write a figure in some formats, which are their files' suffixes, atomically; return the paths.
+
+    It is laid out once, for all of them.
+    """
+    with house_style():
+        figure.set_dpi(PNG_DPI)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # what is laid out stays
     paths = [folder / f"{name}.{file_format}" for file_format in formats]
     for path, file_format in zip(paths, formats, strict=True):
         write_atomically(path, encode_figure(figure, file_format))
