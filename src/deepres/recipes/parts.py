@@ -110,7 +110,8 @@ class LookAhead:
     """Each gradient is taken ahead of the weights, along the running mean of their past changes.
 
     Yau et al., arXiv 2605.25395, 2026, "EMA-Nesterov". All parameters but the last linear layer's look ahead, see
-    `deepres.training.look_ahead`.
+    `deepres.training.look_ahead`. Evaluations meanwhile, and the weights of a run that is ended meanwhile, are those
+    ahead.
     """
 
     reach: float
