@@ -155,7 +155,7 @@ def draw_error_against_compute(summaries: Sequence[Summary]) -> Figure:
     known = [(summary, flop) for summary in summaries if (flop := summary.group.training_flop) is not None]
     series = list(dict.fromkeys((summary.group.label, width_of(summary.group.model)) for summary, _ in known))
     with house_style():
-        figure = new_figure(7.4, 4.8)
+        figure = new_figure(9.6, 4.8)
         axes = figure.add_subplot()
         for family in split_families([summary.group.model for summary, _ in known]):
             look, name = family_look(family), FAMILY_NAMES.get(family, family)
@@ -195,7 +195,7 @@ def draw_error_against_compute(summaries: Sequence[Summary]) -> Figure:
         add_grid(axes)
         axes.margins(y=0.12)
         if known:
-            axes.legend()
+            figure.legend(loc="outside right upper")  # there may be many recipes
     return figure
 
 
