@@ -28,6 +28,7 @@ from deepres.runs.statistics import Summary, summarize
 from deepres.zoo.catalogue import PACKAGED, list_cards
 
 ROOT = Path(__file__).parent.parent
+FLOAT32 = ROOT / "benchmarks" / "results" / "precisions"  # runs beside which those of bfloat16 stand
 STUDY = ROOT / "benchmarks" / "results" / "study"  # runs with one line changed, and their baseline
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -323,7 +324,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "compute-curve": compute_curve,
     "compute-spent": compute_spent,
     "install-size": install_size,
-    "precisions": lambda: precisions_table(load_runs([ROOT / "results"])[0], "resnet20", "fast"),
+    "precisions": lambda: precisions_table(load_runs([ROOT / "results", FLOAT32])[0], "resnet20", "fast"),
     "published": published,
     "reached": reached,
     "results": results,
