@@ -82,12 +82,6 @@ def with_part(recipe: Recipe, i: int, *, until: float) -> Recipe:
     return replace(recipe, low_resolutions=tuple(parts))
 
 
-def with_muon(recipe: Recipe, **settings: float) -> Recipe:
-    """Return the recipe with other settings of Muon."""
-    assert recipe.muon is not None
-    return replace(recipe, muon=replace(recipe.muon, **settings))
-
-
 def with_norm_rate(recipe: Recipe, rate: float) -> Recipe:
     """Return the recipe with another rate of batch normalization's scales and shifts."""
     return replace(recipe, norm_adam=Adam(learning_rate=rate, betas=(0.9, 0.99), eps=1e-10))
@@ -126,7 +120,7 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "lowest": lambda recipe: scale_rate(recipe, 0.6),
     "shifts3": lambda recipe: replace(recipe, pad=3),
     "cosine": lambda recipe: replace(recipe, schedule=Cosine(warmup=0.05)),
-    "more_momentum": lambda recipe: with_muon(recipe, momentum=0.87),
+    "more_momentum": lambda recipe: replace(recipe, muon=Muon(learning_rate=0.05, momentum=0.87)),
     "faster_norms": lambda recipe: with_norm_rate(recipe, 0.02),
     "fastest_norms": lambda recipe: with_norm_rate(recipe, 0.03),
     "fivefold_norms": lambda recipe: with_norm_rate(recipe, 0.05),

@@ -21,7 +21,7 @@ from tuning_tables import ablation_table, effects_table, tuned_table
 from deepres.recipes.named import get_recipe, paper
 from deepres.recipes.recipe import SPLITS
 from deepres.report.tables import find_missing, markdown_table, noted_table, row_cells, table_rows
-from deepres.runs.finished import depth_of, load_runs
+from deepres.runs.finished import FinishedRun, depth_of, load_runs
 from deepres.runs.groups import RunGroup, group_runs
 from deepres.runs.published import PUBLISHED
 from deepres.runs.statistics import Summary, summarize
@@ -31,6 +31,13 @@ ROOT = Path(__file__).parent.parent
 FLOAT32 = ROOT / "benchmarks" / "results" / "precisions"  # runs beside which those of bfloat16 stand
 STUDY = ROOT / "benchmarks" / "results" / "study"  # runs with one line changed, and their baseline
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def all_runs(*folders: Path) -> list[FinishedRun]:
+    """Return the runs in folders that hold finished ones alone."""
+    runs, skipped = load_runs(folders)
+    assert not skipped, skipped[0].reason
+    return runs
 
 
 def published() -> str:
@@ -308,7 +315,7 @@ def install_size() -> str:
 def tested_on() -> str:
     """Return on which systems the committed runs were trained, from what each recorded at its last start."""
     counts: Counter[tuple[str, ...]] = Counter()
-    for run in load_runs([ROOT / "results", STUDY])[0]:
+    for run in all_runs(ROOT / "results", STUDY):
         e = run.environment
         assert e.platform is not None
         system = " ".join(re.findall(r"^[A-Za-z]+|x86_64|aarch64|arm64|AMD64", e.platform))
@@ -324,12 +331,12 @@ PARTS: dict[str, Callable[[], str]] = {
     "compute-curve": compute_curve,
     "compute-spent": compute_spent,
     "install-size": install_size,
-    "precisions": lambda: precisions_table(load_runs([ROOT / "results", FLOAT32])[0], "resnet20", "fast"),
+    "precisions": lambda: precisions_table(all_runs(ROOT / "results", FLOAT32), "resnet20", "fast"),
     "published": published,
     "reached": reached,
     "results": results,
     "speed": speed,
-    "study": lambda: changes_table(load_runs([STUDY])[0]),
+    "study": lambda: changes_table(all_runs(STUDY)),
     "table-time": table_time,
     "tested-on": tested_on,
     "tuning-effects-after": lambda: effects_table(tuning(), "after"),
