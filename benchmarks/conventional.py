@@ -1,6 +1,6 @@
-"""The usual way of training these nets on a CPU, as the public repositories do, for comparison.
+"""The usual way of training these nets, as the public repositories do, for comparison.
 
-float32, eager, default memory layout; a `DataLoader` with two workers that pads, crops, flips and normalises image by
+float32, eager, default memory layout; a `DataLoader` whose workers pad, crop, flip and normalise image by
 image in Python; SGD with momentum. Nothing is evaluated on the training set.
 """
 
@@ -38,18 +38,36 @@ class PerImage(Dataset[tuple[Tensor, int]]):
         return (image - MEAN) / STD, int(self.labels[index])
 
 
-def conventional_steps(name: str, images: np.ndarray, labels: np.ndarray, batch_size: int) -> Iterator[float]:
+CPU = torch.device("cpu")
+
+
+def conventional_steps(
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+    *,
+    device: torch.device = CPU,
+    num_workers: int = 2,
+) -> Iterator[float]:
     """Train without end; yield the loss after each step."""
-    model = build_model(name)
+    model = build_model(name).to(device)
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     loader = DataLoader(
-        PerImage(images, labels), batch_size, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+        PerImage(images, labels),
+        batch_size,
+        shuffle=True,
+        num_workers=num_workers,
+        drop_last=True,
+        persistent_workers=True,
+        pin_memory=device.type == "cuda",
     )
     while True:
         for batch, targets in loader:
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(batch), targets)
+            outputs = model(batch.to(device, non_blocking=True))
+            loss = F.cross_entropy(outputs, targets.to(device, non_blocking=True))
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             yield loss.item()

@@ -1,5 +1,6 @@
 """Builds what computes a step, by name."""
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -118,8 +119,19 @@ def _build_on_gpu(model: ResNet, precision: str, capacity: int, examples: Sequen
         if reason is None:
             return FusedCudaNet(model, precision, capacity)
     except Exception as error:  # whatever Triton, its compiler or the driver raises: no type is documented
-        raise KernelsUnavailable(first_line(error)) from error
+        raise KernelsUnavailable(innermost_reason(error)) from error
     raise KernelsUnavailable(reason)
+
+
+def innermost_reason(error: BaseException) -> str:
+    """Return in one line why something failed.
+
+    Triton's compiler shows for each function on the way the source up to the place, and then, of the innermost, why.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines and re.fullmatch(r"at \d+:\d+:", lines[0]) else first_line(error)
 
 
 def without_tiles(precision: str) -> str | None:

@@ -38,7 +38,8 @@ def conv3x3_forward(
     image = pixels // (OUT_SIZE * OUT_SIZE)
     y = pixels // OUT_SIZE % OUT_SIZE * (IN_SIZE // OUT_SIZE) - 1
     x = pixels % OUT_SIZE * (IN_SIZE // OUT_SIZE) - 1
-    scale, shift = _load_normalization(scale_ptr, shift_ptr, in_channels)
+    scale = None if scale_ptr is None else tl.load(scale_ptr + in_channels)
+    shift = None if shift_ptr is None else tl.load(shift_ptr + in_channels)
 
     output = tl.zeros((TILE, OUT_CHANNELS), tl.float32)
     for tap in range(9):
@@ -96,7 +97,8 @@ def conv3x3_weight_gradient(
     row = tl.program_id(1)
     in_channels = tl.arange(0, IN_CHANNELS if IN_CHANNELS > 16 else 16)
     out_channels = tl.arange(0, OUT_CHANNELS)
-    scale, shift = _load_normalization(scale_ptr, shift_ptr, in_channels)
+    scale = None if scale_ptr is None else tl.load(scale_ptr + in_channels)
+    shift = None if shift_ptr is None else tl.load(shift_ptr + in_channels)
     a = tl.load(a_ptr + out_channels)
     b = tl.load(b_ptr + out_channels)
     c = tl.load(c_ptr + out_channels)
@@ -228,15 +230,6 @@ def store_sums(sums_ptr, first, second, channels, CHANNELS: tl.constexpr):
     at = channels * tl.num_programs(0) + tl.program_id(0)
     tl.store(sums_ptr + at, first)
     tl.store(sums_ptr + CHANNELS * tl.num_programs(0) + at, second)
-
-
-@triton.jit
-def _load_normalization(scale_ptr, shift_ptr, channels):
-    """Return scale and shift of the channels, or None twice."""
-    if scale_ptr is None:
-        return None, None
-    else:  # noqa: RET505 (the compiler knows no code behind a return)
-        return tl.load(scale_ptr + channels), tl.load(shift_ptr + channels)
 
 
 @triton.jit
