@@ -3,6 +3,7 @@
     python benchmarks/tuning.py --model plain56 --variants none shift+identity+adam+chain --seeds 0
     python benchmarks/tuning.py --model plain56 --design chains       # a half of the 2^4 factorial of the first four
     python benchmarks/tuning.py --model resnet20 --design ingredients # eight factors in twelve runs
+    python benchmarks/tuning.py --model resnet20 --design long --fraction 0.25 --device cuda --together 8
     python benchmarks/tuning.py --show                                # what the rows say
 
 Errors and losses are those of the 5,000 validation images of the 45k/5k split at the last step; the test set decides
@@ -13,7 +14,7 @@ failures too.
 import argparse
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from math import sqrt
@@ -28,6 +29,8 @@ import torch.nn.functional as F
 from ablation import scale_rate
 from reports import spread
 
+from deepres.backends.build import BACKENDS
+from deepres.backends.device import DEVICES, resolve_device
 from deepres.data.cifar10 import Cifar10, load_cifar10
 from deepres.errors import UserError
 from deepres.files import read_json, write_json
@@ -35,7 +38,8 @@ from deepres.models import MODELS
 from deepres.recipes.named import paper
 from deepres.recipes.recipe import Adam, Chain, Cosine, LookAhead, LowResolution, Muon, OneCycle, Recipe
 from deepres.runs.directory import RunDir
-from deepres.training.train import RunConfig, load_sets, train
+from deepres.training.together import train_together
+from deepres.training.train import Run, RunConfig, load_sets, train
 from deepres.weights.evaluate import predict_logits
 from deepres.weights.file import load_weights
 
@@ -119,6 +123,7 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "lower": lambda recipe: scale_rate(recipe, 0.8),
     "lowest": lambda recipe: scale_rate(recipe, 0.6),
     "shifts3": lambda recipe: replace(recipe, pad=3),
+    "shifts4": lambda recipe: replace(recipe, pad=4),
     "cosine": lambda recipe: replace(recipe, schedule=Cosine(warmup=0.05)),
     "more_momentum": lambda recipe: replace(recipe, muon=Muon(learning_rate=0.05, momentum=0.87)),
     "faster_norms": lambda recipe: with_norm_rate(recipe, 0.02),
@@ -152,6 +157,22 @@ def half_factorial(factors: Sequence[str], variants: Sequence[str]) -> Design:
         for other in others
     }
     return Design(tuple(variants), single | pairs, tuple(pairs))
+
+
+def factorial(factors: Sequence[str], base: str) -> Design:
+    """Cross three factors, each of them one of `FACTORS` or several joined by +; interactions are taken for noise."""
+    numbers = range(1 << len(factors))
+    with_factor = {name: tuple(bool(number >> i & 1) for number in numbers) for i, name in enumerate(factors)}
+    single = {name.replace("+", ", "): has for name, has in with_factor.items()}
+    first, second, third = single
+    interactions = {
+        " x ".join(names): tuple(
+            sum(single[name][number] for name in names) % 2 == len(names) % 2 for number in numbers
+        )
+        for names in ((first, second), (first, third), (second, third), (first, second, third))
+    }
+    variants = ["+".join([base, *(name for name in factors if with_factor[name][number])]) for number in numbers]
+    return Design(tuple(variants), single | interactions, tuple(interactions))
 
 
 def screening(factors: Sequence[str], base: str = "none") -> Design:
@@ -211,6 +232,8 @@ DESIGNS: Mapping[str, Design] = {
             )
         ],
     ),
+    # What `faster` has beside its rate, and what longer trainings may need.
+    "long": factorial(("ahead+fastest_norms", "lowest", "shifts4"), "second"),
 }
 
 
@@ -231,24 +254,55 @@ def val_loss(weights: Path, recipe: Recipe, data: Cifar10) -> float:
     return round(F.cross_entropy(logits, labels).item(), 4)
 
 
-def run(config: RunConfig, variant: str, fraction: float, data: Cifar10, run_dir: RunDir) -> dict[str, Any]:
-    """Train one net; return its row."""
-    row: dict[str, Any] = {"model": config.name, "variant": variant, "fraction": fraction, "seed": config.seed}
-    row |= {"precision": config.precision, "recipe": config.recipe.to_json(), "failure": None}
-    try:
-        result = train(config, data, run_dir.path, device=torch.device("cpu"))
-    except UserError as error:  # it diverged
-        return {**row, "failure": str(error).partition(";")[0]}
-    return {
-        **row,
-        "steps": result["steps"],
-        "backend": result["backend"],
-        "val_error": result["val_error_last"],
-        "val_loss": val_loss(run_dir.weights, config.recipe, data),
-        "train_error": result["train_error"],
-        "seconds": result["seconds"],
-        "commit": read_json(run_dir.environment)["commit"],
-    }
+@dataclass(frozen=True)
+class Trained:
+    """A net to be trained, and where."""
+
+    variant: str
+    fraction: float
+    config: RunConfig
+    run_dir: RunDir
+
+    def row(self, data: Cifar10, end: Mapping[str, Any] | Exception) -> dict[str, Any]:
+        """Return what there is to say of it, by its result.json or the error that it ended with."""
+        config = self.config
+        row = {"model": config.name, "variant": self.variant, "fraction": self.fraction, "seed": config.seed}
+        row |= {"precision": config.precision, "recipe": config.recipe.to_json(), "failure": None}
+        if isinstance(end, Exception):
+            if not isinstance(end, UserError):
+                raise end
+            return {**row, "failure": str(end).partition(";")[0]}  # it diverged
+        environment = read_json(self.run_dir.environment)
+        return {
+            **row,
+            "steps": end["steps"],
+            "backend": end["backend"],
+            "device": environment["device"],
+            "val_error": end["val_error_last"],
+            "val_loss": val_loss(self.run_dir.weights, config.recipe, data),
+            "train_error": end["train_error"],
+            "seconds": end["seconds"],
+            "commit": environment["commit"],
+        }
+
+
+def train_all(
+    runs: Sequence[Trained], data: Cifar10, device: torch.device, together: int
+) -> Iterator[tuple[Trained, Mapping[str, Any] | Exception]]:
+    """Train nets, one after the other or several that take turns; yield the result.json or the error of each."""
+    if together > 1:
+        by_path = {each.run_dir.path: each for each in runs}
+        all_ended = train_together(
+            (Run(each.config, data, each.run_dir.path) for each in runs), device=device, at_a_time=together
+        )
+        for ended in all_ended:
+            yield by_path[Path(ended.run.path)], ended.error or ended.result or {}
+        return
+    for each in runs:
+        try:
+            yield each, train(each.config, data, each.run_dir.path, device=device)
+        except UserError as error:
+            yield each, error
 
 
 def effects(design: Design, cells: Mapping[str, float]) -> dict[str, float]:
@@ -316,6 +370,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--fraction", type=float, default=0.025, help="of the paper's compute")
     parser.add_argument("--precision", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cpu", choices=DEVICES)
+    parser.add_argument("--backend", default="auto", choices=BACKENDS)
+    parser.add_argument("--together", type=int, default=1, help="runs that take turns, for a GPU")
     parser.add_argument("--runs", type=Path, default=Path("runs/tuning"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/tuning.json"))
     parser.add_argument("--show", action="store_true", help="print what the rows in --out say")
@@ -323,19 +380,23 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = read_json(arguments.out)["rows"] if arguments.out.exists() else []
     variants = DESIGNS[arguments.design].variants if arguments.design else arguments.variants
-    data = load_cifar10() if variants else None
-    for seed in arguments.seeds:
-        for variant in variants:
-            assert data is not None
-            recipe = make_recipe(variant, arguments.fraction)
-            config = RunConfig(arguments.model, recipe, seed=seed, precision=arguments.precision)
-            path = arguments.runs / f"{arguments.model}-{variant}-{arguments.fraction:g}-seed{seed}"
-            row = run(config, variant, arguments.fraction, data, RunDir(path))
-            keys = ("model", "variant", "fraction", "seed", "precision")
-            others = [other for other in rows if any(other[key] != row[key] for key in keys)]
-            rows = [*others, row]
+    if variants:
+        data, device = load_cifar10(), resolve_device(arguments.device)
+        runs = []
+        for seed in arguments.seeds:
+            for variant in variants:
+                recipe = make_recipe(variant, arguments.fraction)
+                config = RunConfig(
+                    arguments.model, recipe, seed=seed, precision=arguments.precision, backend=arguments.backend
+                )
+                name = f"{arguments.model}-{variant}-{arguments.fraction:g}-seed{seed}"
+                runs.append(Trained(variant, arguments.fraction, config, RunDir(arguments.runs / name)))
+        keys = ("model", "variant", "fraction", "seed", "precision")
+        for each, end in train_all(runs, data, device, arguments.together):
+            row = each.row(data, end)
+            rows = [*(other for other in rows if any(other[key] != row[key] for key in keys)), row]
             write_json(arguments.out, {"rows": rows, "effects": analyse(rows)})
-            print(path.name, row.get("val_error", row["failure"]), flush=True)
+            print(each.run_dir.path.name, row.get("val_error", row["failure"]), flush=True)
     if arguments.show:
         show(rows)
         write_json(arguments.out, {"rows": rows, "effects": analyse(rows)})  # rows of an older version have none

@@ -13,6 +13,7 @@ from deepres.backends.fused_cuda.layer import TILES, ceil_div
 from deepres.backends.fused_cuda.normalization import (
     batch_gradients,
     batch_statistics,
+    output_gradient,
     pool_gradient,
     residual_sum,
     running_normalization,
@@ -162,6 +163,54 @@ def test_residual_sum(shortcut_channels, dtype):
         },
     )()
     assert error(values, stored(maps(relu(expected)), dtype)) < STORED[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_passes_relu(dtype):
+    channels, num_pixels = 16, 9
+    output, values = randn(1, 3, 3, channels, dtype=dtype), torch.zeros(1, 3, 3, channels, dtype=dtype)
+    output[0, 1, 2, 5] = float("nan")
+    Launch(
+        residual_sum,
+        (1,),
+        {
+            "output_ptr": output,
+            "scale_ptr": torch.ones(channels),
+            "shift_ptr": torch.zeros(channels),
+            "shortcut_ptr": None,
+            "values_ptr": values,
+            "num_pixels": num_pixels,
+            "SIZE": 3,
+            "CHANNELS": channels,
+            "SHORTCUT_CHANNELS": 0,
+            "TILE": TILES[channels],
+        },
+    )()
+    assert values.isnan().nonzero().tolist() == [[0, 1, 2, 5]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradient_of_the_output(dtype):
+    channels = 32
+    gradient, output = (randn(B, 6, 6, channels, seed=seed, dtype=dtype) for seed in (1, 2))
+    (a, b, c), found = randn(3, channels, seed=3), torch.full_like(output, 7.0)
+    Launch(
+        output_gradient,
+        (ceil_div(B * 36, TILES[channels]),),
+        {
+            "gradient_ptr": gradient,
+            "output_ptr": output,
+            "a_ptr": a,
+            "b_ptr": b,
+            "c_ptr": c,
+            "output_gradient_ptr": found,
+            "num_pixels": B * 36,
+            "CHANNELS": channels,
+            "TILE": TILES[channels],
+        },
+    )()
+    expected = a.double() * gradient + b.double() * output + c.double()
+    assert error(found, stored(expected, dtype)) < STORED[dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,8 +1,8 @@
 """3x3 convolutions and their gradients as Triton kernels, on maps whose channels lie innermost.
 
-What stands between two convolutions is computed where it is read or written, so that it costs no passes over memory of
-its own: batch normalization and ReLU of the input as a convolution reads it, the sums for the batch normalization
-behind it on the way out; and the same in the backward pass.
+The sums for the batch normalization behind a convolution are made on its way out, so that they cost no pass over
+memory; and the same in the backward pass. Normalization and ReLU are passes of their own: a convolution reads each
+value nine times and would apply them as often, and GPUs are busier with its instructions than with its memory.
 
 A program computes the output of a tile of pixels. Sums over all pixels are left as one number for each tile, which
 `deepres.backends.fused_cuda.normalization` adds in a fixed order. There are no atomic additions, so the same inputs
@@ -18,9 +18,7 @@ import triton.language as tl
 
 @triton.jit
 def conv3x3_forward(
-    input_ptr,  # (B, IN_SIZE, IN_SIZE, IN_CHANNELS): values, or a convolution's output if there is a scale
-    scale_ptr,  # (IN_CHANNELS,) or None: the batch normalization of the input, which a ReLU follows
-    shift_ptr,  # (IN_CHANNELS,) or None
+    input_ptr,  # (B, IN_SIZE, IN_SIZE, IN_CHANNELS)
     weight_ptr,  # (OUT_CHANNELS, 3, 3, IN_CHANNELS)
     output_ptr,  # (B, OUT_SIZE, OUT_SIZE, OUT_CHANNELS)
     sums_ptr,  # (2, OUT_CHANNELS, tiles) or None: of each tile the sum of outputs, and of squares around their mean
@@ -29,31 +27,21 @@ def conv3x3_forward(
     OUT_SIZE: tl.constexpr,
     IN_CHANNELS: tl.constexpr,
     OUT_CHANNELS: tl.constexpr,
+    STRIDE: tl.constexpr,
     TILE: tl.constexpr,  # pixels of a tile
 ):
-    """Convolve with padding 1 and stride IN_SIZE / OUT_SIZE."""
+    """Convolve with padding 1 and stride STRIDE."""
     in_channels = tl.arange(0, IN_CHANNELS if IN_CHANNELS > 16 else 16)  # matrix products take 16 at least
     out_channels = tl.arange(0, OUT_CHANNELS)
     pixels = tl.program_id(0) * TILE + tl.arange(0, TILE)
     image = pixels // (OUT_SIZE * OUT_SIZE)
-    y = pixels // OUT_SIZE % OUT_SIZE * (IN_SIZE // OUT_SIZE) - 1
-    x = pixels % OUT_SIZE * (IN_SIZE // OUT_SIZE) - 1
-    scale = None if scale_ptr is None else tl.load(scale_ptr + in_channels)
-    shift = None if shift_ptr is None else tl.load(shift_ptr + in_channels)
+    y = pixels // OUT_SIZE % OUT_SIZE * STRIDE - 1
+    x = pixels % OUT_SIZE * STRIDE - 1
 
     output = tl.zeros((TILE, OUT_CHANNELS), tl.float32)
     for tap in range(9):
         values = _load_values(
-            input_ptr,
-            scale,
-            shift,
-            pixels < num_pixels,
-            image,
-            y + tap // 3,
-            x + tap % 3,
-            in_channels,
-            IN_SIZE,
-            IN_CHANNELS,
+            input_ptr, pixels < num_pixels, image, y + tap // 3, x + tap % 3, in_channels, IN_SIZE, IN_CHANNELS
         )
         at = (out_channels[None, :] * 9 + tap) * IN_CHANNELS + in_channels[:, None]
         weight = tl.load(weight_ptr + at, mask=in_channels[:, None] < IN_CHANNELS, other=0.0)
@@ -71,25 +59,19 @@ def conv3x3_forward(
 
 @triton.jit
 def conv3x3_weight_gradient(
-    input_ptr,  # as in the forward pass
-    scale_ptr,
-    shift_ptr,
-    gradient_ptr,  # (B, OUT_SIZE, OUT_SIZE, OUT_CHANNELS): behind the batch normalization of the output
-    output_ptr,  # (B, OUT_SIZE, OUT_SIZE, OUT_CHANNELS)
-    a_ptr,  # (OUT_CHANNELS,): the gradient of the output itself is a * gradient + b * output + c
-    b_ptr,  # (OUT_CHANNELS,)
-    c_ptr,  # (OUT_CHANNELS,)
-    output_gradient_ptr,  # (B, OUT_SIZE, OUT_SIZE, OUT_CHANNELS) or None: where that is left
+    input_ptr,  # (B, IN_SIZE, IN_SIZE, IN_CHANNELS)
+    output_gradient_ptr,  # (B, OUT_SIZE, OUT_SIZE, OUT_CHANNELS)
     parts_ptr,  # (parts, OUT_CHANNELS, 3, 3, IN_CHANNELS), float32
-    num_pixels,
+    num_pixels,  # B * OUT_SIZE * OUT_SIZE
     IN_SIZE: tl.constexpr,
     OUT_SIZE: tl.constexpr,
     IN_CHANNELS: tl.constexpr,
     OUT_CHANNELS: tl.constexpr,
+    STRIDE: tl.constexpr,
     TILE: tl.constexpr,
     TILES: tl.constexpr,  # of a part
 ):
-    """Sum the gradient of a row of taps over a part of the pixels; leave the output's gradient on the way.
+    """Sum the gradient of a row of taps over a part of the pixels.
 
     The first index of a program is its part, the second its row of taps.
     """
@@ -97,11 +79,6 @@ def conv3x3_weight_gradient(
     row = tl.program_id(1)
     in_channels = tl.arange(0, IN_CHANNELS if IN_CHANNELS > 16 else 16)
     out_channels = tl.arange(0, OUT_CHANNELS)
-    scale = None if scale_ptr is None else tl.load(scale_ptr + in_channels)
-    shift = None if shift_ptr is None else tl.load(shift_ptr + in_channels)
-    a = tl.load(a_ptr + out_channels)
-    b = tl.load(b_ptr + out_channels)
-    c = tl.load(c_ptr + out_channels)
 
     left = tl.zeros((OUT_CHANNELS, in_channels.shape[0]), tl.float32)
     middle = tl.zeros((OUT_CHANNELS, in_channels.shape[0]), tl.float32)
@@ -110,22 +87,16 @@ def conv3x3_weight_gradient(
         pixels = (part * TILES + i) * TILE + tl.arange(0, TILE)
         real = pixels < num_pixels
         at = pixels[:, None] * OUT_CHANNELS + out_channels[None, :]
-        gradient = tl.load(gradient_ptr + at, mask=real[:, None], other=0.0).to(tl.float32)
-        output = tl.load(output_ptr + at, mask=real[:, None], other=0.0).to(tl.float32)
-        gradient = a[None, :] * gradient + (b[None, :] * output + c[None, :])
-        gradient = tl.where(real[:, None], gradient, 0.0).to(gradient_ptr.dtype.element_ty)
-        if output_gradient_ptr is not None:
-            tl.store(output_gradient_ptr + at, gradient, mask=real[:, None] & (row == 0))
-        gradient = tl.trans(gradient)
+        gradient = tl.trans(tl.load(output_gradient_ptr + at, mask=real[:, None], other=0.0))
 
         image = pixels // (OUT_SIZE * OUT_SIZE)
-        y = pixels // OUT_SIZE % OUT_SIZE * (IN_SIZE // OUT_SIZE) - 1 + row
-        x = pixels % OUT_SIZE * (IN_SIZE // OUT_SIZE) - 1
-        values = _load_values(input_ptr, scale, shift, real, image, y, x, in_channels, IN_SIZE, IN_CHANNELS)
+        y = pixels // OUT_SIZE % OUT_SIZE * STRIDE - 1 + row
+        x = pixels % OUT_SIZE * STRIDE - 1
+        values = _load_values(input_ptr, real, image, y, x, in_channels, IN_SIZE, IN_CHANNELS)
         left = tl.dot(gradient, values, left, input_precision="ieee")
-        values = _load_values(input_ptr, scale, shift, real, image, y, x + 1, in_channels, IN_SIZE, IN_CHANNELS)
+        values = _load_values(input_ptr, real, image, y, x + 1, in_channels, IN_SIZE, IN_CHANNELS)
         middle = tl.dot(gradient, values, middle, input_precision="ieee")
-        values = _load_values(input_ptr, scale, shift, real, image, y, x + 2, in_channels, IN_SIZE, IN_CHANNELS)
+        values = _load_values(input_ptr, real, image, y, x + 2, in_channels, IN_SIZE, IN_CHANNELS)
         right = tl.dot(gradient, values, right, input_precision="ieee")
 
     at = ((part * OUT_CHANNELS + out_channels[:, None]) * 9 + row * 3) * IN_CHANNELS + in_channels[None, :]
@@ -140,60 +111,60 @@ def conv3x3_input_gradient(
     output_gradient_ptr,  # (B, OUT_SIZE, OUT_SIZE, OUT_CHANNELS)
     weight_ptr,  # (OUT_CHANNELS, 3, 3, IN_CHANNELS)
     shortcut_gradient_ptr,  # (B, OUT_SIZE, OUT_SIZE, OUT_CHANNELS) or None: of what a shortcut has made of the input
-    values_ptr,  # (B, IN_SIZE, IN_SIZE, IN_CHANNELS) or None: the input, where it was kept
+    values_ptr,  # (B, IN_SIZE, IN_SIZE, IN_CHANNELS): the input
     previous_ptr,  # (B, IN_SIZE, IN_SIZE, IN_CHANNELS): the convolution's output that the input was made from
-    scale_ptr,  # (IN_CHANNELS,): of that output's batch normalization, as all of these
-    shift_ptr,
-    mean_ptr,
-    inverse_std_ptr,
+    mean_ptr,  # (IN_CHANNELS,): of that output's batch normalization
+    inverse_std_ptr,  # (IN_CHANNELS,)
     gradient_ptr,  # (B, IN_SIZE, IN_SIZE, IN_CHANNELS): behind that batch normalization
-    sums_ptr,  # (2, IN_CHANNELS, tiles): of each tile the sum of gradients, and that of gradient * normalized output
+    sums_ptr,  # (2, IN_CHANNELS, programs): of each the sum of gradients, and that of gradient * normalized output
     num_pixels,  # B * IN_SIZE * IN_SIZE
     IN_SIZE: tl.constexpr,
     OUT_SIZE: tl.constexpr,
     IN_CHANNELS: tl.constexpr,
     OUT_CHANNELS: tl.constexpr,
+    STRIDE: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Compute the gradient of the input, add the shortcut's, and take it through the ReLU before."""
+    """Compute the gradient of the input, add the shortcut's, and take it through the ReLU before.
+
+    Where the stride is 2, a program computes pixels of even or odd rows and of even or odd columns, whose outputs have
+    the same taps, four at most: a program in four begins at an even row and column.
+    """
     in_channels = tl.arange(0, IN_CHANNELS)
     out_channels = tl.arange(0, OUT_CHANNELS)
-    pixels = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    real = pixels < num_pixels
-    image = pixels // (IN_SIZE * IN_SIZE)
-    y = pixels // IN_SIZE % IN_SIZE
-    x = pixels % IN_SIZE
+    odd = tl.program_id(0) % (STRIDE * STRIDE)
+    odd_row = odd // STRIDE
+    odd_column = odd % STRIDE
+    corners = tl.program_id(0) // (STRIDE * STRIDE) * TILE + tl.arange(0, TILE)  # of squares of stride x stride
+    real = corners < num_pixels // (STRIDE * STRIDE)
+    image = corners // (OUT_SIZE * OUT_SIZE)
+    corner_y = corners // OUT_SIZE % OUT_SIZE
+    corner_x = corners % OUT_SIZE
+    pixels = corners
+    if STRIDE != 1:
+        pixels = (image * IN_SIZE + corner_y * STRIDE + odd_row) * IN_SIZE + corner_x * STRIDE + odd_column
 
     gradient = tl.zeros((TILE, IN_CHANNELS), tl.float32)
     for tap in range(9):
-        # The output whose tap this pixel is: where the stride is 2, every other one is none.
-        out_y = y + 1 - tap // 3
-        out_x = x + 1 - tap % 3
-        there = real & (out_y >= 0) & (out_y < IN_SIZE) & (out_x >= 0) & (out_x < IN_SIZE)
-        if IN_SIZE != OUT_SIZE:
-            there = there & (out_y % 2 == 0) & (out_x % 2 == 0)
-            out_y = out_y // 2
-            out_x = out_x // 2
-        at = ((image * OUT_SIZE + out_y) * OUT_SIZE + out_x)[:, None] * OUT_CHANNELS + out_channels[None, :]
-        output_gradient = tl.load(output_gradient_ptr + at, mask=there[:, None], other=0.0)
-        weight = tl.load(weight_ptr + (out_channels[:, None] * 9 + tap) * IN_CHANNELS + in_channels[None, :])
-        gradient = tl.dot(output_gradient, weight, gradient, input_precision="ieee")
+        # The output whose tap this pixel is.
+        down = odd_row + 1 - tap // 3
+        right = odd_column + 1 - tap % 3
+        if STRIDE == 1 or (down % 2 == 0 and right % 2 == 0):
+            out_y = corner_y + down // STRIDE
+            out_x = corner_x + right // STRIDE
+            there = real & (out_y >= 0) & (out_y < OUT_SIZE) & (out_x >= 0) & (out_x < OUT_SIZE)
+            at = ((image * OUT_SIZE + out_y) * OUT_SIZE + out_x)[:, None] * OUT_CHANNELS + out_channels[None, :]
+            output_gradient = tl.load(output_gradient_ptr + at, mask=there[:, None], other=0.0)
+            weight = tl.load(weight_ptr + (out_channels[:, None] * 9 + tap) * IN_CHANNELS + in_channels[None, :])
+            gradient = tl.dot(output_gradient, weight, gradient, input_precision="ieee")
 
     at = pixels[:, None] * IN_CHANNELS + in_channels[None, :]
-    if shortcut_gradient_ptr is not None:
-        if IN_SIZE == OUT_SIZE:
-            shortcut = tl.load(shortcut_gradient_ptr + at, mask=real[:, None], other=0.0)
-        else:  # every other pixel went into the first channels
-            there = real & (y % 2 == 0) & (x % 2 == 0)
-            corner = (image * OUT_SIZE + y // 2) * OUT_SIZE + x // 2
-            corner_at = corner[:, None] * OUT_CHANNELS + in_channels[None, :]
-            shortcut = tl.load(shortcut_gradient_ptr + corner_at, mask=there[:, None], other=0.0)
+    if shortcut_gradient_ptr is not None:  # where the stride is 2, every other pixel went into the first channels
+        corner_at = corners[:, None] * OUT_CHANNELS + in_channels[None, :]
+        shortcut = tl.load(shortcut_gradient_ptr + corner_at, mask=(real & (odd == 0))[:, None], other=0.0)
         gradient += shortcut.to(tl.float32)
     previous = tl.load(previous_ptr + at, mask=real[:, None], other=0.0).to(tl.float32)
-    if values_ptr is not None:
-        passes = tl.load(values_ptr + at, mask=real[:, None], other=0.0) > 0
-    else:
-        passes = previous * tl.load(scale_ptr + in_channels)[None, :] + tl.load(shift_ptr + in_channels)[None, :] > 0
+    passes = tl.load(values_ptr + at, mask=real[:, None], other=0.0) > 0
     store_gradient(
         gradient_ptr,
         sums_ptr,
@@ -233,20 +204,10 @@ def store_sums(sums_ptr, first, second, channels, CHANNELS: tl.constexpr):
 
 
 @triton.jit
-def _load_values(input_ptr, scale, shift, real, image, y, x, channels, SIZE: tl.constexpr, CHANNELS: tl.constexpr):
+def _load_values(input_ptr, real, image, y, x, channels, SIZE: tl.constexpr, CHANNELS: tl.constexpr):
     """Return the input's values at (image, y, x), (pixels, channels): 0 beyond its border and beyond its channels."""
     there = (real & (y >= 0) & (y < SIZE) & (x >= 0) & (x < SIZE))[:, None]
     if CHANNELS < 16:
         there = there & (channels < CHANNELS)[None, :]
     at = ((image * SIZE + y) * SIZE + x)[:, None] * CHANNELS + channels[None, :]
-    values = tl.load(input_ptr + at, mask=there, other=0.0)
-    if scale is not None:
-        activated = relu(values.to(tl.float32) * scale[None, :] + shift[None, :])
-        values = tl.where(there, activated, 0.0).to(values.dtype)
-    return values
-
-
-@triton.jit
-def relu(x):
-    """Return the positive part; NaN stays NaN, so that a loss shows it."""
-    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.load(input_ptr + at, mask=there, other=0.0)

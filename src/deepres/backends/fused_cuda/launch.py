@@ -6,11 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-NUM_WARPS = 4  # groups of 32 threads of a program
-# The loads of a loop's next turn are not begun in this one: Triton would let them bypass the L1 cache, and a
-# convolution reads each value nine times.
-NUM_STAGES = 1
-
 
 @dataclass(frozen=True)
 class Launch:
@@ -21,6 +16,10 @@ class Launch:
     grid: tuple[int, ...]
     """How many programs there are, in up to three dimensions."""
     arguments: Mapping[str, Tensor | float | None]
+    warps: int = 4
+    """Groups of 32 threads of a program."""
+    stages: int = 1
+    """Turns of a loop that are underway at once: the loads of later ones are begun in an earlier one."""
 
     def __call__(self) -> None:
         """Start the kernel on the current stream; the first time it is compiled."""
@@ -32,4 +31,4 @@ class Launch:
 
     @property
     def _options(self) -> dict[str, int]:
-        return {"num_warps": NUM_WARPS, "num_stages": NUM_STAGES}
+        return {"num_warps": self.warps, "num_stages": self.stages}

@@ -16,6 +16,7 @@ from deepres.backends.fused_cuda.launch import Launch
 from deepres.backends.fused_cuda.normalization import (
     batch_gradients,
     batch_statistics,
+    output_gradient,
     pool_gradient,
     residual_sum,
     running_normalization,
@@ -23,12 +24,28 @@ from deepres.backends.fused_cuda.normalization import (
 
 Call = Callable[[], object]
 
-# Pixels that a program works on at once, by the channels of what it computes: as many as the registers hold.
-TILES = {16: 128, 32: 128, 64: 64}
-WEIGHT_GRADIENT_TILES = {16: 128, 32: 128, 64: 32}  # beside the sums of three taps
-# Pixels over which a program sums a weight gradient. Fewer are more programs at a time, and more memory traffic for
-# the sums of each of them, which are added up afterwards.
-PART = {16: 1024, 32: 512, 64: 256}
+
+@dataclass(frozen=True)
+class Split:
+    """How the work of a kernel is split up."""
+
+    tile: int
+    """Pixels that a program works on at once: as many as the registers hold."""
+    part: int = 0
+    """Pixels that a program works on one tile after the other; 0: those of one tile."""
+    warps: int = 4
+    """See `Launch`."""
+    stages: int = 1
+    """See `Launch`."""
+
+
+# By the channels of what is computed.
+FORWARD = {16: Split(128), 32: Split(128), 64: Split(64)}
+INPUT_GRADIENT = {16: Split(128), 32: Split(128), 64: Split(64)}
+# By the channels of the output. Smaller parts are more programs at a time, and more memory traffic for the sums of
+# each of them, which are added up afterwards.
+WEIGHT_GRADIENT = {16: Split(128, part=1024), 32: Split(128, part=512), 64: Split(32, part=256)}
+TILES = {16: 128, 32: 128, 64: 64}  # of kernels that work pixel by pixel
 SUMS = 1024  # of tiles and channels, that a program adds at once
 
 
@@ -44,7 +61,7 @@ class Weights:
     conv: nn.Conv2d
     norm: nn.BatchNorm2d
     rounded: Tensor
-    """The convolution's weights as the kernels read them: (out_channels, 3, 3, in_channels)."""
+    """The convolution's weights as the kernels read them: (out_channels, 3, 3, in_channels), 0 where padded."""
     conv_grad: Tensor
     """(out_channels, 3, 3, in_channels), float32."""
     norm_weight_grad: Tensor
@@ -71,43 +88,39 @@ class Scratch:
 
 
 class Layer:
-    """A convolution, its batch normalization, and the values that a ReLU makes of them where these are kept.
+    """A convolution, its batch normalization and ReLU, and the memory for what they compute.
 
     Args:
         weights: its parameters.
-        source: the layer before, or images, (capacity, size, size, 3).
-        kept: whether the values are kept, for the next convolution, a shortcut and the backward pass; else each makes
-            them anew from the convolution's output as it reads that.
-        shortcut: values that are added before the ReLU, if they are kept.
+        source: the layer before, or images, (capacity, size, size, 4).
+        shortcut: values that are added before the ReLU.
     """
 
-    def __init__(
-        self, weights: Weights, source: "Layer | Tensor", *, kept: bool, shortcut: Tensor | None = None
-    ) -> None:
+    def __init__(self, weights: Weights, source: "Layer | Tensor", shortcut: Tensor | None = None) -> None:
         self.weights = weights
         self._previous = None if isinstance(source, Tensor) else source
-        self._input: Tensor = source if isinstance(source, Tensor) else source.next_input
+        self._input: Tensor = source if isinstance(source, Tensor) else source.values
         self._shortcut = shortcut
         self._capacity: int
+        self._in_size: int
+        self._in_channels: int
         self._capacity, self._in_size, _, self._in_channels = self._input.shape
         self._size = self._in_size // weights.conv.stride[0]
         self._channels = weights.conv.out_channels
-        self._tile = TILES[self._channels]
         shape = (self._capacity, self._size, self._size, self._channels)
-        self.output = self._input.new_zeros(shape)
-        self.values = self._input.new_zeros(shape) if kept else None
+        self.output: Tensor = self._input.new_zeros(shape)
+        self.values: Tensor = self._input.new_zeros(shape)
+        # The parts into which the next layer divides these pixels as it computes their gradients.
+        self._gradient_groups = 1
+        if self._previous is not None:
+            self._previous._gradient_groups = (self._in_size // self._size) ** 2
         statistics = torch.zeros(7, self._channels, device=self.output.device)
-        self.mean, self.inverse_std, self.scale, self.shift, self._a, self._b, self._c = statistics
-
-    @property
-    def next_input(self) -> Tensor:
-        """What the next convolution reads: the values, or the output from which it makes them."""
-        return self.output if self.values is None else self.values
+        self.mean, self.inverse_std, self._scale, self._shift, self._a, self._b, self._c = statistics
 
     @property
     def num_sums(self) -> int:
         """The numbers that a pass over the output leaves of its tiles."""
-        return 2 * self._channels * self._num_tiles(self._capacity)
+        return 2 * self._channels * max(self._num_tiles(self._capacity), self._num_gradient_tiles(self._capacity))
 
     @property
     def num_parts(self) -> int:
@@ -118,18 +131,24 @@ class Layer:
         return num_images * self._size**2
 
     def _num_tiles(self, num_images: int) -> int:
-        return ceil_div(self._num_pixels(num_images), self._tile)
+        """The programs that compute the output."""
+        return ceil_div(self._num_pixels(num_images), FORWARD[self._channels].tile)
+
+    def _num_gradient_tiles(self, num_images: int) -> int:
+        """The programs that compute the gradient behind this batch normalization."""
+        groups = self._gradient_groups
+        return groups * ceil_div(self._num_pixels(num_images), groups * INPUT_GRADIENT[self._channels].tile)
 
     def _num_parts(self, num_images: int) -> int:
-        return ceil_div(self._num_pixels(num_images), PART[self._channels])
+        return ceil_div(self._num_pixels(num_images), WEIGHT_GRADIENT[self._channels].part)
 
     def forward(self, num_images: int, scratch: Scratch, *, training: bool) -> list[Call]:
-        """Return what computes the output, its normalization, and the values if they are kept."""
-        calls: list[Call] = [self._convolve(num_images, scratch.sums if training else None)]
-        calls.append(self._normalize_batch(num_images, scratch) if training else self._normalize_by_running())
-        if self.values is not None:
-            calls.append(self._add_shortcut(num_images))
-        return calls
+        """Return what computes the output, its normalization, and the values."""
+        return [
+            self._convolve(num_images, scratch.sums if training else None),
+            self._normalize_batch(num_images, scratch) if training else self._normalize_by_running(),
+            self._add_shortcut(num_images),
+        ]
 
     def backward(
         self,
@@ -148,8 +167,11 @@ class Layer:
             input_gradient: where the gradient behind the batch normalization before is left; None: it is not needed.
             shortcut_gradient: what a shortcut adds to the gradient of the input.
         """
-        calls: list[Call] = [self._normalization_gradients(num_images, scratch)]
-        calls += self._weight_gradient(num_images, scratch, gradient, needed=input_gradient is not None)
+        calls: list[Call] = [
+            self._normalization_gradients(num_images, scratch),
+            self._output_gradient(num_images, scratch, gradient),
+            *self._weight_gradient(num_images, scratch),
+        ]
         if input_gradient is not None:
             calls.append(self._input_gradient(num_images, scratch, input_gradient, shortcut_gradient))
         return calls
@@ -158,7 +180,7 @@ class Layer:
         """Return what takes the gradient of the values' means, float32 (capacity, channels), to `gradient`."""
         return Launch(
             pool_gradient,
-            (self._num_tiles(num_images),),
+            (self._num_gradient_tiles(num_images),),
             {
                 "pooled_gradient_ptr": pooled_gradient,
                 "values_ptr": self.values,
@@ -170,18 +192,9 @@ class Layer:
                 "num_pixels": self._num_pixels(num_images),
                 "SIZE": self._size,
                 "CHANNELS": self._channels,
-                "TILE": self._tile,
+                "TILE": INPUT_GRADIENT[self._channels].tile,
             },
         )
-
-    @property
-    def _input_arguments(self) -> dict[str, Tensor | None]:
-        made = self._previous if self._previous is not None and self._previous.values is None else None
-        return {
-            "input_ptr": self._input,
-            "scale_ptr": None if made is None else made.scale,
-            "shift_ptr": None if made is None else made.shift,
-        }
 
     @property
     def _shape(self) -> dict[str, int]:
@@ -190,28 +203,32 @@ class Layer:
             "OUT_SIZE": self._size,
             "IN_CHANNELS": self._in_channels,
             "OUT_CHANNELS": self._channels,
+            "STRIDE": self._in_size // self._size,
         }
 
     def _convolve(self, num_images: int, sums: Tensor | None) -> Launch:
+        split = FORWARD[self._channels]
         return Launch(
             conv3x3_forward,
             (self._num_tiles(num_images),),
             {
-                **self._input_arguments,
+                "input_ptr": self._input,
                 "weight_ptr": self.weights.rounded,
                 "output_ptr": self.output,
                 "sums_ptr": sums,
                 "num_pixels": self._num_pixels(num_images),
                 **self._shape,
-                "TILE": self._tile,
+                "TILE": split.tile,
             },
+            split.warps,
+            split.stages,
         )
 
     def _normalize_batch(self, num_images: int, scratch: Scratch) -> Launch:
-        norm = self.weights.norm
+        norm, num_tiles = self.weights.norm, self._num_tiles(num_images)
         return Launch(
             batch_statistics,
-            (self._channels // self._adding(num_images)["GROUP"],),
+            (self._channels // self._adding(num_tiles)["GROUP"],),
             {
                 "sums_ptr": scratch.sums,
                 "weight_ptr": norm.weight,
@@ -221,14 +238,14 @@ class Layer:
                 "num_batches_ptr": norm.num_batches_tracked,
                 "mean_ptr": self.mean,
                 "inverse_std_ptr": self.inverse_std,
-                "scale_ptr": self.scale,
-                "shift_ptr": self.shift,
-                "num_tiles": self._num_tiles(num_images),
+                "scale_ptr": self._scale,
+                "shift_ptr": self._shift,
+                "num_tiles": num_tiles,
                 "num_pixels": self._num_pixels(num_images),
                 "momentum": norm.momentum,
                 "eps": norm.eps,
-                "TILE": self._tile,
-                **self._adding(num_images),
+                "TILE": FORWARD[self._channels].tile,
+                **self._adding(num_tiles),
             },
         )
 
@@ -242,8 +259,8 @@ class Layer:
                 "bias_ptr": norm.bias,
                 "running_mean_ptr": norm.running_mean,
                 "running_var_ptr": norm.running_var,
-                "scale_ptr": self.scale,
-                "shift_ptr": self.shift,
+                "scale_ptr": self._scale,
+                "shift_ptr": self._shift,
                 "eps": norm.eps,
                 "CHANNELS": self._channels,
             },
@@ -252,25 +269,26 @@ class Layer:
     def _add_shortcut(self, num_images: int) -> Launch:
         return Launch(
             residual_sum,
-            (self._num_tiles(num_images),),
+            (ceil_div(self._num_pixels(num_images), TILES[self._channels]),),
             {
                 "output_ptr": self.output,
-                "scale_ptr": self.scale,
-                "shift_ptr": self.shift,
+                "scale_ptr": self._scale,
+                "shift_ptr": self._shift,
                 "shortcut_ptr": self._shortcut,
                 "values_ptr": self.values,
                 "num_pixels": self._num_pixels(num_images),
                 "SIZE": self._size,
                 "CHANNELS": self._channels,
                 "SHORTCUT_CHANNELS": 0 if self._shortcut is None else self._shortcut.shape[-1],
-                "TILE": self._tile,
+                "TILE": TILES[self._channels],
             },
         )
 
     def _normalization_gradients(self, num_images: int, scratch: Scratch) -> Launch:
+        num_tiles = self._num_gradient_tiles(num_images)
         return Launch(
             batch_gradients,
-            (self._channels // self._adding(num_images)["GROUP"],),
+            (self._channels // self._adding(num_tiles)["GROUP"],),
             {
                 "sums_ptr": scratch.sums,
                 "weight_ptr": self.weights.norm.weight,
@@ -281,15 +299,14 @@ class Layer:
                 "a_ptr": self._a,
                 "b_ptr": self._b,
                 "c_ptr": self._c,
-                "num_tiles": self._num_tiles(num_images),
+                "num_tiles": num_tiles,
                 "num_pixels": self._num_pixels(num_images),
-                **self._adding(num_images),
+                **self._adding(num_tiles),
             },
         )
 
-    def _adding(self, num_images: int) -> dict[str, int]:
+    def _adding(self, num_tiles: int) -> dict[str, int]:
         """Return how the sums of the tiles are added: those of many tiles, or of fewer tiles of more channels."""
-        num_tiles = self._num_tiles(num_images)
         chunk = min(SUMS, 1 << (num_tiles - 1).bit_length())
         return {
             "CHANNELS": self._channels,
@@ -298,25 +315,39 @@ class Layer:
             "CHUNKS": ceil_div(num_tiles, chunk),
         }
 
-    def _weight_gradient(self, num_images: int, scratch: Scratch, gradient: Tensor, *, needed: bool) -> list[Call]:
-        num_parts, tile = self._num_parts(num_images), WEIGHT_GRADIENT_TILES[self._channels]
-        launch = Launch(
-            conv3x3_weight_gradient,
-            (num_parts, 3),
+    def _output_gradient(self, num_images: int, scratch: Scratch, gradient: Tensor) -> Launch:
+        return Launch(
+            output_gradient,
+            (ceil_div(self._num_pixels(num_images), TILES[self._channels]),),
             {
-                **self._input_arguments,
                 "gradient_ptr": gradient,
                 "output_ptr": self.output,
                 "a_ptr": self._a,
                 "b_ptr": self._b,
                 "c_ptr": self._c,
-                "output_gradient_ptr": scratch.output_gradient if needed else None,
+                "output_gradient_ptr": scratch.output_gradient,
+                "num_pixels": self._num_pixels(num_images),
+                "CHANNELS": self._channels,
+                "TILE": TILES[self._channels],
+            },
+        )
+
+    def _weight_gradient(self, num_images: int, scratch: Scratch) -> list[Call]:
+        num_parts, split = self._num_parts(num_images), WEIGHT_GRADIENT[self._channels]
+        launch = Launch(
+            conv3x3_weight_gradient,
+            (num_parts, 3),
+            {
+                "input_ptr": self._input,
+                "output_gradient_ptr": scratch.output_gradient,
                 "parts_ptr": scratch.parts,
                 "num_pixels": self._num_pixels(num_images),
                 **self._shape,
-                "TILE": tile,
-                "TILES": ceil_div(min(self._num_pixels(num_images), PART[self._channels]), tile),
+                "TILE": split.tile,
+                "TILES": ceil_div(min(self._num_pixels(num_images), split.part), split.tile),
             },
+            split.warps,
+            split.stages,
         )
         grad = self.weights.conv_grad
         parts = scratch.parts[: num_parts * grad.numel()].view(num_parts, *grad.shape)
@@ -327,23 +358,24 @@ class Layer:
     ) -> Launch:
         before = self._previous
         assert before is not None
+        split = INPUT_GRADIENT[before._channels]
         return Launch(
             conv3x3_input_gradient,
-            (before._num_tiles(num_images),),
+            (before._num_gradient_tiles(num_images),),
             {
                 "output_gradient_ptr": scratch.output_gradient,
                 "weight_ptr": self.weights.rounded,
                 "shortcut_gradient_ptr": shortcut_gradient,
                 "values_ptr": before.values,
                 "previous_ptr": before.output,
-                "scale_ptr": before.scale,
-                "shift_ptr": before.shift,
                 "mean_ptr": before.mean,
                 "inverse_std_ptr": before.inverse_std,
                 "gradient_ptr": input_gradient,
                 "sums_ptr": scratch.sums,
                 "num_pixels": before._num_pixels(num_images),
                 **self._shape,
-                "TILE": before._tile,
+                "TILE": split.tile,
             },
+            split.warps,
+            split.stages,
         )

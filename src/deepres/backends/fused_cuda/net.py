@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deepres.backends.cross_entropy import are_hard_labels, soft_cross_entropy
@@ -10,7 +11,7 @@ from deepres.backends.fused.build import KernelsUnavailable
 from deepres.backends.fused.standard import why_not_standard
 from deepres.backends.fused_cuda.availability import MULTIPLE
 from deepres.backends.fused_cuda.layer import Weights
-from deepres.backends.fused_cuda.passes import IMAGE_CHANNELS, Passes
+from deepres.backends.fused_cuda.passes import IMAGE_CHANNELS, PADDED_CHANNELS, Passes
 from deepres.backends.in_place import InPlace
 from deepres.models import ResNet
 from deepres.models.blocks import Block
@@ -59,17 +60,16 @@ class FusedCudaNet:
         for block in self._model.modules():
             if isinstance(block, Block):
                 pairs += [(block.conv1, block.bn1), (block.conv2, block.bn2)]
-        return [
-            Weights(
-                conv,
-                norm,
-                rounded=_innermost_channels(conv.weight).to(self._dtype),
-                conv_grad=_innermost_channels(grads[id(conv.weight)]),
-                norm_weight_grad=grads[id(norm.weight)],
-                norm_bias_grad=grads[id(norm.bias)],
-            )
-            for conv, norm in pairs
-        ]
+        weights = []
+        for conv, norm in pairs:
+            rounded, conv_grad = _innermost_channels(conv.weight), _innermost_channels(grads[id(conv.weight)])
+            if conv.in_channels == IMAGE_CHANNELS:
+                rounded, conv_grad = (
+                    F.pad(each, (0, PADDED_CHANNELS - IMAGE_CHANNELS)) for each in (rounded, conv_grad)
+                )
+            rounded = rounded.to(self._dtype)
+            weights.append(Weights(conv, norm, rounded, conv_grad, grads[id(norm.weight)], grads[id(norm.bias)]))
+        return weights
 
     @torch.no_grad()
     def forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,6 +103,7 @@ class FusedCudaNet:
             torch.mm(logits_grad.t(), pooled, out=fc_weight_grad)
             torch.sum(logits_grad, dim=0, out=fc_bias_grad)
             passes.backward(logits_grad @ fc.weight)
+            _innermost_channels(self._grads[0]).copy_(self._weights[0].conv_grad[..., :IMAGE_CHANNELS])
         for parameter, grad in zip(self._parameters, self._grads, strict=True):
             parameter.grad = grad
         return loss, wrong
@@ -146,13 +147,14 @@ class FusedCudaNet:
 
     def _round_weights(self) -> None:
         self._in_place.check()
-        if self._dtype != torch.float32:  # where the kernels read the parameters themselves
-            rounded = [weights.rounded for weights in self._weights]
-            torch._foreach_copy_(rounded, [_innermost_channels(weights.conv.weight) for weights in self._weights])
+        # In float32 the kernels read most parameters themselves.
+        weights = self._weights if self._dtype != torch.float32 else self._weights[:1]
+        rounded = [each.rounded[..., : each.conv.in_channels] for each in weights]
+        torch._foreach_copy_(rounded, [_innermost_channels(each.conv.weight) for each in weights])
 
     def _pool(self, passes: Passes, images: Tensor, *, training: bool) -> Tensor:
         """Return the pooled features, float32 (B, 64)."""
-        passes.images[: len(images)].copy_(images.permute(0, 2, 3, 1))
+        passes.images[: len(images), ..., :IMAGE_CHANNELS].copy_(images.permute(0, 2, 3, 1))
         return passes.forward(len(images), training=training)
 
     def _on_device(self) -> AbstractContextManager[object]:

@@ -6,7 +6,7 @@ See `deepres.backends.fused_cuda.convolution` for what the arguments' names say.
 import triton
 import triton.language as tl
 
-from deepres.backends.fused_cuda.convolution import relu, store_gradient
+from deepres.backends.fused_cuda.convolution import store_gradient
 
 
 @triton.jit
@@ -156,7 +156,32 @@ def residual_sum(
                 shortcut_ptr + corner_at, mask=real & (channels < SHORTCUT_CHANNELS)[None, :], other=0.0
             )
         values += shortcut.to(tl.float32)
-    tl.store(values_ptr + at, relu(values).to(values_ptr.dtype.element_ty), mask=real)
+    values = tl.maximum(values, 0.0, propagate_nan=tl.PropagateNan.ALL)  # NaN stays NaN, so that a loss shows it
+    tl.store(values_ptr + at, values.to(values_ptr.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def output_gradient(
+    gradient_ptr,  # (num_pixels, CHANNELS): behind the batch normalization of a convolution's output
+    output_ptr,  # (num_pixels, CHANNELS)
+    a_ptr,  # (CHANNELS,), as `batch_gradients` leaves them
+    b_ptr,
+    c_ptr,
+    output_gradient_ptr,  # (num_pixels, CHANNELS)
+    num_pixels,
+    CHANNELS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Compute the gradient of the output itself, a * gradient + b * output + c."""
+    channels = tl.arange(0, CHANNELS)
+    pixels = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    real = (pixels < num_pixels)[:, None]
+    at = pixels[:, None] * CHANNELS + channels[None, :]
+    gradient = tl.load(gradient_ptr + at, mask=real, other=0.0).to(tl.float32)
+    output = tl.load(output_ptr + at, mask=real, other=0.0).to(tl.float32)
+    a, b, c = tl.load(a_ptr + channels), tl.load(b_ptr + channels), tl.load(c_ptr + channels)
+    gradient = a[None, :] * gradient + (b[None, :] * output + c[None, :])
+    tl.store(output_gradient_ptr + at, gradient.to(output_gradient_ptr.dtype.element_ty), mask=real)
 
 
 @triton.jit

@@ -8,6 +8,7 @@ from torch import Tensor
 from deepres.backends.fused_cuda.layer import Call, Layer, Scratch, Weights
 
 IMAGE_CHANNELS = 3
+PADDED_CHANNELS = 4  # of images in the kernels: a pixel is read at once
 
 
 class Passes:
@@ -23,23 +24,14 @@ class Passes:
     def __init__(self, weights: Sequence[Weights], size: int, capacity: int, *, residual: bool) -> None:
         self._residual = residual
         first, *others = weights
-        self.images = first.rounded.new_zeros(capacity, size, size, IMAGE_CHANNELS)
-        self._layers = [Layer(first, self.images, kept=residual)]
+        self.images = first.rounded.new_zeros(capacity, size, size, PADDED_CHANNELS)
+        self._layers = [Layer(first, self.images)]
         for i, each in enumerate(others, start=1):
-            ends_block = i % 2 == 0
-            self._layers.append(
-                Layer(
-                    each,
-                    self._layers[-1],
-                    kept=(residual and ends_block) or i == len(others),
-                    shortcut=self._layers[-2].values if residual and ends_block else None,
-                )
-            )
+            around = self._layers[-2].values if residual and i % 2 == 0 else None  # of a block's two layers
+            self._layers.append(Layer(each, self._layers[-1], around))
         self._scratch = Scratch(self._layers)
-        values = self._layers[-1].values
-        assert values is not None
-        self._features = values  # (capacity, size / 4, size / 4, 64)
-        self._pooled_gradient = torch.zeros(capacity, values.shape[-1], device=values.device)
+        self._features = self._layers[-1].values  # (capacity, size / 4, size / 4, 64)
+        self._pooled_gradient = self._features.new_zeros(capacity, self._features.shape[-1], dtype=torch.float32)
         self._calls: dict[tuple[str, int], list[Call]] = {}
 
     def forward(self, num_images: int, *, training: bool) -> Tensor:
