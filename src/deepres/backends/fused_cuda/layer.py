@@ -40,11 +40,15 @@ class Split:
 
 
 # By the channels of what is computed.
-FORWARD = {16: Split(128), 32: Split(128), 64: Split(64)}
-INPUT_GRADIENT = {16: Split(128), 32: Split(128), 64: Split(64)}
+FORWARD = {16: Split(256, stages=2), 32: Split(128, stages=3), 64: Split(64, stages=3)}
+INPUT_GRADIENT = {16: Split(256), 32: Split(128, stages=3), 64: Split(64, stages=3)}
 # By the channels of the output. Smaller parts are more programs at a time, and more memory traffic for the sums of
 # each of them, which are added up afterwards.
-WEIGHT_GRADIENT = {16: Split(128, part=1024), 32: Split(128, part=512), 64: Split(32, part=256)}
+WEIGHT_GRADIENT = {
+    16: Split(256, part=2048, stages=2),
+    32: Split(128, part=1024, stages=2),
+    64: Split(32, part=256, stages=3),
+}
 TILES = {16: 128, 32: 128, 64: 64}  # of kernels that work pixel by pixel
 SUMS = 1024  # of tiles and channels, that a program adds at once
 
