@@ -16,6 +16,7 @@ from textwrap import fill
 from typing import Any
 
 from comparison_tables import changes_table, mean_and_spread, precisions_table
+from gpu_tables import gpu_speed_table, gpu_splits_table
 from tuning_tables import ablation_table, effects_table, tuned_table
 
 from deepres.recipes.named import get_recipe, paper
@@ -28,8 +29,9 @@ from deepres.runs.statistics import Summary, summarize
 from deepres.zoo.catalogue import PACKAGED, list_cards
 
 ROOT = Path(__file__).parent.parent
-FLOAT32 = ROOT / "benchmarks" / "results" / "precisions"  # runs beside which those of bfloat16 stand
-STUDY = ROOT / "benchmarks" / "results" / "study"  # runs with one line changed, and their baseline
+RESULTS = ROOT / "benchmarks" / "results"
+FLOAT32 = RESULTS / "precisions"  # runs beside which those of bfloat16 stand
+STUDY = RESULTS / "study"  # runs with one line changed, and their baseline
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -331,6 +333,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "compute-curve": compute_curve,
     "compute-spent": compute_spent,
     "install-size": install_size,
+    "gpu-speed": lambda: gpu_speed_table(json.loads((RESULTS / "gpu_speed_h100.json").read_text())),
+    "gpu-splits": lambda: gpu_splits_table(json.loads((RESULTS / "gpu_splits_h100.json").read_text())),
     "precisions": lambda: precisions_table(all_runs(ROOT / "results", FLOAT32), "resnet20", "fast"),
     "published": published,
     "reached": reached,

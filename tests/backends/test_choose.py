@@ -292,19 +292,20 @@ def test_ties_go_to_the_first():
 )
 def test_a_gpu_computes_in_the_narrowest_precision_that_suits_it(gpu, capability, asked, precision):
     gpu.capability = capability
-    for backend in ("auto", "eager"):
-        assert gpu.choose(precision=asked, backend=backend) == (Choice(precision, "eager", {}), [])
+    for backend, chosen in (("auto", "fused"), ("eager", "eager")):
+        assert gpu.choose(precision=asked, backend=backend) == (Choice(precision, chosen, {}), [])
 
 
-def test_a_gpu_computes_by_the_fused_kernels_where_they_are_asked_for(gpu):
+def test_a_gpu_computes_by_the_fused_kernels_where_there_are_some(gpu):
+    for backend in ("auto", "fused"):
+        gpu.asked = []
+        assert gpu.choose(backend=backend) == (Choice("bfloat16", "fused", {}), [])
+        assert gpu.asked == ["bfloat16"]
     gpu.reason = "Triton is missing"
     with pytest.raises(UserError, match=r"the fused kernels do not work here \(Triton is missing\)"):
         gpu.choose(backend="fused")
-    gpu.reason, gpu.asked = None, []
-    choice, notices = gpu.choose(backend="fused")
-    assert choice == Choice("bfloat16", "fused", {})
-    assert notices == []
-    assert gpu.asked == ["bfloat16"]
+    notice = "no fused kernels (Triton is missing): going on without them, slower"
+    assert gpu.choose() == (Choice("bfloat16", "eager", {}), [notice])
 
 
 @pytest.fixture

@@ -110,8 +110,8 @@ def choose(
 
     On a CPU the fused kernels and plain torch are measured in float32 and, where the hardware has it, bfloat16.
     Starting torch.compile takes longer than that: it replaces plain torch where this was the fastest and the run is
-    long. A GPU computes by plain torch, in the narrowest precision that suits it, and by its fused kernels where they
-    are asked for: nobody has timed those yet. Nothing is measured there.
+    long. Nothing is measured on a GPU: it computes in the narrowest precision that suits it, and by the fused kernels
+    where there are some.
 
     Args:
         model: left as it is.
@@ -133,7 +133,7 @@ def choose(
     if device.type != "cpu":
         precisions = precisions[-1:]
     ways: list[Way] = []
-    if backend == "fused" or (backend == "auto" and device.type == "cpu"):
+    if backend in ("auto", "fused"):
         with ThreadPoolExecutor() as pool:  # who asks for kernels for the first time has them compiled
             answers = list(pool.map(lambda each: machine.why_not_fused(model, device, each, sizes), precisions))
         ways += [("fused", each) for each, reason in zip(precisions, answers, strict=True) if reason is None]
@@ -141,7 +141,7 @@ def choose(
         if backend == "fused" and not ways:
             raise kernels_error(reasons[0])
         if not ways:
-            notice(without_kernels(reasons[0], device))
+            notice(without_kernels(reasons[0]))
     if backend != "fused":
         ways += [("eager", each) for each in precisions]
     speeds: Mapping[str, float] = {}
