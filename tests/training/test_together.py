@@ -39,6 +39,13 @@ def alone(tmp_path_factory, tiny_data):
     return folder
 
 
+def test_curves_are_drawn_when_no_run_waits_for_them(tmp_path, tiny_data):
+    runs, early = runs_in(tmp_path, tiny_data), []
+    train_together(runs, device=CPU, at_a_time=2, ended=lambda end: early.append(RunDir(end.run.path).curve.exists()))
+    assert early == [False, False]
+    assert all(RunDir(run.path).curve.exists() for run in runs)
+
+
 def runs_in(folder, data, **reporters):
     return [
         Run(made, data, folder / name, **({"reporter": reporters[name]} if name in reporters else {}))

@@ -2,9 +2,10 @@
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -94,6 +95,7 @@ class Recorder(SilentRecorder):
         run_dir: held by this process.
         reporter: receives the progress.
         checkpoint_minutes: time between checkpoints.
+        later: what is put in here is done when the runs beside this one have ended; None: there are none.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Recorder(SilentRecorder):
         run_dir: RunDir,
         reporter: Reporter,
         checkpoint_minutes: float,
+        later: list[Callable[[], None]] | None = None,
     ) -> None:
         super().__init__(config, trainer, sets)
         self.record = record
@@ -114,6 +117,7 @@ class Recorder(SilentRecorder):
         self.clock = Clock()
         self.events: Events | None = None
         self.target = 0
+        self._later = later
         self._saved_step = -1
         self._saved_at = 0.0
         self._drawn_at = time.monotonic()
@@ -216,8 +220,8 @@ class Recorder(SilentRecorder):
         self.rows.append(self._row(self.trainer.epochs_done, error))
         self.trainer.start_epoch()
         self._publish(self.rows)
-        if time.monotonic() - self._drawn_at > CURVE_SECONDS:
-            self._draw(self.rows, notice=False)
+        if self._later is None and time.monotonic() - self._drawn_at > CURVE_SECONDS:
+            self._drawing(self.rows, notice=lambda _: None)()
             self._drawn_at = time.monotonic()
 
     def leave(self) -> None:
@@ -275,7 +279,11 @@ class Recorder(SilentRecorder):
         result = replace(result, test_metrics=metrics_of_logits(*answers), **ema)
         content = result.to_json()
         write_json(self.run_dir.result, content)
-        self._draw(rows)
+        drawing = self._drawing(rows, self.reporter.notice)
+        if self._later is None:
+            drawing()
+        else:  # the other runs would wait for it
+            self._later.append(drawing)
         return content
 
     @property
@@ -367,16 +375,20 @@ class Recorder(SilentRecorder):
         named = classes if classes != CLASSES and len(classes) == self.sets.num_classes else None
         save_weights(path, self.config.model, model, normalization, named)
 
-    def _draw(self, rows: Sequence[Row], *, notice: bool = True) -> None:
-        """Draw curve.png; a failure, such as that there is no Matplotlib, is no more than a notice."""
+    def _drawing(self, rows: Sequence[Row], notice: Callable[[str], None]) -> Callable[[], None]:
+        """Return what draws curve.png; it holds nothing of the net."""
         title = f"{self.config.name}, recipe {self.config.recipe.name}, seed {self.config.seed}"
-        try:
-            with extra_needed("it", "report"):
-                picture = draw_curve(rows, self._held_out, title)
-            write_atomically(self.run_dir.curve, picture)
-        except Exception as error:  # whatever Matplotlib raises
-            if notice:
-                self.reporter.notice(f"no {self.run_dir.curve.name} ({first_line(error)}); the result is complete")
+        return partial(_draw, self.run_dir.curve, list(rows), self._held_out, title, notice)
+
+
+def _draw(path: Path, rows: Sequence[Row], held_out: str, title: str, notice: Callable[[str], None]) -> None:
+    """Draw a curve; a failure, such as that there is no Matplotlib, is no more than a notice."""
+    try:
+        with extra_needed("it", "report"):
+            picture = draw_curve(rows, held_out, title)
+        write_atomically(path, picture)
+    except Exception as error:  # whatever Matplotlib raises
+        notice(f"no {path.name} ({first_line(error)}); the result is complete")
 
 
 def _foreign(path: object, error: Exception) -> UserError:

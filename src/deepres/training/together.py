@@ -44,7 +44,7 @@ def train_together(
 
     Each leaves in its run directory what `train` leaves there, with the same bits; its times are those it took beside
     the others. On an NVIDIA GPU each computes on a stream of its own, so that their steps overlap. A run that fails,
-    because it diverges for example, is left out, and the others continue.
+    because it diverges for example, is left out, and the others continue. Curves are drawn when all have ended.
 
     Args:
         runs: each in another directory. The next one is asked for when there is a place for it.
@@ -59,6 +59,7 @@ def train_together(
     """
     waiting, stop = iter(runs), StopRequest()
     all_ended: list[Ended] = []
+    later: list[Callable[[], None]] = []
     places = [own_stream(device) for _ in range(at_a_time)]
     active: list[tuple[Run, Generator[None, None, dict[str, Any]], AbstractContextManager[Any]]] = []
     with stop_requests(stop):
@@ -67,7 +68,8 @@ def train_together(
                 while places and stop.signal_number is None and (run := next(waiting, None)) is not None:
                     if all_ended:
                         gc.collect()  # images and nets of those runs, parts of which refer to one another in circles
-                    active.append((run, take_turns(run, device, checkpoint_minutes, stop=stop), places.pop()))
+                    turns = take_turns(run, device, checkpoint_minutes, stop=stop, later=later)
+                    active.append((run, turns, places.pop()))
                 if not active:
                     break
                 for place in list(active):
@@ -83,6 +85,8 @@ def train_together(
         finally:
             for _, turns, _ in active:
                 turns.close()
+    for act in later:
+        act()
     if stop.signal_number is not None:
         raise InterruptedRun(stop.signal_number)
     return all_ended

@@ -96,6 +96,7 @@ def take_turns(
     checkpoint_minutes: float,
     group: Group | None = None,
     stop: StopRequest | None = None,
+    later: list[Callable[[], None]] | None = None,
 ) -> Generator[None, None, dict[str, Any]]:
     """Do what `train` does in turns: get ready in the first, then take a step in each; return the run's result.json.
 
@@ -105,6 +106,7 @@ def take_turns(
         checkpoint_minutes: time between checkpoints.
         group: the processes that train together.
         stop: asks the run to stop; None: SIGINT and SIGTERM do, once it is ready.
+        later: is given what may wait until the runs beside this one have ended; None: there are none.
     """
     keep_freed_memory()
     run_dir, group = RunDir(run.path), group or Group()
@@ -121,7 +123,7 @@ def take_turns(
         recorder: SilentRecorder | None
         if group.rank > 0:
             recorder = follow(config, sets, device, group)
-        elif (recorder := lead(run, config, sets, target, device, group, checkpoint_minutes)) is None:
+        elif (recorder := lead(run, config, sets, target, device, group, checkpoint_minutes, later)) is None:
             run.reporter.notice(f"the run in {run_dir} is finished: nothing to do")
         if recorder is None:
             result = finished_result(run_dir, target) if group.rank == 0 else None
@@ -160,6 +162,7 @@ def lead(
     device: torch.device,
     group: Group,
     checkpoint_minutes: float,
+    later: list[Callable[[], None]] | None,
 ) -> Recorder | None:
     """Claim the directory, build the run's trainer there, resume it, and let the other processes know of it.
 
@@ -172,7 +175,8 @@ def lead(
         return None
     trainer = build_trainer(config, sets, device, group, notice=reporter.notice, fall_back=fall_back)
     config = replace(config, backend=trainer.backend.name)
-    recorder = Recorder(config, config.record(sets.record), trainer, sets, run_dir, reporter, checkpoint_minutes)
+    record = config.record(sets.record)
+    recorder = Recorder(config, record, trainer, sets, run_dir, reporter, checkpoint_minutes, later)
     state = recorder.resume()
     recorder.record_environment(run.command)
     group.broadcast((config.precision, config.backend, config.evaluate_every, state))
