@@ -1,6 +1,6 @@
 """Whole nets of `deepres.backends.fused_cuda` against torch, in Triton's interpreter; `test_interpreter.py` runs them.
 
-The nets have 8 layers, and images 12 to 24 rows, which fill no whole tiles: the interpreter is slow.
+The nets have 8 layers, and images 8 to 24 rows, which fill no whole tiles: the interpreter is slow.
 """
 
 import copy
@@ -86,7 +86,7 @@ def test_gradients_statistics_and_logits_are_those_of_autograd(name, num_images,
 def test_two_steps_are_those_of_plain_torch(monkeypatch):
     """By SGD, on labels that are distributions, and on fewer images than there is memory for."""
     model = make_model("resnet8")
-    images, labels = far_from_kinks(model, 3, 12, monkeypatch)
+    images, labels = far_from_kinks(model, 3, 8, monkeypatch)
     targets = 0.9 * F.one_hot(labels, 10) + 0.01
     models = model, copy.deepcopy(model)
     backends = FusedCudaNet(models[0], "float32", 5), TorchBackend(models[1], CPU, "float32", False, pytest.fail)
@@ -106,10 +106,10 @@ def test_two_steps_are_those_of_plain_torch(monkeypatch):
 
 def test_steps_repeat_bit_for_bit_and_leave_gradients_where_they_were():
     """Whatever the capacity, and after other work."""
-    images, labels = batch(2, 12)
+    images, labels = batch(2, 8)
     models = [make_model("resnet8") for _ in range(2)]
     net, larger = FusedCudaNet(models[0], "bfloat16", 2), FusedCudaNet(models[1], "bfloat16", 3)
-    larger.forward_backward(*batch(3, 12, seed=1))
+    larger.forward_backward(*batch(3, 8, seed=1))
     models[1].load_state_dict(models[0].state_dict())
 
     first, _ = net.forward_backward(images, labels)
@@ -136,7 +136,7 @@ def test_a_recorded_step_is_replayed_on_other_images_and_weights(monkeypatch):
     model = make_model("resnet8")
     plain = copy.deepcopy(model)
     net, plain_net = (FusedCudaNet(each, "bfloat16", 2) for each in (model, plain))
-    images, labels = (tensor.clone() for tensor in batch(2, 12))
+    images, labels = (tensor.clone() for tensor in batch(2, 8))
     net.forward_backward(images, labels)
 
     tape, launch = Tape(), Launch.__call__
@@ -152,7 +152,7 @@ def test_a_recorded_step_is_replayed_on_other_images_and_weights(monkeypatch):
 
     assert not {getattr(function, "overloadpacket", function).__name__ for function, *_ in tape.calls} & set(UNORDERED)
 
-    others = batch(2, 12, seed=1)
+    others = batch(2, 8, seed=1)
     with torch.no_grad():
         images.copy_(others[0])
         labels.copy_(others[1])
@@ -173,7 +173,7 @@ def test_a_recorded_step_is_replayed_on_other_images_and_weights(monkeypatch):
 
 @pytest.mark.parametrize("name", ["resnet8", "plain8"])
 def test_the_comparison_at_the_start_of_a_run_finds_them_equal(name):
-    examples = [batch(2, 12), batch(1, 16)]
+    examples = [batch(2, 8), batch(1, 12)]
     assert disagreement(make_model(name), "bfloat16", examples, FusedCudaNet) is None
 
 
