@@ -12,8 +12,8 @@ from deepres.models import build_model
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
-# Compute capabilities with the rows of the images: A100, RTX 30, RTX 40, H100, B200, RTX 50. For A100 and H100 all kernels
-# of a residual net and a plain one, for the others the convolutions of a residual net, which need the most.
+# Compute capabilities with the rows of the images: A100, RTX 30, RTX 40, H100, B200, RTX 50. For A100 and H100 all
+# kernels of a residual net and a plain one, for the others the convolutions of a residual net, which need the most.
 ALL, CONVOLUTIONS = ("resnet14", "plain14"), ("resnet14",)
 GPUS = [
     (80, (32, 24), ALL),
