@@ -1,7 +1,10 @@
 """The kernels stand for the sources that they were written for: an edited forward pass is another net."""
 
+import ast
 import functools
 import importlib.util
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,6 +77,24 @@ def test_comments_docstrings_and_layout_are_no_change(tmp_path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert source_digest(module.one) == source_digest(one)
+
+
+def test_no_two_threads_parse_at_once(monkeypatch):
+    """Which Python 3.11 does not stand: https://github.com/python/cpython/issues/106905."""
+    parse, parsing, most = ast.parse, [], []
+
+    def slow_parse(source):
+        parsing.append(source)
+        most.append(len(parsing))
+        time.sleep(0.02)
+        parsing.pop()
+        return parse(source)
+
+    monkeypatch.setattr(ast, "parse", slow_parse)
+    with ThreadPoolExecutor(4) as pool:
+        digests = list(pool.map(source_digest, [Block.forward] * 8))
+    assert len(set(digests)) == 1
+    assert most == [1] * 8
 
 
 def test_what_has_no_source_has_no_digest():

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from itertools import pairwise
+from threading import Lock
 from types import FunctionType
 from typing import Any
 
@@ -30,6 +31,7 @@ FORWARDS: dict[tuple[type[nn.Module], str], str] = {
 }
 FREE = ("training", "_parameters", "_buffers", "_modules")  # attributes compared by themselves, or of no consequence
 NORM_SETTINGS = ("eps", "momentum")  # the kernels take any number
+ONE_PARSES = Lock()  # two threads that parse at once may fail: CPython issue 106905
 
 
 def why_not_standard(model: nn.Module, device_type: str = "cpu") -> str | None:
@@ -50,7 +52,8 @@ def source_digest(function: Callable[..., Any]) -> str | None:
         return None
     try:
         source = inspect.getsource(function.__code__)  # not of what a decorator wraps
-        (definition,) = ast.parse(textwrap.dedent(source)).body
+        with ONE_PARSES:
+            (definition,) = ast.parse(textwrap.dedent(source)).body
     except (OSError, SyntaxError, TypeError, ValueError):
         return None
     if not isinstance(definition, ast.FunctionDef):
