@@ -90,8 +90,8 @@ def test_no_two_threads_parse_at_once(monkeypatch):
         parsing.pop()
         return parse(source)
 
-    monkeypatch.setattr(ast, "parse", slow_parse)
-    with ThreadPoolExecutor(4) as pool:
+    with monkeypatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(ast, "parse", slow_parse)
         digests = list(pool.map(source_digest, [Block.forward] * 8))
     assert len(set(digests)) == 1
     assert most == [1] * 8
