@@ -169,11 +169,12 @@ class Trained:
                 raise end
             return {**row, "failure": str(end).partition(";")[0]}  # it diverged
         environment = read_json(self.run_dir.environment)
+        starts = [*environment["earlier_starts"], environment]
         return {
             **row,
             "steps": end["steps"],
             "backend": end["backend"],
-            "device": environment["device"],
+            "devices": list(dict.fromkeys(start["device"] for start in starts)),
             "val_error": end["val_error_last"],
             "val_loss": val_loss(self.run_dir.weights, config.recipe, data),
             "train_error": end["train_error"],

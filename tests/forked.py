@@ -49,7 +49,11 @@ def _begin(arguments: list[str], variables: dict[str, str], output: str, workers
 
 
 def _torchrun(arguments: list[str], workers: int) -> None:
-    """Do as `torchrun --standalone -m deepres` does, but that it forks its workers too."""
+    """Do as `torchrun --standalone -m deepres` does, but that it forks its workers too.
+
+    Of workers that stop on request, those of higher ranks end with success and would wait for torchrun half a minute.
+    """
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "8"
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     config = LaunchConfig(

@@ -345,6 +345,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "tested-on": tested_on,
     "tuning-effects-after": lambda: effects_table(tuning(), "after"),
     "tuning-effects-chains": lambda: effects_table(tuning(), "chains"),
+    "tuning-effects-long": lambda: effects_table(tuning(), "long"),
     "tuning-effects-ingredients": lambda: effects_table(tuning(), "ingredients"),
     "tuning-effects-second": lambda: effects_table(tuning(), "second"),
     "tuning-plain": lambda: tuned_table(tuning(), "plain"),
