@@ -14,10 +14,10 @@ import pytest
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
 
-@pytest.mark.parametrize("module", ["bfloat16", "convolution", "normalization", "net"])
-def test_in_the_interpreter(module):
-    path = Path(__file__).parent / f"{module}_in_interpreter.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", path]
+@pytest.mark.parametrize("modules", ["bfloat16 convolution normalization", "net"])
+def test_in_the_interpreter(modules):
+    paths = [Path(__file__).parent / f"{module}_in_interpreter.py" for module in modules.split()]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
