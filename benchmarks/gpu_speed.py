@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from conventional import conventional_steps
 from reports import write_report
+from torch import Tensor
 
 from deepres.backends.device import describe_device, resolve_device
 from deepres.backends.machine import num_cores
@@ -53,6 +54,24 @@ def each_step(function: Callable[[], None]) -> Callable[[], None]:
     return function
 
 
+def random_images() -> tuple[Tensor, Tensor]:
+    """Return images, uint8 (N, 3, 32, 32), and labels, as many as CIFAR-10 has to train on."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (NUM_IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return images, torch.randint(10, (NUM_IMAGES,), generator=generator)
+
+
+def milliseconds(turn: Callable[[], None], device: torch.device, seconds: float, at_least: int) -> float:
+    """Take turns for about so many seconds, some at least; return the time of one, with all that it leaves the GPU."""
+    torch.cuda.synchronize(device)
+    start, turns = time.perf_counter(), 0
+    while turns < at_least or time.perf_counter() - start < seconds:
+        turn()
+        turns += 1
+    torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / turns * 1e3
+
+
 class Contenders:
     """What is measured of one net by one recipe.
 
@@ -70,10 +89,8 @@ class Contenders:
         self.total_steps = self.recipe.total_steps(NUM_IMAGES)
         parts = self.recipe.parts(self.total_steps)
         self.size, self.first_step, _ = max(parts, key=lambda part: part[2] - part[1])
-        generator = torch.Generator().manual_seed(0)
-        self._images = torch.randint(256, (NUM_IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
-        self._labels = torch.randint(10, (NUM_IMAGES,), generator=generator)
-        self._there = self._images.to(device), self._labels.to(device)
+        images, labels = random_images()
+        self._there = images.to(device), labels.to(device)
         self.ways: dict[str, Measure] = {}
         self.failures: dict[str, str] = {}
         for backend in backends:
@@ -119,19 +136,13 @@ class Contenders:
             with stream:
                 trainers.append(self._trainer(backend, seed, graph=graph))
 
-        def measure(seconds: float) -> float:
-            torch.cuda.synchronize(self.device)
-            start, rounds = time.perf_counter(), 0
-            while rounds < 5 or time.perf_counter() - start < seconds:
-                for trainer, stream in zip(trainers, streams, strict=True):
-                    with stream:
-                        trainer.advance()
-                        trainer.step = self.first_step + trainer.step % 100  # its images stay of one size
-                rounds += 1
-            torch.cuda.synchronize(self.device)
-            return (time.perf_counter() - start) / rounds / number * 1e3
+        def turns() -> None:
+            for trainer, stream in zip(trainers, streams, strict=True):
+                with stream:
+                    trainer.advance()
+                    trainer.step = self.first_step + trainer.step % 100  # its images stay of one size
 
-        return measure
+        return lambda seconds: milliseconds(turns, self.device, seconds, at_least=5) / number
 
     def _evaluation(self, backend: str) -> Measure:
         trainer = self._trainer(backend, 0, graph=True)
@@ -139,15 +150,10 @@ class Contenders:
         for _ in range(2):  # the second is recorded
             trainer.evaluate(images)
 
-        def measure(seconds: float) -> float:
-            torch.cuda.synchronize(self.device)
-            start, rounds = time.perf_counter(), 0
-            while rounds < 2 or time.perf_counter() - start < seconds:
-                trainer.evaluate(images).sum().item()
-                rounds += 1
-            return (time.perf_counter() - start) / rounds * 1e3
+        def evaluate() -> None:
+            trainer.evaluate(images).sum().item()
 
-        return measure
+        return lambda seconds: milliseconds(evaluate, self.device, seconds, at_least=2)
 
     @property
     def pixels(self) -> float:
@@ -157,12 +163,13 @@ class Contenders:
 
 def conventional(name: str, device: torch.device) -> Measure:
     """The usual way of the public repositories, on the GPU."""
-    random = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (NUM_IMAGES, 3, 32, 32), dtype=torch.uint8, generator=random).numpy()
-    labels = torch.randint(10, (NUM_IMAGES,), generator=random).numpy()
+    images, labels = (tensor.numpy() for tensor in random_images())
     steps: Iterator[float] = conventional_steps(
         name, images, labels, CONVENTIONAL_BATCH, device=device, num_workers=num_cores()
     )
+
+    def step() -> None:
+        next(steps)
 
     def measure(seconds: float) -> float:
         with torch.backends.cudnn.flags(
@@ -170,11 +177,7 @@ def conventional(name: str, device: torch.device) -> Measure:
         ):  # as usual
             for _ in range(3):
                 next(steps)
-            start, taken = time.perf_counter(), 0
-            while taken < 5 or time.perf_counter() - start < seconds:
-                next(steps)
-                taken += 1
-            return (time.perf_counter() - start) / taken * 1e3
+            return milliseconds(step, device, seconds, at_least=5)
 
     return measure
 

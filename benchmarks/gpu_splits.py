@@ -161,7 +161,7 @@ def measure(device: torch.device) -> dict[str, float]:
 
 def fastest(candidates: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
     """Return the name of the fastest candidate for each table and number of channels."""
-    keys = [key for key in next(iter(candidates.values())) if key.isupper() or key.split()[0].isupper()]
+    keys = [key for key in next(iter(candidates.values())) if key.isupper()]
     return {key: min(candidates, key=lambda name: candidates[name][key]) for key in keys}
 
 
