@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from deepres.data.mixing import build_mixing, cutmix, cutout, distributions
+from deepres.data.mixing import build_mixing, cutmix, cutout, distributions, draw_box
 from deepres.errors import UserError
 from deepres.recipes.named import one_cycle
 
-B, C = 64, 10
+B, C, STEPS = 64, 10, 100
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def batch():
 
 
 def test_without_ingredients_there_is_nothing_to_do():
-    assert build_mixing(one_cycle(), 0, C) is None
+    assert build_mixing(one_cycle(), 0, C, STEPS) is None
 
 
 @pytest.mark.parametrize("changes", [{"cutout": 8}, {"mixup": 0.2}, {"cutmix": 1.0}, {"label_smoothing": 0.1}])
 def test_a_step_is_the_same_at_each_call_and_another_than_the_next(batch, changes):
-    mixing = build_mixing(replace(one_cycle(), **changes), 3, C)
+    mixing = build_mixing(replace(one_cycle(), **changes), 3, C, STEPS)
     first, again, other = mixing(*batch, 5), mixing(*batch, 5), mixing(*batch, 6)
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
@@ -40,7 +40,8 @@ def test_smoothed_labels_are_szegedys(batch):
 
 def test_cutout_makes_a_square_zero_around_any_pixel():
     images = torch.ones(2000, 1, 32, 32)
-    holes = cutout(images, 8, torch.Generator().manual_seed(0)) == 0
+    first = build_mixing(replace(one_cycle(), cutout=8), 0, C, STEPS).draw(0, 2000, 32).squares
+    holes = cutout(images, 8, first) == 0
     areas = holes.sum(dim=(1, 2, 3))
     assert areas.max() == 64  # inside
     assert areas.min() == 16  # a corner: half of each side lies outside
@@ -49,18 +50,32 @@ def test_cutout_makes_a_square_zero_around_any_pixel():
     assert bool((often > 0).all())
 
 
-def test_cutmix_shares_labels_as_it_shares_pixels(batch):
+def test_cutmix_shares_labels_as_it_shares_pixels():
     images = torch.arange(B).float()[:, None, None, None].expand(B, 3, 32, 32)
-    partners = torch.arange(B).flip(0)
-    mixed, share = cutmix(images, partners, 0.6, np.random.default_rng(1))
+    box, share = draw_box(0.6, 32, np.random.default_rng(1))
+    mixed = cutmix(images, torch.arange(B).flip(0), torch.tensor(box))
     own = (mixed == images).float().mean(dim=(1, 2, 3))
     assert torch.allclose(own, torch.full((B,), share))
     assert 0.6 <= share < 1  # at the edge less is cut out
 
 
+@pytest.mark.parametrize("kind", [{"mixup": 1.0}, {"cutmix": 1.0}])
+def test_mixing_stops_when_it_is_to(batch, kind):
+    mixing = build_mixing(replace(one_cycle(), mixing_until=0.85, label_smoothing=0.1, **kind), 3, C, STEPS)
+    assert not torch.equal(mixing(*batch, 84)[0], batch[0])
+    images, targets = mixing(*batch, 85)
+    assert torch.equal(images, batch[0])
+    assert torch.equal(targets, distributions(batch[1], C, 0.1))
+
+
+def test_when_mixing_stops_is_said_where_something_is_mixed():
+    with pytest.raises(UserError, match="mixing_until is when mixup or cutmix stops: set one of them too"):
+        replace(one_cycle(), mixing_until=0.5, cutout=8)
+
+
 def test_mixup_mixes_images_and_labels_in_one_proportion(batch):
     images = torch.nn.functional.one_hot(batch[1], C).float()[:, :, None, None].expand(B, C, 4, 4)
-    mixed, targets = build_mixing(replace(one_cycle(), mixup=1.0), 0, C)(images, batch[1], 7)
+    mixed, targets = build_mixing(replace(one_cycle(), mixup=1.0), 0, C, STEPS)(images, batch[1], 7)
     assert torch.allclose(mixed[:, :, 0, 0], targets, atol=1e-6)
     assert float(targets.max(dim=1).values.min()) < 0.99
 
@@ -75,7 +90,7 @@ def test_an_augmentation_of_ones_own_is_called_and_checked(batch, tmp_path, monk
         "def labels(images, labels, generator):\n    return images, labels.float()\n"
         "def fails(images, labels, generator):\n    return 1 / 0\n"
     )
-    images, _ = build_mixing(replace(one_cycle(), augmentation="aug.py:noise"), 0, C)(*batch, 0)
+    images, _ = build_mixing(replace(one_cycle(), augmentation="aug.py:noise"), 0, C, STEPS)(*batch, 0)
     assert float((images - batch[0]).std()) == pytest.approx(1, abs=0.05)
     for name, message in (
         ("wrong", r"returns images torch.float32 \(1, 3, 32, 32\): they must be float32 \(64, 3, 32, 32\)"),
@@ -83,4 +98,4 @@ def test_an_augmentation_of_ones_own_is_called_and_checked(batch, tmp_path, monk
         ("fails", r"fails \(ZeroDivisionError: division by zero\)"),
     ):
         with pytest.raises(UserError, match=message):
-            build_mixing(replace(one_cycle(), augmentation=f"aug.py:{name}"), 0, C)(*batch, 0)
+            build_mixing(replace(one_cycle(), augmentation=f"aug.py:{name}"), 0, C, STEPS)(*batch, 0)

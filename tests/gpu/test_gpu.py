@@ -42,6 +42,7 @@ RECIPES = {
     "paper": replace(paper(), steps=STEPS, schedule=replace(paper().schedule, milestones=(20, 40))),
     "fast": replace(fast(), steps=STEPS, epochs=None),  # on images of 16, 24, then 32 rows
 }
+RECIPES["mixed"] = replace(RECIPES["fast"], mixup=0.2, mixing_until=0.85, ema=0.99)
 RECIPES["ahead"] = replace(RECIPES["fast"], look_ahead=LookAhead(reach=0.6, decay=0.5))
 NUM_IMAGES = 1000
 
@@ -113,7 +114,7 @@ def test_the_card_is_known(device):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["resnet20", "plain20"])
-@pytest.mark.parametrize("recipe", ["paper", "fast", "ahead"])
+@pytest.mark.parametrize("recipe", ["paper", "fast", "ahead", "mixed"])
 def test_replayed_steps_and_evaluations_are_the_plain_ones_bit_for_bit(
     trainer_of, device, data, recipe, name, backend
 ):

@@ -21,6 +21,8 @@ RECIPES = {
 }
 RECIPES["norms by SGD"] = replace(RECIPES["fast"], norm_adam=None)
 RECIPES["ahead"] = replace(RECIPES["fast"], look_ahead=LookAhead(reach=0.6, decay=0.5))
+RECIPES["mixed"] = replace(RECIPES["fast"], mixup=0.5, mixing_until=0.7, cutout=8)
+RECIPES["cut and smoothed"] = replace(RECIPES["fast"], cutmix=1.0, label_smoothing=0.1)
 RECIPES["clipped and averaged"] = replace(RECIPES["paper"], clip_norm=0.5, ema=0.5)
 
 
@@ -89,6 +91,8 @@ def assert_same_state(one, other):
         ("fast", "plain20", "float32"),
         ("norms by SGD", "plain20", "float32"),
         ("ahead", "resnet20", "float32"),
+        ("mixed", "resnet20", "float32"),
+        ("cut and smoothed", "small", "float32"),
         ("clipped and averaged", "small", "float32"),
         ("fast", "resnet20", "bfloat16"),
         ("fast", "small", "float16"),  # which a CPU computes slowly
@@ -180,10 +184,19 @@ def test_where_nothing_can_be_recorded_steps_are_taken_plainly(trainer_of):
     assert_same_state(replayed, plain)
 
 
-def test_nets_of_ones_own_are_not_recorded(images_and_labels):
+def own_augmentation(images, labels, generator):
+    return images, labels
+
+
+def test_nets_and_augmentations_of_ones_own_are_not_recorded(images_and_labels):
     """Their Python code may do something else at each step."""
-    for name, recorded in (("resnet20", True), (SmallNet, False)):
-        recipe = RECIPES["paper"]
+    own = replace(RECIPES["paper"], augmentation=f"{__name__}:own_augmentation")
+    for name, recipe, recorded in (
+        ("resnet20", RECIPES["paper"], True),
+        ("resnet20", RECIPES["mixed"], True),
+        (SmallNet, RECIPES["paper"], False),
+        ("resnet20", own, False),
+    ):
         trainer = Trainer(
             name=name,
             option="A",

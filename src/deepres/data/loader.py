@@ -8,35 +8,42 @@ import torch
 from torch import Tensor
 
 from deepres.data.augment import SMALLER, Augmentation, Normalization, crop_and_flip, shrink
-from deepres.data.mixing import Mixing, build_mixing
+from deepres.data.mixing import Draw, Mixing, build_mixing
 from deepres.recipes.recipe import Recipe
 from deepres.seeding import Stream, derive_generator
+
+DRAWN_TOGETHER = 64  # steps
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which images a mini-batch has, and how each of them is cropped and flipped.
+    """Which images a mini-batch has, and how each of them is cropped, flipped and mixed.
 
     Attributes:
         indices: int64 (B,), of the training images.
         augmentation: the crops and flips.
+        draw: what is mixed and cut out, where chance decides that before the images are made.
     """
 
     indices: Tensor
     augmentation: Augmentation
+    draw: Draw | None = None
 
     @classmethod
-    def blank(cls, num_images: int, device: torch.device) -> "Choice":
+    def blank(cls, num_images: int, device: torch.device, *, mixed: bool = False) -> "Choice":
         """Return tensors for a choice that `load` fills in."""
         offsets = torch.zeros(num_images, 2, dtype=torch.int64, device=device)
         flips = torch.zeros(num_images, dtype=torch.bool, device=device)
-        return cls(torch.zeros(num_images, dtype=torch.int64, device=device), Augmentation(offsets, flips))
+        indices = torch.zeros(num_images, dtype=torch.int64, device=device)
+        return cls(indices, Augmentation(offsets, flips), Draw.blank(num_images, device) if mixed else None)
 
     def load(self, other: "Choice") -> None:
         """Copy another choice of as many images into the tensors of this one."""
         self.indices.copy_(other.indices)
         self.augmentation.offsets.copy_(other.augmentation.offsets)
         self.augmentation.flips.copy_(other.augmentation.flips)
+        if self.draw is not None and other.draw is not None:
+            self.draw.load(other.draw)
 
 
 class TrainStream:
@@ -91,6 +98,7 @@ class TrainStream:
         if flips == "alternating":
             self._first_flips = torch.rand(len(images), generator=derive_generator(seed, Stream.FLIPS)) < 0.5
         self._epoch_plan = lru_cache(maxsize=2)(self._draw_epoch)
+        self._mixing_plan = lru_cache(maxsize=2)(self._draw_mixing)
 
     def batch(self, step: int, share: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Return the mini-batch of a step, counted from 0, or a share of it.
@@ -104,20 +112,33 @@ class TrainStream:
     def choose(self, step: int, share: slice = slice(None)) -> Choice:
         """Return which images make up the mini-batch of a step, counted from 0, or a share of it, and how."""
         indices, augmentation = self._choose(step)
-        return Choice(indices[share], augmentation[share])
+        choice = Choice(indices[share], augmentation[share])
+        if not self.is_mixed_by_choice:
+            return choice
+        block, place = divmod(step, DRAWN_TOGETHER)
+        return replace(choice, draw=self._mixing_plan(block, len(choice.indices))[place])
+
+    @property
+    def is_mixed_by_choice(self) -> bool:
+        """Whether images are mixed or cut out by what `choose` draws."""
+        return self.mixing is not None and self.mixing.is_drawn_ahead
+
+    @property
+    def is_made_by_choice(self) -> bool:
+        """Whether `make` depends on the step by the size of images alone: a graph can hold it for all of that size."""
+        return self.mixing is None or self.mixing.is_drawn_ahead
 
     def make(self, choice: Choice, step: int) -> tuple[Tensor, Tensor]:
         """Return the mini-batch of a choice, see `batch`.
 
-        It looks at no value of a tensor and, but for the mixing, depends on the step by the size of images alone: a
-        graph can hold it for all steps of that size.
+        It looks at no value of a tensor, but for an augmentation of one's own; see `is_made_by_choice`.
         """
         images = self.normalization(self.images[choice.indices])
         images = crop_and_flip(images, choice.augmentation, self.pad, self.padding)
         if (size := self.image_size(step)) is not None:
             images = self._make_smaller(images, size)
         labels = self.labels[choice.indices]
-        return (images, labels) if self.mixing is None else self.mixing(images, labels, step)
+        return (images, labels) if self.mixing is None else self.mixing(images, labels, step, choice.draw)
 
     def examples(self, num_images: int, sizes: Sequence[int | None]) -> list[tuple[Tensor, Tensor]]:
         """Return the first images as they are trained on but for crops and flips, with labels, once for each size."""
@@ -140,6 +161,14 @@ class TrainStream:
             torch.cat([choices.offsets for _, choices in pieces]),
             torch.cat([choices.flips for _, choices in pieces]),
         )
+
+    def _draw_mixing(self, block: int, num_images: int) -> Draw:
+        """Return what is drawn for the steps of a block, stacked: a device gets it at once and waits for no step's."""
+        assert self.mixing is not None
+        rows = self.images.shape[-1]
+        steps = range(block * DRAWN_TOGETHER, (block + 1) * DRAWN_TOGETHER)
+        draws = [self.mixing.draw(step, num_images, self.image_size(step) or rows) for step in steps]
+        return Draw.stack(draws, self.images.device)
 
     def _draw_epoch(self, epoch: int) -> tuple[Tensor, Augmentation]:
         generator = derive_generator(self.seed, Stream.BATCHES, epoch)
@@ -187,5 +216,5 @@ def build_stream(
         seed=seed,
         image_size=lambda step: recipe.image_size(step, total_steps),
         make_smaller=SMALLER[recipe.small_images],
-        mixing=build_mixing(recipe, seed, num_classes),
+        mixing=build_mixing(recipe, seed, num_classes, total_steps),
     )

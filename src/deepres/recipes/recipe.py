@@ -116,6 +116,9 @@ class Recipe:
     cutmix: float | None = None
     """If set, a rectangle of each image, of a share of its area drawn from Beta(cutmix, cutmix), is another image's,
     and so is that share of its label. Yun et al., "CutMix", 2019."""
+    mixing_until: float = 1.0
+    """The share of the training after which mixup and CutMix stop. He et al., "Data augmentation revisited", 2019, end
+    on images that are not mixed."""
     augmentation: str | None = None
     """If set, FILE.py:NAME or module:NAME of a function of normalized, cropped and flipped images, float32
     (B, 3, H, W), labels, int64 (B,), and a torch.Generator, which returns images and labels: int64 (B,), or float32
@@ -178,6 +181,7 @@ class Recipe:
         for name in ("clip_norm", "mixup", "cutmix"):
             if (value := getattr(self, name)) is not None:
                 a_number(name, value, above=0)
+        a_number("mixing_until", self.mixing_until, above=0, at_most=1)
         if self.ema is not None:
             a_number("ema", self.ema, at_least=0, below=1)
         if self.augmentation is not None:
@@ -185,6 +189,8 @@ class Recipe:
             must_be(named, "augmentation", self.augmentation, "FILE.py:NAME or module:NAME")
         if self.mixup is not None and self.cutmix is not None:
             raise UserError(f"recipe {self.name}: mixup and cutmix exclude each other: switch one off with =none")
+        if self.mixing_until != 1 and self.mixup is None and self.cutmix is None:
+            raise UserError(f"recipe {self.name}: mixing_until is when mixup or cutmix stops: set one of them too")
         if self.optimizer is not None and (self.muon is not None or self.norm_adam is not None):
             raise UserError(
                 f"recipe {self.name}: Muon or Adam trains a part of the net: switch them off with muon=none and "

@@ -61,8 +61,8 @@ class Trainer:
 
     What a step computes, `_compute`, reads and writes only tensors that stay where they are, into which `advance` puts
     the step's images, crops, flips and rates. So an NVIDIA GPU records it once for each size of image and replays it.
-    Nets and optimizers of others are not recorded, nor are mixed mini-batches: their Python code may do something else
-    at each step.
+    Nets, optimizers and augmentations of others are not recorded: their Python code may do something else at each
+    step.
 
     Args:
         name: the net, by name or as one's own, see `deepres.training.nets`.
@@ -139,9 +139,9 @@ class Trainer:
         self._stop_agreed = False
         self.last_checkpoint: str | None = None
         share = self.group.share(stream.batch_size)
-        self._choice = Choice.blank(share.stop - share.start, stream.images.device)
+        self._choice = Choice.blank(share.stop - share.start, stream.images.device, mixed=stream.is_mixed_by_choice)
         self._losses = Losses(device, 1 if device.type == "cpu" else WINDOW)
-        same = isinstance(name, str) and recipe.optimizer is None and stream.mixing is None  # at each step
+        same = isinstance(name, str) and recipe.optimizer is None and stream.is_made_by_choice
         if record is None and same and replays_graphs(device):
             record = CudaRecorder(device)
         self._replays = Replays(record if same else None, notice)
