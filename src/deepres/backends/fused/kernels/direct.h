@@ -12,6 +12,7 @@
 #include "layer.h"
 #include "shape.h"
 #include "simd.h"
+#include "tasks.h"
 
 namespace {
 
@@ -246,6 +247,7 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
   static void backward(const Layer& layer, int num_images, const Element* g, const Element* shortcut_grad,
                        Element* input_grad, float* chunk_grads, int num_threads) {
     const Input& input = layer.input;
+    const Tasks tasks(num_images, num_threads, kIn == kImageChannels);
 #pragma omp parallel num_threads(num_threads)
     {
       Scratch& scratch = thread_scratch();
@@ -254,10 +256,11 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
       memset(scratch.grad_pairs, 0, kGradPairRow * sizeof(Element));
       memset(scratch.grad_pairs + (kOutSize + 1) * kGradPairRow, 0, kGradPairRow * sizeof(Element));
 #pragma omp for schedule(dynamic, 1)
-      for (int chunk = 0; chunk < kNumChunks; chunk++) {
-        float* chunk_grad = chunk_grads + chunk * kWeights;
-        memset(chunk_grad, 0, kWeights * sizeof(float));
-        for (int n = chunk * num_images / kNumChunks; n < (chunk + 1) * num_images / kNumChunks; n++) {
+      for (int i = 0; i < tasks.count(); i++) {
+        const Task task = tasks[i];
+        float* chunk_grad = chunk_grads + task.chunk * kWeights;
+        if (task.weight_grad) memset(chunk_grad, 0, kWeights * sizeof(float));
+        for (int n = task.begin; n < task.end; n++) {
           const ptrdiff_t in_offset = ptrdiff_t{n} * kInImage, out_offset = ptrdiff_t{n} * kOutImage;
           if (input.values) {
             copy_input(scratch.input, input.values + in_offset);
@@ -266,9 +269,9 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
                            image_shortcut(input, n), nullptr);
           }
           load_output_grad(scratch, layer, g + out_offset, layer.output + out_offset);
-          DirectWeightGrad<kIn, kOut, kInSize, kStride>::add(scratch, chunk_grad);
+          if (task.weight_grad) DirectWeightGrad<kIn, kOut, kInSize, kStride>::add(scratch, chunk_grad);
           if constexpr (kIn != kImageChannels) {
-            write_input_grad(scratch, layer, n, shortcut_grad, input_grad, g, n + 1 == num_images);
+            if (task.input_grad) write_input_grad(scratch, layer, n, shortcut_grad, input_grad, g, n + 1 == num_images);
           }
         }
       }

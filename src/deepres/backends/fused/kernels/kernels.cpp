@@ -37,7 +37,7 @@
 //
 // Results depend neither on the number of threads nor on their timing: sums for the statistics are kept per image,
 // sums for the weight gradient per chunk of images, and both are added up in order. Images are the unit of parallel
-// work in the forward pass, chunks in the backward pass.
+// work in the forward pass, chunks in the backward pass, see tasks.h.
 //
 // Where what is:
 //

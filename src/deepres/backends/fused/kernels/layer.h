@@ -57,8 +57,8 @@ struct Layer {
 namespace {
 
 constexpr int kPack = 4 / sizeof(Element);           // elements of a lane
-constexpr int kNumChunks = 8;                        // parts of a batch whose weight gradients are summed apart: the
-                                                     // most threads of the backward pass; more cost memory traffic
+constexpr int kNumChunks = 8;                        // parts of a batch whose weight gradients are summed apart, each by
+                                                     // one thread, see tasks.h; more cost memory traffic
 constexpr int kMaxChannels = 64;
 constexpr int kImageChannels = 4;                    // three of the image and one of zeros
 constexpr int kImageSize = DEEPRES_SIZE;             // rows and columns of an image, and of the first stage

@@ -17,6 +17,7 @@
 #include "layer.h"
 #include "shape.h"
 #include "simd.h"
+#include "tasks.h"
 #include "tile_operands.h"
 #include "tile_units.h"
 #include "tile_weight_grad.h"
@@ -241,18 +242,19 @@ struct TiledConv {
   static void backward(const Layer& layer, int num_images, const Element* g, const Element* shortcut_grad,
                        Element* input_grad, float* chunk_grads, int num_threads) {
     const Input& input = layer.input;
+    const Tasks tasks(num_images, num_threads, kIn < kLanes);
 #pragma omp parallel num_threads(num_threads)
     {
       TileScratch& scratch = thread_tile_scratch();
       if constexpr (kIn >= kLanes) Backward::clear(scratch.operand);
       Grad::clear_pairs(scratch.pairs);
 #pragma omp for schedule(dynamic, 1)
-      for (int chunk = 0; chunk < kNumChunks; chunk++) {
-        float* chunk_grad = chunk_grads + chunk * Sizes::kWeights;
-        memset(chunk_grad, 0, Sizes::kWeights * sizeof(float));
-        const int end = (chunk + 1) * num_images / kNumChunks;
+      for (int i = 0; i < tasks.count(); i++) {
+        const Task task = tasks[i];
+        float* chunk_grad = chunk_grads + task.chunk * Sizes::kWeights;
+        if (task.weight_grad) memset(chunk_grad, 0, Sizes::kWeights * sizeof(float));
         int held = 0;  // images in scratch
-        for (int n = chunk * num_images / kNumChunks; n < end; n++) {
+        for (int n = task.begin; n < task.end; n++) {
           const std::ptrdiff_t in_offset = std::ptrdiff_t{n} * kInImage, out_offset = std::ptrdiff_t{n} * kOutImage;
           const Element* x = input.values ? input.values + in_offset : nullptr;
           if constexpr (kIn >= kLanes) {
@@ -264,8 +266,9 @@ struct TiledConv {
           }
           load_output_grad(scratch.operand, scratch.pairs + held * Grad::kPairs, layer, g + out_offset,
                            layer.output + out_offset);
-          held = Grad::take(scratch, held, x, n + 1 == end, chunk_grad);
+          if (task.weight_grad) held = Grad::take(scratch, held, x, n + 1 == task.end, chunk_grad);
           if constexpr (kIn >= kLanes) {
+            if (!task.input_grad) continue;
             Ahead ahead(Backward::num_pieces(kInImage));
             if (n + 1 < num_images) {
               ahead.add(g + out_offset + kOutImage, kOutImage);

@@ -10,6 +10,7 @@
 #include "layer.h"
 #include "shape.h"
 #include "simd.h"
+#include "tasks.h"
 #include "winograd_products.h"
 #include "winograd_transforms.h"
 
@@ -100,38 +101,37 @@ struct Winograd : WinogradProducts<kChannels, kSize> {
 
   static void backward(const Layer& layer, int num_images, const float* g, const float* shortcut_grad,
                        float* input_grad, float* chunk_grads, int num_threads) {
+    const Tasks tasks(num_images, num_threads, false, !layer.descending);
 #pragma omp parallel num_threads(num_threads)
     {
       WinogradScratch& scratch = thread_winograd_scratch();
       memset(scratch.input, 0, kPaddedSize * kRow * sizeof(float));
       memset(scratch.grad, 0, kPaddedSize * kRow * sizeof(float));
 #pragma omp for schedule(dynamic, 1)
-      for (int i = 0; i < kNumChunks; i++) {
-        const int chunk = layer.descending ? i : kNumChunks - 1 - i;
-        const int begin = chunk * num_images / kNumChunks, end = (chunk + 1) * num_images / kNumChunks;
-        float* chunk_grad = chunk_grads + chunk * Sizes::kWeights;
-        if (begin == end) {
-          memset(chunk_grad, 0, Sizes::kWeights * sizeof(float));
+      for (int i = 0; i < tasks.count(); i++) {
+        const Task task = tasks[i];
+        float* chunk_grad = chunk_grads + task.chunk * Sizes::kWeights;
+        if (task.begin == task.end) {
+          if (task.weight_grad) memset(chunk_grad, 0, Sizes::kWeights * sizeof(float));
           continue;
         }
         bool first = true;
-        for_parts(begin, end, !layer.descending, [&](Part part, Part next) {
-          write_input_grad(scratch, layer, part, g, shortcut_grad, input_grad);
-          add_weight_grad(scratch, layer, part, next, g, first);
+        for_parts(task.begin, task.end, !layer.descending, [&](Part part, Part next) {
+          transform_output_grad(scratch, layer, part, g);
+          if (task.input_grad) write_input_grad(scratch, layer, part, shortcut_grad, input_grad);
+          if (task.weight_grad) add_weight_grad(scratch, layer, part, next, g, first);
           first = false;
         });
-        write_chunk_grad(scratch.weight_grad, chunk_grad);
+        if (task.weight_grad) write_chunk_grad(scratch.weight_grad, chunk_grad);
       }
 #pragma omp for schedule(static)
       for (int in = 0; in < kChannels; in++) Sizes::add_chunks(layer, chunk_grads, in);
     }
   }
 
-  // Write the input's gradient, masked by ReLU, and its sums to the previous layer's. Leave the output's gradient in
-  // scratch.second, transformed.
-  static void write_input_grad(WinogradScratch& scratch, const Layer& layer, Part part, const float* g,
-                               const float* shortcut_grad, float* input_grad) {
-    const Layer& previous = *layer.input.previous;
+  // Leave the output's gradient in scratch, transformed: in `first` as the input's gradient needs it, in `second` as the
+  // weight gradient does.
+  static void transform_output_grad(WinogradScratch& scratch, const Layer& layer, Part part, const float* g) {
     const ptrdiff_t offset = ptrdiff_t{part.image} * kImage;
     for (int i = 0; i < part.num_images; i++) {
       const int image = i * kImage, tiles = i * kImageTiles * kChannels;
@@ -141,7 +141,13 @@ struct Winograd : WinogradProducts<kChannels, kSize> {
     }
     clear_rest(scratch.first, part);
     clear_rest(scratch.second, part);
+  }
 
+  // Write the input's gradient, masked by ReLU, and its sums to the previous layer's.
+  static void write_input_grad(WinogradScratch& scratch, const Layer& layer, Part part, const float* shortcut_grad,
+                               float* input_grad) {
+    const Layer& previous = *layer.input.previous;
+    const ptrdiff_t offset = ptrdiff_t{part.image} * kImage;
     Prefetches prefetches;
     prefetch_written(prefetches, previous.output, part);
     prefetch_written(prefetches, layer.input.values, part);
