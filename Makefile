@@ -54,7 +54,8 @@ types: $(READY)  ## check types
 unit: $(READY)  ## the tests alone
 	$(BIN)/python tools/build_kernels.py
 	@# Tests start Python hundreds of times: it may keep what it compiled, whatever the variable said.
-	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist worksteal
+	@# Three processes on two cores: much of the time one of them waits.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist worksteal
 
 quick: $(READY)  ## the quick tests, under a minute, for while one works
 	$(BIN)/pytest -q -n 2 $(QUICK)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 import platformdirs
@@ -17,6 +18,24 @@ from deepres.data.release import BIN_FOLDER, FILES
 
 # One thread in each test process: several run at once, and their threads would wait for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Divide the tests that are marked as long among the processes, each of which begins with its own.
+
+    A process gets one of as many equal parts of the list (pytest-xdist, worksteal) and later takes over from the end
+    of another's. So no long test is left for the end, when the other processes have nothing more to do.
+    """
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = iter([item for item in items if not item.get_closest_marker("long")])
+    by_module = [list(module) for _, module in groupby(long, key=lambda item: item.path)]
+    num_processes, num_left, parts = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), len(items), []
+    for i in range(num_processes):
+        first = list(chain.from_iterable(by_module[i::num_processes]))
+        size = num_left // (num_processes - i)
+        parts.append([*first, *islice(others, max(0, size - len(first)))])
+        num_left -= size
+    items[:] = [*chain.from_iterable(parts), *others]
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from deepres.runs.finished import load_runs
 from deepres.runs.groups import group_runs
 from deepres.runs.statistics import check_claims, summarize
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 SHORTER = {
     "MINUTES = 4 ": "MINUTES = 0 ",  # so that the notebook takes the fewest steps that it ever does

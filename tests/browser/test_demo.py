@@ -17,6 +17,8 @@ from deepres.data.fetch import SourceError
 from deepres.data.images import read_image
 from deepres.zoo.catalogue import load_pretrained
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 DEMO = ROOT / "docs" / "demo"

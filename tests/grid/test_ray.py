@@ -13,6 +13,7 @@ from deepres.runs.directory import RunDir
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_lost_node.py"
 
 
+@pytest.mark.long
 def test_a_lost_node_costs_nothing_but_the_steps_since_the_checkpoint(tmp_path, cifar10_dir):
     pytest.importorskip("ray")
     command = [sys.executable, EXAMPLE, "--epochs", "12", "--out", tmp_path / "runs"]

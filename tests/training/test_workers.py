@@ -28,6 +28,8 @@ from deepres.runs.directory import RunDir
 from deepres.seeding import Stream, derive_generator
 from deepres.training.train import load_sets, train
 
+pytestmark = pytest.mark.long
+
 TRAIN = ("train", "resnet8", *TINY, "--precision", "float32", "--device", "cpu")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 

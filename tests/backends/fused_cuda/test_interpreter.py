@@ -14,7 +14,9 @@ import pytest
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
 
-@pytest.mark.parametrize("modules", ["bfloat16 convolution normalization", "net"])
+@pytest.mark.parametrize(
+    "modules", ["bfloat16 convolution normalization", pytest.param("net", marks=pytest.mark.long)]
+)
 def test_in_the_interpreter(modules):
     paths = [Path(__file__).parent / f"{module}_in_interpreter.py" for module in modules.split()]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
