@@ -94,6 +94,9 @@ class TrainStream:
         self._make_smaller = make_smaller
         self.mixing = mixing
         self.flips = flips
+        self.make_images: Callable[[Choice, int | None], Tensor] = self._make_images
+        """Makes the images of a choice, float32 (B, 3, H, W), of so many rows, or as they are, before they are mixed.
+        Another function that makes the same may take its place."""
         self._first_flips: Tensor | None = None
         if flips == "alternating":
             self._first_flips = torch.rand(len(images), generator=derive_generator(seed, Stream.FLIPS)) < 0.5
@@ -133,12 +136,14 @@ class TrainStream:
 
         It looks at no value of a tensor, but for an augmentation of one's own; see `is_made_by_choice`.
         """
-        images = self.normalization(self.images[choice.indices])
-        images = crop_and_flip(images, choice.augmentation, self.pad, self.padding)
-        if (size := self.image_size(step)) is not None:
-            images = self._make_smaller(images, size)
+        images = self.make_images(choice, self.image_size(step))
         labels = self.labels[choice.indices]
         return (images, labels) if self.mixing is None else self.mixing(images, labels, step, choice.draw)
+
+    def _make_images(self, choice: Choice, size: int | None) -> Tensor:
+        images = self.normalization(self.images[choice.indices])
+        images = crop_and_flip(images, choice.augmentation, self.pad, self.padding)
+        return images if size is None else self._make_smaller(images, size)
 
     def examples(self, num_images: int, sizes: Sequence[int | None]) -> list[tuple[Tensor, Tensor]]:
         """Return the first images as they are trained on but for crops and flips, with labels, once for each size."""

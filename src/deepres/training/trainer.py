@@ -17,6 +17,7 @@ from deepres.errors import UserError
 from deepres.models import ResNet
 from deepres.recipes.recipe import Recipe
 from deepres.training.average import RunningMean
+from deepres.training.fast_images import use_fast_images
 from deepres.training.graph import CudaRecorder, Record, Replays
 from deepres.training.group import Group
 from deepres.training.look_ahead import looking_ahead
@@ -127,9 +128,10 @@ class Trainer:
         self.look_ahead = looking_ahead(recipe.look_ahead, model)
         self.mean = None if recipe.ema is None else RunningMean(model, recipe.ema)
         self.recipe = recipe
-        self.stream = stream
-        self.total_steps = total_steps
         self.device = device
+        self._make_images_fast = partial(use_fast_images, precision=precision, sizes=sizes)
+        self.stream = self._adopted(stream)
+        self.total_steps = total_steps
         self.group = group or Group()
         self.slow_start = SlowStartGate(recipe.slow_start, getattr(model, "depth", 0))
         self.totals = RunningTotals()
@@ -188,8 +190,14 @@ class Trainer:
 
     def use_stream(self, stream: TrainStream) -> None:
         """Take the mini-batches of another stream from now on, of as many images."""
-        self.stream = stream
+        self.stream = self._adopted(stream)
         self._replays.clear()
+
+    def _adopted(self, stream: TrainStream) -> TrainStream:
+        """Return a stream, whose images the fused kernels make where they compute on this CPU."""
+        if self.backend.name == "fused" and self.device.type == "cpu":
+            self._make_images_fast(stream)
+        return stream
 
     def update(self) -> None:
         """Change the parameters by their gradients, and clear these."""

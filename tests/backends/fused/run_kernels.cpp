@@ -154,6 +154,11 @@ void run_layer(int num_images, int in_channels, int out_channels, int size, Shor
   Element* of_input = first ? nullptr : static_cast<Element*>(input_grad);
   Element* of_shortcut = kind == Shortcut::kNone || first ? nullptr : static_cast<Element*>(shortcut_grad);
   layer_backward(&layer, num_images, g, of_shortcut, of_input, chunk_grads, 1);
+  if (in_channels == 32 && out_channels == 32 && kind == Shortcut::kIdentity) {  // so many threads divide a chunk's work
+    const uint64_t of_weights = weight_grad.digest(), of_inputs = input_grad.digest();
+    layer_backward(&layer, num_images, g, of_shortcut, of_input, chunk_grads, kNumChunks + 1);
+    require(weight_grad.digest() == of_weights && input_grad.digest() == of_inputs, "more threads, other gradients");
+  }
   printf("layer of %d and %d channels, shortcut %d\n", in_channels, out_channels, static_cast<int>(kind));
   print_digest("forward sums", sums);
   print_digest("output", output);
@@ -162,6 +167,32 @@ void run_layer(int num_images, int in_channels, int out_channels, int size, Shor
   print_digest("input gradient", input_grad);
   print_digest("backward sums", previous_sums);
   for (const auto& values : vectors) print_digest("per channel", *values);
+}
+
+void run_augmentation(int num_images, int pad, bool reflects) {
+  constexpr int kPixels = kImageSize * kImageSize, kSmaller = kImageSize / 2, kTaps = 2;
+  Tensor<uint8_t> images(int64_t{3} * 3 * kPixels), flips(num_images);
+  Tensor<int64_t> indices(num_images), offsets(int64_t{2} * num_images);
+  Tensor<float> mean(3, 1), mean_of_pixels(int64_t{3} * kPixels, 1), deviation(3);
+  Tensor<float> target(int64_t{num_images} * 3 * kPixels);
+  Tensor<float> weights(kTaps * kSmaller, 1), smaller(int64_t{num_images} * 3 * kSmaller * kSmaller);
+  Tensor<int32_t> firsts(kSmaller);
+  for (int i = 0; i < 9 * kPixels; i++) images[i] = static_cast<uint8_t>(i * 37);
+  for (int i = 0; i < 3; i++) deviation[i] = 0.25f;
+  for (int i = 0; i < kSmaller; i++) firsts[i] = 2 * i;
+  for (int n = 0; n < num_images; n++) {  // all corners among them
+    indices[n] = n % 3;
+    offsets[2 * n] = n % 2 * 2 * pad;
+    offsets[2 * n + 1] = n / 2 % 2 * 2 * pad;
+    flips[n] = n / 4 % 2;
+  }
+  make_images(num_images, images, indices, offsets, flips, mean_of_pixels, 1, deviation, pad, reflects, kImageSize, 0,
+              nullptr, nullptr, target, 1);
+  make_images(num_images, images, indices, offsets, flips, mean, 0, deviation, pad, reflects, kSmaller, kTaps, firsts,
+              weights, smaller, 1);
+  printf("images, padded by %d, %d\n", pad, static_cast<int>(reflects));
+  print_digest("whole", target);
+  print_digest("smaller", smaller);
 }
 
 void run_head(int num_images, int num_classes, Shortcut kind) {
@@ -221,6 +252,9 @@ int main(int argc, char** argv) {
   }
   const int num_images = atoi(argv[1]), num_last = atoi(argv[2]);
   run_images(num_images);
+  run_augmentation(num_images, 0, false);
+  run_augmentation(num_images, 4, false);
+  run_augmentation(num_images, kImageSize - 1, true);
   run_layer(num_images, 3, 16, kImageSize, Shortcut::kNone);
   for (const Shortcut kind : {Shortcut::kNone, Shortcut::kIdentity, Shortcut::kSubsampled}) {
     if (kind != Shortcut::kSubsampled) {

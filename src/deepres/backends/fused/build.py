@@ -96,11 +96,12 @@ class Layer(ctypes.Structure):
     )
 
 
-# Functions of kernels.cpp and head.h: argument types, in its order, and the type of the result.
+# Functions of kernels.cpp, augment.h and head.h: argument types, in its order, and the type of the result.
 FUNCTIONS = {
     "chunk_grads_size": ((), c_int64),
     "packed_size": ((c_int, c_int), c_int64),
     "load_images": ((c_int, c_void_p, *[c_int64] * 4, c_void_p, c_int), None),
+    "make_images": ((c_int, *[c_void_p] * 5, c_int, c_void_p, *[c_int] * 4, *[c_void_p] * 3, c_int), None),
     "pack_weights": ((c_void_p, c_int, c_int), None),
     "layer_forward": ((c_void_p, c_int, c_int, c_int), None),
     "layer_backward": ((c_void_p, c_int, *[c_void_p] * 4, c_int), None),

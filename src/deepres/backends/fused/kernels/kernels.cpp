@@ -47,11 +47,13 @@
 //     winograd*.h              Winograd's convolution, for float32 and stride 1
 //     tiles.h, tile*_*.h       the instructions of AMX, and the convolutions on them, for bfloat16
 //     normalize.h              statistics of batch normalisation         head.h       pooling, linear, cross-entropy
+//     tasks.h                  what the threads of a backward pass do    augment.h    training images
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
+#include "augment.h"
 #include "head.h"
 #include "layer.h"
 #include "normalize.h"
