@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
+from deepres.recipes.named import paper
+from deepres.recipes.recipe import SPLITS
 from deepres.report.tables import markdown_table
 from deepres.runs.compare import compare
 from deepres.runs.finished import FinishedRun
@@ -56,3 +58,21 @@ def precisions_table(runs: Iterable[FinishedRun], model: str, recipe: str) -> st
     rows[1][3:] = [f"{comparison.difference:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{comparison.welch.p_value:.2g}"]
     headings = [f"{model} by {recipe}", "test error %", "n", "difference", "95% interval", "p"]
     return markdown_table(headings, rows, text_columns=1)
+
+
+def lengths_table(runs: Iterable[FinishedRun], model: str, unlike: str) -> str:
+    """Return the errors of one net in bfloat16 by its recipes, but for the one `unlike` them, the shortest first."""
+    by_recipe: dict[str, list[FinishedRun]] = {}
+    for run in sorted(runs, key=lambda run: (run.result.compute or 0, run.seed)):
+        if (run.model, run.precision) == (model, "bfloat16") and run.recipe != unlike:
+            by_recipe.setdefault(run.recipe, []).append(run)
+    rows = []
+    for recipe, group in by_recipe.items():
+        result = group[0].result
+        assert result.compute is not None
+        length = f"1/{paper().compute(SPLITS['50k']) / result.compute:.0f}".removesuffix("/1")
+        cells = [length, recipe, f"{result.steps:,}", str(group[0].record.recipe["pad"])]
+        errors = mean_and_spread([run.test_error_last for run in group])
+        rows.append([*cells, errors, f"{mean(run.result.train_error for run in group):.2f}", str(len(group))])
+    headings = [f"{model}, of the paper's compute", "recipe", "steps", "shifts", "test error %", "train error %", "n"]
+    return markdown_table(headings, rows, text_columns=2)

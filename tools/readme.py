@@ -15,7 +15,7 @@ from statistics import mean, median
 from textwrap import fill
 from typing import Any
 
-from comparison_tables import changes_table, mean_and_spread, precisions_table
+from comparison_tables import changes_table, lengths_table, mean_and_spread, precisions_table
 from gpu_tables import gpu_speed_table, gpu_splits_table
 from tuning_tables import ablation_table, effects_table, tuned_table
 
@@ -335,6 +335,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "install-size": install_size,
     "gpu-speed": lambda: gpu_speed_table(json.loads((RESULTS / "gpu_speed_h100.json").read_text())),
     "gpu-splits": lambda: gpu_splits_table(json.loads((RESULTS / "gpu_splits_h100.json").read_text())),
+    "longer": lambda: lengths_table(all_runs(ROOT / "results", RESULTS / "best"), "resnet20", "paper"),
     "precisions": lambda: precisions_table(all_runs(ROOT / "results", FLOAT32), "resnet20", "fast"),
     "published": published,
     "reached": reached,
