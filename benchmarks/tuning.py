@@ -129,6 +129,8 @@ FACTORS: Mapping[str, Callable[[Recipe], Recipe]] = {
     "more_momentum": lambda recipe: replace(recipe, muon=Muon(learning_rate=0.05, momentum=0.87)),
     "faster_norms": lambda recipe: with_norm_rate(recipe, 0.02),
     "fastest_norms": lambda recipe: with_norm_rate(recipe, 0.03),
+    "mixup": lambda recipe: replace(recipe, mixup=0.2),
+    "cutout": lambda recipe: replace(recipe, cutout=8),
     "fivefold_norms": lambda recipe: with_norm_rate(recipe, 0.05),
 }
 

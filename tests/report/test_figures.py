@@ -130,6 +130,15 @@ def test_one_net_by_two_recipes_is_told_apart_by_its_markers_alone(tmp_path):
     assert len({line.get_fillstyle() for line in ours}) == 2
 
 
+def test_nets_of_one_compute_have_one_label_outside_of_both(tmp_path):
+    for model, others in (("resnet20", (8.0, 8.5)), ("plain20", (9.0, 9.5))):
+        for precision, error in zip(("float32", "bfloat16"), others, strict=True):
+            write_run(tmp_path / f"{model}-{precision}", model, precision=precision, test_errors=(30.0, error))
+    summaries = [summarize(group) for group in group_runs(load_runs([tmp_path])[0])]
+    (axes,) = draw_error_against_compute(summaries).get_axes()
+    assert sorted((text.get_text(), text.xy[1]) for text in axes.texts) == [("20", 8.0), ("20", 9.5)]
+
+
 def test_wider_nets_are_not_drawn_as_the_papers(tmp_path):
     write_run(tmp_path / "a", "resnet20", test_errors=(30.0, 8.0))
     write_run(tmp_path / "b", "resnet56", test_errors=(30.0, 7.0), flop=752_029_440)

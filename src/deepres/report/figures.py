@@ -159,6 +159,8 @@ def draw_error_against_compute(summaries: Sequence[Summary]) -> Figure:
         axes = figure.add_subplot()
         for family in split_families([summary.group.model for summary, _ in known]):
             look, name = family_look(family), FAMILY_NAMES.get(family, family)
+            above = family == "plain"  # labels; those of residual nets are below, so that neither hides the other
+            outermost: dict[tuple[str, float], float] = {}  # where a label stands, one for all nets of that compute
             for i, (label, width) in enumerate(series):
                 members = [
                     (s, x)
@@ -170,21 +172,23 @@ def draw_error_against_compute(summaries: Sequence[Summary]) -> Figure:
                     continue
                 kind = " ".join(filter(None, (name, width)))
                 points = [(flop, summary.mean) for summary, flop in members]
-                above = family == "plain"  # and below residual nets, so that neither hides the other
                 axes.plot(*zip(*points, strict=True), label=f"{kind}, {label}", **own_points(look, stroke_of(i)))
-                for summary, flop in members:
-                    axes.annotate(
-                        f"{depth_of(summary.group.model)}{width}",
-                        (flop, summary.mean),
-                        xytext=(0, 8 if above else -8),
-                        textcoords="offset points",
-                        ha="center",
-                        va="bottom" if above else "top",
-                        fontsize=8,
-                        color=look.color,
-                        path_effects=OUTLINE,
-                        zorder=6,
-                    )
+                for summary, (flop, error) in zip((summary for summary, _ in members), points, strict=True):
+                    place = f"{depth_of(summary.group.model)}{width}", flop
+                    outermost[place] = (max if above else min)(error, outermost.get(place, error))
+            for (text, flop), error in outermost.items():
+                axes.annotate(
+                    text,
+                    (flop, error),
+                    xytext=(0, 8 if above else -8),
+                    textcoords="offset points",
+                    ha="center",
+                    va="bottom" if above else "top",
+                    fontsize=8,
+                    color=look.color,
+                    path_effects=OUTLINE,
+                    zorder=6,
+                )
             if points := paper_points([summary for summary, _ in known], family):
                 axes.plot(*zip(*points, strict=True), label=f"{name}, the paper", **published_points(look))
         axes.set_xscale("log")
