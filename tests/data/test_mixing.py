@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from deepres.data.loader import DRAWN_TOGETHER, build_stream
 from deepres.data.mixing import build_mixing, cutmix, cutout, distributions, draw_box
 from deepres.errors import UserError
 from deepres.recipes.named import one_cycle
 
 B, C, STEPS = 64, 10, 100
+OFF = {"cutout": None, "mixup": None, "cutmix": None, "label_smoothing": 0.0}
 
 
 @pytest.fixture
@@ -30,6 +32,20 @@ def test_a_step_is_the_same_at_each_call_and_another_than_the_next(batch, change
     assert "label_smoothing" in changes or not torch.equal(first[0], other[0])
     if first[1].ndim == 2:
         assert torch.allclose(first[1].sum(dim=1), torch.ones(B))
+
+
+@pytest.mark.parametrize("changes", [{"cutout": 8, "mixup": 0.2}, {"cutmix": 1.0}, {"label_smoothing": 0.1}])
+def test_what_is_drawn_ahead_is_what_the_step_would_draw(batch, changes):
+    """At the ends of what is drawn together, and for the shares of two workers."""
+    images = (batch[0] * 50 + 128).clamp(0, 255).byte()
+    recipe = replace(one_cycle(), batch_size=13, **changes)
+    mixed, plain = (build_stream(images, batch[1], each, seed=3) for each in (recipe, replace(recipe, **OFF)))
+    mixing = build_mixing(recipe, 3, C, recipe.total_steps(len(images)))
+    assert mixed.is_mixed_by_choice == ("label_smoothing" not in changes)
+    for step in (0, DRAWN_TOGETHER - 1, DRAWN_TOGETHER):
+        for share in (slice(None), slice(0, 6), slice(6, 13)):
+            for made, expected in zip(mixed.batch(step, share), mixing(*plain.batch(step, share), step), strict=True):
+                assert torch.equal(made, expected)
 
 
 def test_smoothed_labels_are_szegedys(batch):
@@ -88,6 +104,7 @@ def test_an_augmentation_of_ones_own_is_called_and_checked(batch, tmp_path, monk
         "    return images + torch.randn(images.shape, generator=generator), labels\n"
         "def wrong(images, labels, generator):\n    return images[:1], labels\n"
         "def labels(images, labels, generator):\n    return images, labels.float()\n"
+        "def classes(images, labels, generator):\n    return images, labels + 1\n"
         "def fails(images, labels, generator):\n    return 1 / 0\n"
     )
     images, _ = build_mixing(replace(one_cycle(), augmentation="aug.py:noise"), 0, C, STEPS)(*batch, 0)
@@ -95,6 +112,7 @@ def test_an_augmentation_of_ones_own_is_called_and_checked(batch, tmp_path, monk
     for name, message in (
         ("wrong", r"returns images torch.float32 \(1, 3, 32, 32\): they must be float32 \(64, 3, 32, 32\)"),
         ("labels", r"returns labels torch.float32 \(64,\): they must be int64 \(64,\) or float32 \(64, 10\)"),
+        ("classes", "returns the label 10: labels must be 0 to 9"),
         ("fails", r"fails \(ZeroDivisionError: division by zero\)"),
     ):
         with pytest.raises(UserError, match=message):

@@ -23,6 +23,7 @@ RECIPES["norms by SGD"] = replace(RECIPES["fast"], norm_adam=None)
 RECIPES["ahead"] = replace(RECIPES["fast"], look_ahead=LookAhead(reach=0.6, decay=0.5))
 RECIPES["mixed"] = replace(RECIPES["fast"], mixup=0.5, mixing_until=0.7, cutout=8)
 RECIPES["cut and smoothed"] = replace(RECIPES["fast"], cutmix=1.0, label_smoothing=0.1)
+RECIPES["smoothed"] = replace(RECIPES["fast"], label_smoothing=0.1)
 RECIPES["clipped and averaged"] = replace(RECIPES["paper"], clip_norm=0.5, ema=0.5)
 
 
@@ -93,6 +94,7 @@ def assert_same_state(one, other):
         ("ahead", "resnet20", "float32"),
         ("mixed", "resnet20", "float32"),
         ("cut and smoothed", "small", "float32"),
+        ("smoothed", "small", "float32"),
         ("clipped and averaged", "small", "float32"),
         ("fast", "resnet20", "bfloat16"),
         ("fast", "small", "float16"),  # which a CPU computes slowly

@@ -42,6 +42,7 @@ class Choice:
         self.indices.copy_(other.indices)
         self.augmentation.offsets.copy_(other.augmentation.offsets)
         self.augmentation.flips.copy_(other.augmentation.flips)
+        assert (self.draw is None) == (other.draw is None)
         if self.draw is not None and other.draw is not None:
             self.draw.load(other.draw)
 
@@ -91,7 +92,7 @@ class TrainStream:
         self.seed = seed
         self.padding = padding
         self.image_size = image_size
-        self._make_smaller = make_smaller
+        self.make_smaller = make_smaller
         self.mixing = mixing
         self.flips = flips
         self.make_images: Callable[[Choice, int | None], Tensor] = self._make_images
@@ -123,13 +124,13 @@ class TrainStream:
 
     @property
     def is_mixed_by_choice(self) -> bool:
-        """Whether images are mixed or cut out by what `choose` draws."""
-        return self.mixing is not None and self.mixing.is_drawn_ahead
+        """Whether `choose` draws what is mixed or cut out."""
+        return self.mixing is not None and self.mixing.draws_ahead
 
     @property
     def is_made_by_choice(self) -> bool:
         """Whether `make` depends on the step by the size of images alone: a graph can hold it for all of that size."""
-        return self.mixing is None or self.mixing.is_drawn_ahead
+        return self.mixing is None or self.mixing.is_drawn_alone
 
     def make(self, choice: Choice, step: int) -> tuple[Tensor, Tensor]:
         """Return the mini-batch of a choice, see `batch`.
@@ -143,12 +144,12 @@ class TrainStream:
     def _make_images(self, choice: Choice, size: int | None) -> Tensor:
         images = self.normalization(self.images[choice.indices])
         images = crop_and_flip(images, choice.augmentation, self.pad, self.padding)
-        return images if size is None else self._make_smaller(images, size)
+        return images if size is None else self.make_smaller(images, size)
 
     def examples(self, num_images: int, sizes: Sequence[int | None]) -> list[tuple[Tensor, Tensor]]:
         """Return the first images as they are trained on but for crops and flips, with labels, once for each size."""
         images, labels = self.normalization(self.images[:num_images]), self.labels[:num_images]
-        return [(images if size is None else self._make_smaller(images, size), labels) for size in sizes]
+        return [(images if size is None else self.make_smaller(images, size), labels) for size in sizes]
 
     def _choose(self, step: int) -> tuple[Tensor, Augmentation]:
         """Cut the step's piece out of the concatenated epochs: indices (B,) and the choices for them."""

@@ -76,9 +76,15 @@ class Mixing:
     total_steps: int
 
     @property
-    def is_drawn_ahead(self) -> bool:
+    def is_drawn_alone(self) -> bool:
         """Whether `draw` has all of a step's chance in it: not that of an augmentation of one's own."""
         return self.recipe.augmentation is None
+
+    @property
+    def draws_ahead(self) -> bool:
+        """Whether `draw` has all of a step's chance in it, and there is some: smoothed labels have none."""
+        chances = (self.recipe.cutout, self.recipe.mixup, self.recipe.cutmix)
+        return self.is_drawn_alone and any(chance is not None for chance in chances)
 
     def draw(self, step: int, num_images: int, rows: int) -> Draw:
         """Return what chance decides about a step, counted from 0, with so many images of so many rows and columns."""
@@ -126,7 +132,7 @@ class Mixing:
         if recipe.cutout is not None:
             first = [torch.randint(rows, (num_images, 1), generator=generator) for _ in range(2)]
             drawn.squares.copy_(torch.cat(first, dim=1) - recipe.cutout // 2)
-        if (recipe.mixup is None and recipe.cutmix is None) or step >= recipe.mixing_until * self.total_steps:
+        if (recipe.mixup is None and recipe.cutmix is None) or step >= round(recipe.mixing_until * self.total_steps):
             return drawn
         draw = np.random.default_rng(derive_seed(self.seed, Stream.MIXING, step))
         drawn.partners.copy_(torch.randperm(num_images, generator=generator))
@@ -221,6 +227,9 @@ def augment(
         found = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
         wanted = f"int64 ({len(labels)},) or float32 ({len(labels)}, {num_classes})"
         raise UserError(f"augmentation {name} returns labels {found}: they must be {wanted}")
+    if targets.dtype == torch.int64 and not bool(((targets >= 0) & (targets < num_classes)).all()):
+        wrong = int(targets[(targets < 0) | (targets >= num_classes)][0])
+        raise UserError(f"augmentation {name} returns the label {wrong}: labels must be 0 to {num_classes - 1}")
     return made, targets
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,7 +71,8 @@ def load_sets(data: Dataset, recipe: Recipe, device: torch.device, fraction: flo
     )
 
     def tensors(split: Split) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
+        images = np.ascontiguousarray(split.images)  # as kernels read them
+        return torch.from_numpy(images).to(device), torch.from_numpy(split.labels).to(device)
 
     return Sets(tensors(train), None if val is None else tensors(val), tensors(data.test), record, tuple(data.classes))
 

@@ -61,9 +61,9 @@ class Trainer:
     """A net in training. `advance` takes one step; `state` and `load_state` are what a checkpoint holds.
 
     What a step computes, `_compute`, reads and writes only tensors that stay where they are, into which `advance` puts
-    the step's images, crops, flips and rates. So an NVIDIA GPU records it once for each size of image and replays it.
-    Nets, optimizers and augmentations of others are not recorded: their Python code may do something else at each
-    step.
+    the step's images, crops, flips, mixtures and rates. So an NVIDIA GPU records it once for each size of image and
+    replays it. Nets, optimizers and augmentations of others are not recorded: their Python code may do something else
+    at each step.
 
     Args:
         name: the net, by name or as one's own, see `deepres.training.nets`.
@@ -129,7 +129,7 @@ class Trainer:
         self.mean = None if recipe.ema is None else RunningMean(model, recipe.ema)
         self.recipe = recipe
         self.device = device
-        self._make_images_fast = partial(use_fast_images, precision=precision, sizes=sizes)
+        self._precision = precision
         self.stream = self._adopted(stream)
         self.total_steps = total_steps
         self.group = group or Group()
@@ -196,7 +196,7 @@ class Trainer:
     def _adopted(self, stream: TrainStream) -> TrainStream:
         """Return a stream, whose images the fused kernels make where they compute on this CPU."""
         if self.backend.name == "fused" and self.device.type == "cpu":
-            self._make_images_fast(stream)
+            use_fast_images(stream, self._precision)
         return stream
 
     def update(self) -> None:

@@ -4,18 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fused_variants import needs_float32
+from fused_variants import ON_X86, needs_float32
 
 from deepres.backends.fused.build import KernelsUnavailable
 from deepres.backends.fused.images import ImageMaker, resampling
 from deepres.data.augment import shrink
 from deepres.data.loader import build_stream
-from deepres.recipes.named import fast, paper
-from deepres.training.fast_images import use_fast_images
+from deepres.recipes.named import fast as fast_recipe
+from deepres.recipes.named import paper
+from deepres.training.fast_images import FastImages, use_fast_images
 from deepres.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-SIZES = (None, 24, 16)
+SIZES = (None, 24, 16)  # of 24 rows 24 is all of them
 
 pytestmark = needs_float32
 
@@ -26,8 +27,12 @@ def stream_of(recipe, rows=32):
     return build_stream(images, torch.randint(10, (50,), generator=generator), replace(recipe, batch_size=40), seed=3)
 
 
-def is_torchs(stream):
-    return stream.make_images == stream._make_images
+def fast_images(recipe, rows=32):
+    """A stream whose images the kernel makes, and what makes them."""
+    stream = stream_of(recipe, rows)
+    use_fast_images(stream, "float32")
+    assert isinstance(stream.make_images, FastImages)
+    return stream, stream.make_images
 
 
 @pytest.mark.parametrize(
@@ -43,27 +48,38 @@ def is_torchs(stream):
 )
 @pytest.mark.parametrize("rows", [32, 24])
 def test_they_have_the_bits_of_torchs(changes, rows):
-    changes = {**changes, "pad": min(changes.get("pad", 4), rows - 1)}
-    torchs, kernels = (stream_of(replace(paper(), **changes), rows) for _ in range(2))
-    use_fast_images(kernels, "float32", SIZES)
-    assert not is_torchs(kernels)
+    recipe = replace(paper(), **{**changes, "pad": min(changes.get("pad", 4), rows - 1)})
+    torchs, (kernels, fast) = stream_of(recipe, rows), fast_images(recipe, rows)
     for step in range(3):  # the second straddles epochs
         for size in SIZES:
-            if size != rows:
-                images = kernels.make_images(kernels.choose(step), size)
-                assert torch.equal(images, torchs.make_images(torchs.choose(step), size)), size
+            expected = torchs.make_images(torchs.choose(step), size)
+            assert torch.equal(kernels.make_images(kernels.choose(step), size), expected)
+            if ON_X86 or size is None:  # by itself: torch takes its place where it makes others
+                assert torch.equal(fast._kernels(kernels.choose(step), size), expected)
+    assert fast.agrees == dict.fromkeys(SIZES, True) or not ON_X86
     share = slice(7, 19)
     assert torch.equal(kernels.batch(1, share)[0], torchs.batch(1, share)[0])
 
 
-def test_what_differs_is_left_to_torch():
-    """Cropped images are no resampled ones."""
-    recipe = replace(fast(), small_images="cropped")
-    torchs, kernels = stream_of(recipe), stream_of(recipe)
-    use_fast_images(kernels, "float32", SIZES)
+def test_what_differs_is_left_to_torch(monkeypatch):
+    torchs, (kernels, fast) = stream_of(fast_recipe()), fast_images(fast_recipe())
+    monkeypatch.setattr(fast._maker, "_pad", 1)
     choice = kernels.choose(0)
     for size in SIZES:
         assert torch.equal(kernels.make_images(choice, size), torchs.make_images(choice, size))
+    assert fast.agrees == dict.fromkeys(SIZES, False)
+
+
+@pytest.mark.parametrize(("small_images", "rows", "size"), [("cropped", 32, 24), ("resampled", 16, 24)])
+def test_images_that_are_cropped_or_enlarged_are_torchs(small_images, rows, size):
+    recipe = replace(fast_recipe(), small_images=small_images)
+    torchs, (kernels, fast) = stream_of(recipe, rows), fast_images(recipe, rows)
+    choice = kernels.choose(0)
+    assert torch.equal(kernels.make_images(choice, size), torchs.make_images(choice, size))
+    assert fast.agrees == {size: False}
+    if size > rows:
+        with pytest.raises(ValueError, match="size is 24: images have 16 rows"):
+            fast._kernels(choice, size)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +103,7 @@ def test_an_image_is_resampled_by_a_few_weights(rows, size):
 
 @pytest.mark.parametrize(("backend", "fast_ones"), [("fused", True), ("eager", False)])
 def test_a_trainer_takes_them_with_the_fused_kernels(backend, fast_ones):
-    recipe = replace(fast(), steps=3, epochs=None)
+    recipe = replace(fast_recipe(), steps=3, epochs=None)
     trainer = Trainer(
         name="resnet20",
         option="A",
@@ -100,6 +116,6 @@ def test_a_trainer_takes_them_with_the_fused_kernels(backend, fast_ones):
         backend=backend,
         notice=pytest.fail,
     )
-    assert is_torchs(trainer.stream) != fast_ones
+    assert isinstance(trainer.stream.make_images, FastImages) == fast_ones
     trainer.use_stream(other := stream_of(recipe))
-    assert is_torchs(other) != fast_ones
+    assert isinstance(other.make_images, FastImages) == fast_ones

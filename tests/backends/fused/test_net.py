@@ -140,7 +140,7 @@ def test_logits_are_those_of_evaluation(precision, name):
 def test_results_depend_on_neither_threads_nor_capacity_nor_run(precision, num_threads):
     images, labels = batch(21)
     results = []
-    for threads, capacity in ((1, 21), (1, 21), (2, 21), (2, 40), (9, 21)):  # from 9 on, tasks are divided
+    for threads, capacity in ((1, 21), (1, 21), (2, 21), (2, 40)):
         num_threads(threads)
         model = make_model("resnet20")
         net = FusedNet(model, precision, capacity)
@@ -151,6 +151,17 @@ def test_results_depend_on_neither_threads_nor_capacity_nor_run(precision, num_t
         results.append([loss, net.logits(images), *grads, *model.buffers()])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize(("precision", "unit"), VARIANTS)
+def test_more_than_eight_threads_divide_the_work_and_change_no_bit(precision, unit, num_threads):
+    results = []
+    for threads in (1, 9):
+        num_threads(threads)
+        model = make_model("resnet8")
+        FusedNet(model, precision, 11, unit).forward_backward(*batch(11, size=16))
+        results.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @needs_float32

@@ -41,9 +41,14 @@ class ImageMaker:
             indices: int64 (B,), of the images, which is not looked into: below N.
             offsets: int64 (B, 2), the row and column of the crop's corner in the padded image, 0 ... 2 * pad.
             flips: bool (B,).
-            size: rows and columns, fewer than S.
+            size: rows and columns, no more than S.
+
+        Raises:
+            ValueError: a larger size.
         """
         rows = self._images.shape[-1]
+        if size is not None and size > rows:
+            raise ValueError(f"size is {size}: images have {rows} rows")
         firsts, weights = resampling(rows, size) if size is not None else (torch.empty(0), torch.empty(0))
         made = torch.empty(len(indices), 3, size or rows, size or rows)
         indices, offsets, flips = indices.contiguous(), offsets.contiguous(), flips.contiguous()
@@ -74,7 +79,7 @@ def resampling(rows: int, size: int) -> tuple[Tensor, Tensor]:
 
     Args:
         rows: of an image.
-        size: rows that are to be made of them, fewer.
+        size: rows that are to be made of them, no more.
 
     Returns:
         The first input of each output, int32 (size,), and weights, float32 (taps, size).
