@@ -26,11 +26,11 @@ def test_paper_to_the_letter():
 
 
 def test_names_lead_to_recipes_of_that_name():
-    assert list(RECIPES) == ["paper", "fast", "faster", "one-cycle", "finetune"]
+    assert list(RECIPES) == ["paper", "fast", "faster", "best", "one-cycle", "finetune"]
     assert all(get_recipe(name).name == name for name in RECIPES)
     with pytest.raises(
         UserError,
-        match="unknown recipe 'papr' \\(did you mean paper\\?\\): choose from paper, fast, faster, one-cycle, ",
+        match="unknown recipe 'papr' \\(did you mean paper\\?\\): choose from paper, fast, faster, best, one-cycle, ",
     ):
         get_recipe("papr")
 
@@ -62,11 +62,11 @@ def test_compute_counts_small_images_by_their_pixels():
         replace(recipe, low_resolutions=(LowResolution(16, until=1.1),))
 
 
-@pytest.mark.parametrize(("name", "share"), [("fast", 10), ("faster", 16)])
+@pytest.mark.parametrize(("name", "share"), [("fast", 10), ("faster", 16), ("best", 1)])
 def test_fast_recipes_keep_to_their_share_of_the_papers_compute(name, share):
     recipe, limit = get_recipe(name), 64_000 * 128 / share
     assert limit * 0.999 < recipe.compute(50_000) <= limit
-    tuned = {field: getattr(fast(), field) for field in ("steps", "muon", "norm_adam", "look_ahead")}
+    tuned = {field: getattr(fast(), field) for field in ("steps", "pad", "muon", "norm_adam", "look_ahead")}
     assert replace(recipe, name="fast", **tuned) == fast()  # nothing else differs
 
 

@@ -10,6 +10,8 @@ from deepres.cli.options import DATA_DIR, chosen_release
 from deepres.errors import UserError
 from deepres.streams import err, out, say
 
+RECIPE_WIDTH = 15  # characters of a column in the table of recipes, at least
+
 
 @click.command()
 @DATA_DIR
@@ -67,17 +69,22 @@ def show(name: str, settings: tuple[str, ...]) -> None:
 
 
 def list_recipes() -> None:
-    """Print a table of the settings of all named recipes."""
+    """Print the settings of all named recipes, and which are off in all of them."""
     from deepres.recipes.named import RECIPES
     from deepres.recipes.recipe import Recipe
 
     made = [make() for make in RECIPES.values()]
-    table = new_table("setting", *(recipe.name for recipe in made))
-    for field in fields(Recipe):
-        if field.name != "name":
-            values = [getattr(recipe, field.name) for recipe in made]
-            table.add_row(field.name, *(_cell(value) for value in values))
-    out.print(table)
+    names = [field.name for field in fields(Recipe) if field.name != "name"]
+    cells = {name: [_cell(getattr(recipe, name)) for recipe in made] for name in names}
+    side_by_side = max(1, (out.width - RECIPE_WIDTH) // RECIPE_WIDTH)
+    for first in range(0, len(made), side_by_side):
+        part = slice(first, first + side_by_side)
+        table = new_table("setting", *(recipe.name for recipe in made[part]))
+        for name, row in cells.items():
+            if any(row):
+                table.add_row(name, *row[part])
+        out.print(table)
+    out.print(f"off in all of them: {', '.join(name for name, row in cells.items() if not any(row))}")
 
 
 def _cell(value: object) -> str:
