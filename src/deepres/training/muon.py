@@ -14,6 +14,10 @@ from deepres.training.optimizer import Optimizer, ParamGroup
 QUINTIC = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
+# Of a matrix whose norm is 1, entries below this change no digit of a step. They are those of filters that get no
+# gradient any more, whose momentum decays into denormal numbers, with which a CPU multiplies many times more slowly.
+NEGLIGIBLE = 1e-15
+
 
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Return for each matrix approximately the semi-orthogonal one nearest to it: its singular values become about 1.
@@ -25,7 +29,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         Same shape and type; singular values between 0.7 and 1.2 unless they were tiny.
     """
     a, b, c = QUINTIC
-    x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    x: Tensor = F.hardshrink(matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7), NEGLIGIBLE)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT  # (B, M, M)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
