@@ -141,6 +141,21 @@ def test_muons_rate_falls_with_a_chains_length(name, rate):
     assert [group.peak_lr for group in muon.groups] == [pytest.approx(rate)]
 
 
+def test_filters_without_a_gradient_leave_no_denormal_numbers():
+    """With which a CPU multiplies many times more slowly; the others have the same bits."""
+    matrices = torch.randn(2, 16, 144, generator=torch.Generator().manual_seed(0))
+    matrices[:, 5] = 0
+    expected = orthogonalize(matrices)
+    matrices[:, 5] = 1e-42
+    found = orthogonalize(matrices)
+    assert torch.equal(found, expected)
+    assert not found[:, 5].any()
+    kept = orthogonalize(matrices, negligible=0.0)
+    assert kept[:, 5].any()
+    others = torch.arange(16) != 5
+    assert torch.equal(kept[:, others], expected[:, others])
+
+
 def test_orthogonalize_keeps_the_singular_vectors_and_evens_the_values():
     generator = torch.Generator().manual_seed(0)
     matrices = torch.randn(3, 16, 144, generator=generator).double()

@@ -19,17 +19,18 @@ NEWTON_SCHULZ_STEPS = 5
 NEGLIGIBLE = 1e-15
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
+def orthogonalize(matrices: Tensor, negligible: float = NEGLIGIBLE) -> Tensor:
     """Return for each matrix approximately the semi-orthogonal one nearest to it: its singular values become about 1.
 
     Args:
         matrices: float (B, M, N); the fewer rows, the faster.
+        negligible: entries up to this count as 0, where the norm of a matrix is 1.
 
     Returns:
         Same shape and type; singular values between 0.7 and 1.2 unless they were tiny.
     """
     a, b, c = QUINTIC
-    x: Tensor = F.hardshrink(matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7), NEGLIGIBLE)
+    x: Tensor = F.hardshrink(matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7), negligible)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT  # (B, M, M)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -1,0 +1,61 @@
+"""Speed of Muon's orthogonalization where filters have stopped learning: all entries kept, or the negligible left out.
+
+    python benchmarks/muon_speed.py
+
+A filter that gets no gradient any more keeps a momentum that decays into denormal numbers, with which a processor
+multiplies many times more slowly. Matrices of the shapes of ResNet-20's filter banks, of which some rows hold such
+numbers, are orthogonalized either way; the sides take turns, and the table has medians of milliseconds and of ratios.
+"""
+
+import argparse
+import time
+from statistics import median
+
+import torch
+
+from deepres.backends.device import describe_device, limit_threads
+from deepres.training.muon import NEGLIGIBLE, orthogonalize
+
+SHAPES = ((7, 16, 144), (1, 32, 144), (5, 32, 288), (1, 64, 288), (5, 64, 576))  # banks, filters, weights of a filter
+DENORMAL = 1e-42
+
+
+def stacks(dead: float) -> list[torch.Tensor]:
+    """Return matrices of random numbers, of which a share of the rows is denormal."""
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(*shape, generator=generator) for shape in SHAPES]
+    for stack in made:
+        stack[:, : round(dead * stack.shape[1])] = DENORMAL
+    return made
+
+
+def milliseconds(made: list[torch.Tensor], negligible: float, times: int) -> float:
+    """Return the time that orthogonalizing all of them takes, the mean of some."""
+    begin = time.perf_counter()
+    for _ in range(times):
+        for stack in made:
+            orthogonalize(stack, negligible)
+    return (time.perf_counter() - begin) / times * 1e3
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dead", nargs="+", type=float, default=[0.0, 0.01, 0.05, 0.2], help="shares of the filters")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--times", type=int, default=5, help="calls of a round")
+    arguments = parser.parse_args()
+    limit_threads()
+    print(describe_device(torch.device("cpu")))
+    print(f"{'filters without gradient':26}{'all kept, ms':>14}{'left out, ms':>14}{'ratio':>8}")
+    for dead in arguments.dead:
+        made = stacks(dead)
+        rounds = [
+            [milliseconds(made, each, arguments.times) for each in (0.0, NEGLIGIBLE)] for _ in range(arguments.rounds)
+        ]
+        before, after = (median(column) for column in zip(*rounds, strict=True))
+        print(f"{dead:<26.0%}{before:>14.2f}{after:>14.2f}{median(a / b for a, b in rounds):>7.1f}x")
+
+
+if __name__ == "__main__":
+    main()
