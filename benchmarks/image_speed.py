@@ -55,7 +55,7 @@ def main() -> None:
         recipe = get_recipe(name)
         sizes = [None, *recipe.small_sizes]
         torchs, kernels = (build_stream(images, labels, recipe, seed=0) for _ in range(2))
-        use_fast_images(kernels, native_precisions(CPU)[-1], sizes)
+        use_fast_images(kernels, native_precisions(CPU)[-1])
         choice = torchs.choose(STEP)
         for size in sizes:
             sides = [partial(stream.make_images, choice, size) for stream in (torchs, kernels)]
