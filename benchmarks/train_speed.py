@@ -1,6 +1,6 @@
 """Training speed: the usual way of training on a CPU against deepres, both measured in one run.
 
-    python benchmarks/train_speed.py                       # ResNet-20, some 6 minutes
+    python benchmarks/train_speed.py                       # ResNet-20, over 10 minutes; --steps 75 halves it
     python benchmarks/train_speed.py --models resnet20 resnet56 plain56 --out benchmarks/results/train_speed_avx2.json
 
 Each contender runs in a process of its own. They take turns, round after round, so that whatever else the machine does
