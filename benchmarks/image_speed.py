@@ -9,15 +9,12 @@ of ratios.
 
 import argparse
 import os
-import time
-from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as `deepres` does
 
 import torch
-from torch import Tensor
+from turns import in_turns
 
 from deepres.backends.device import describe_device, limit_threads, native_precisions
 from deepres.backends.memory import keep_freed_memory
@@ -28,14 +25,6 @@ from deepres.training.fast_images import use_fast_images
 
 CPU = torch.device("cpu")
 STEP = 3
-
-
-def milliseconds(make: Callable[[], Tensor], times: int) -> float:
-    """Return the time of one call, the mean of some."""
-    begin = time.perf_counter()
-    for _ in range(times):
-        make()
-    return (time.perf_counter() - begin) / times * 1e3
 
 
 def main() -> None:
@@ -58,11 +47,9 @@ def main() -> None:
         use_fast_images(kernels, native_precisions(CPU)[-1])
         choice = torchs.choose(STEP)
         for size in sizes:
-            sides = [partial(stream.make_images, choice, size) for stream in (torchs, kernels)]
-            assert torch.equal(sides[0](), sides[1]())
-            rounds = [[milliseconds(side, arguments.times) for side in sides] for _ in range(arguments.rounds)]
-            before, after = (median(column) for column in zip(*rounds, strict=True))
-            ratio = median(one / other for one, other in rounds)
+            by_torch, by_kernel = (partial(stream.make_images, choice, size) for stream in (torchs, kernels))
+            assert torch.equal(by_torch(), by_kernel())
+            before, after, ratio = in_turns(by_torch, by_kernel, arguments.rounds, arguments.times)
             what = f"{recipe.batch_size} of {size or 32} x {size or 32}"
             print(f"{name:10}{what:>18}{before:>11.2f}{after:>12.2f}{ratio:>7.1f}x")
 

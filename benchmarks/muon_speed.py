@@ -8,10 +8,10 @@ numbers, are orthogonalized either way; the sides take turns, and the table has 
 """
 
 import argparse
-import time
-from statistics import median
+from functools import partial
 
 import torch
+from turns import in_turns
 
 from deepres.backends.device import describe_device, limit_threads
 from deepres.training.muon import NEGLIGIBLE, orthogonalize
@@ -29,13 +29,10 @@ def stacks(dead: float) -> list[torch.Tensor]:
     return made
 
 
-def milliseconds(made: list[torch.Tensor], negligible: float, times: int) -> float:
-    """Return the time that orthogonalizing all of them takes, the mean of some."""
-    begin = time.perf_counter()
-    for _ in range(times):
-        for stack in made:
-            orthogonalize(stack, negligible)
-    return (time.perf_counter() - begin) / times * 1e3
+def orthogonalize_all(made: list[torch.Tensor], negligible: float) -> None:
+    """Orthogonalize all matrices."""
+    for stack in made:
+        orthogonalize(stack, negligible)
 
 
 def main() -> None:
@@ -50,11 +47,9 @@ def main() -> None:
     print(f"{'filters without gradient':26}{'all kept, ms':>14}{'left out, ms':>14}{'ratio':>8}")
     for dead in arguments.dead:
         made = stacks(dead)
-        rounds = [
-            [milliseconds(made, each, arguments.times) for each in (0.0, NEGLIGIBLE)] for _ in range(arguments.rounds)
-        ]
-        before, after = (median(column) for column in zip(*rounds, strict=True))
-        print(f"{dead:<26.0%}{before:>14.2f}{after:>14.2f}{median(a / b for a, b in rounds):>7.1f}x")
+        all_kept, left_out = (partial(orthogonalize_all, made, negligible) for negligible in (0.0, NEGLIGIBLE))
+        before, after, ratio = in_turns(all_kept, left_out, arguments.rounds, arguments.times)
+        print(f"{dead:<26.0%}{before:>14.2f}{after:>14.2f}{ratio:>7.1f}x")
 
 
 if __name__ == "__main__":
