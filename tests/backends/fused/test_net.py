@@ -1,4 +1,7 @@
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -156,12 +159,34 @@ def test_results_depend_on_neither_threads_nor_capacity_nor_run(precision, num_t
 @pytest.mark.parametrize(("precision", "unit"), VARIANTS)
 def test_more_than_eight_threads_divide_the_work_and_change_no_bit(precision, unit, num_threads):
     results = []
-    for threads in (1, 9):
+    for threads in (1, 9, 70):
         num_threads(threads)
         model = make_model("resnet8")
         FusedNet(model, precision, 11, unit).forward_backward(*batch(11, size=16))
         results.append([p.grad for p in model.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_fewer_threads_than_were_asked_for_do_all_the_work(precision):
+    script = (
+        "import torch; from deepres.backends.fused.net import FusedNet; from deepres.models import build_model;"
+        "torch.manual_seed(0); torch.set_num_threads(3); model = build_model('resnet8');"
+        f"net = FusedNet(model, {precision!r}, 7);"
+        "net.forward_backward(torch.randn(7, 3, 16, 16), torch.arange(7));"
+        "print(torch.get_num_threads(), [p.grad.double().abs().sum().item() for p in model.parameters()])"
+    )
+    outputs = {
+        limit: subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | {"OMP_THREAD_LIMIT": limit},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for limit in ("1", "8")
+    }
+    assert outputs["1"] == outputs["8"]
 
 
 @needs_float32

@@ -93,12 +93,13 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
   static void forward(const Layer& layer, int num_images, int num_threads) {
     constexpr int kVectors = kForwardVectors;
     const Input& input = layer.input;
+    const int step = layer.descending ? -1 : 1;
+    Pieces pieces(num_images, num_threads, layer.descending);
 #pragma omp parallel num_threads(num_threads)
     {
       Element* padded = thread_scratch().input;
       clear_border(padded);
-#pragma omp for schedule(dynamic, 4)
-      for (int n = 0; n < num_images; n++) {
+      const auto forward_image = [&](int n) {
         const ptrdiff_t in_offset = ptrdiff_t{n} * kInImage;
         const Element* source = (input.previous ? input.previous->output : input.values) + in_offset;
         const ImageShortcut shortcut = image_shortcut(input, n);
@@ -107,16 +108,16 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
         } else {
           activate_input(padded, *input.previous, source, shortcut, input.values ? input.values + in_offset : nullptr);
         }
-        const bool last = n + 1 == num_images;
+        const bool last = n + step < 0 || n + step == num_images;
         for (int block = 0; block < kOut; block += kVectors * kLanes) {
           Vec sum[kVectors], square_sum[kVectors];
           UNROLL for (int v = 0; v < kVectors; v++) sum[v] = square_sum[v] = zero();
           for (int h = 0; h < kOutSize; h++) {
             if (block == 0 && !last) {
-              prefetch(source + kInImage, kInImage, h, kOutSize);
+              prefetch(source + step * kInImage, kInImage, h, kOutSize);
               if (shortcut.values) {
                 const int image_step = shortcut.row_step * kInSize;
-                prefetch(shortcut.values + image_step, image_step, h, kOutSize);
+                prefetch(shortcut.values + step * image_step, image_step, h, kOutSize);
               }
             }
             for_tiles<kOutSize, kTile / kVectors>([&](int w, auto num_pixels) ALWAYS_INLINE {
@@ -141,7 +142,9 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
             store_floats(sums + kOut + v * kLanes, square_sum[v]);
           }
         }
-      }
+      };
+#pragma omp for schedule(static, 1)
+      for (int thread = 0; thread < num_threads; thread++) pieces.take(thread, forward_image);
     }
   }
 
@@ -181,13 +184,13 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
   // Write the input's gradient of image n, masked by ReLU, to input_grad, and its sums to the previous layer's.
   // shortcut_grad, (n, out size, out size, kOut): what comes through the block's shortcut; null: none does.
   static void write_input_grad(const Scratch& scratch, const Layer& layer, int n, const Element* shortcut_grad,
-                               Element* input_grad, const Element* g, bool last) {
+                               Element* input_grad, const Element* g, int next) {
     constexpr int kVectors = kBackwardVectors;
     const Layer& previous = *layer.input.previous;
     const Element* raw = previous.output + ptrdiff_t{n} * kInImage;
-    const Element* next_input = (layer.input.values ? layer.input.values + ptrdiff_t{n} * kInImage : raw) + kInImage;
-    const Element* next_g = g + ptrdiff_t{n + 1} * kOutImage;
-    const Element* next_output = layer.output + ptrdiff_t{n + 1} * kOutImage;
+    const Element* next_input = (layer.input.values ? layer.input.values + ptrdiff_t{n} * kInImage : raw) + next * kInImage;
+    const Element* next_g = g + ptrdiff_t{n + next} * kOutImage;
+    const Element* next_output = layer.output + ptrdiff_t{n + next} * kOutImage;
     Element* target = input_grad + ptrdiff_t{n} * kInImage;
     if (shortcut_grad) shortcut_grad += ptrdiff_t{n} * kOutImage;
 
@@ -196,7 +199,7 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
       Vec sum[kVectors], product_sum[kVectors];
       UNROLL for (int v = 0; v < kVectors; v++) sum[v] = product_sum[v] = zero();
       for (int h = 0; h < kInSize; h++) {
-        if (block == 0 && !last) {
+        if (block == 0 && next != 0) {
           prefetch(next_input, kInImage, h, kInSize);
           prefetch(next_g, kOutImage, h, kInSize);
           prefetch(next_output, kOutImage, h, kInSize);
@@ -247,7 +250,9 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
   static void backward(const Layer& layer, int num_images, const Element* g, const Element* shortcut_grad,
                        Element* input_grad, float* chunk_grads, int num_threads) {
     const Input& input = layer.input;
+    const int step = layer.descending ? 1 : -1;
     const Tasks tasks(num_images, num_threads, kIn == kImageChannels);
+    Pieces pieces = tasks.pieces(!layer.descending);
 #pragma omp parallel num_threads(num_threads)
     {
       Scratch& scratch = thread_scratch();
@@ -255,12 +260,12 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
       memset(scratch.grad, 0, kGradSize * kGradRow * sizeof(Element));
       memset(scratch.grad_pairs, 0, kGradPairRow * sizeof(Element));
       memset(scratch.grad_pairs + (kOutSize + 1) * kGradPairRow, 0, kGradPairRow * sizeof(Element));
-#pragma omp for schedule(dynamic, 1)
-      for (int i = 0; i < tasks.count(); i++) {
+      const auto take_task = [&](int i) {
         const Task task = tasks[i];
         float* chunk_grad = chunk_grads + task.chunk * kWeights;
         if (task.weight_grad) memset(chunk_grad, 0, kWeights * sizeof(float));
-        for (int n = task.begin; n < task.end; n++) {
+        const int first = step > 0 ? task.begin : task.end - 1, end = step > 0 ? task.end : task.begin - 1;
+        for (int n = first; n != end; n += step) {
           const ptrdiff_t in_offset = ptrdiff_t{n} * kInImage, out_offset = ptrdiff_t{n} * kOutImage;
           if (input.values) {
             copy_input(scratch.input, input.values + in_offset);
@@ -271,10 +276,13 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
           load_output_grad(scratch, layer, g + out_offset, layer.output + out_offset);
           if (task.weight_grad) DirectWeightGrad<kIn, kOut, kInSize, kStride>::add(scratch, chunk_grad);
           if constexpr (kIn != kImageChannels) {
-            if (task.input_grad) write_input_grad(scratch, layer, n, shortcut_grad, input_grad, g, n + 1 == num_images);
+            const bool last = n + step < 0 || n + step == num_images;
+            if (task.input_grad) write_input_grad(scratch, layer, n, shortcut_grad, input_grad, g, last ? 0 : step);
           }
         }
-      }
+      };
+#pragma omp for schedule(static, 1)
+      for (int thread = 0; thread < num_threads; thread++) pieces.take(thread, take_task);
 #pragma omp for schedule(static)
       for (int in = 0; in < static_cast<int>(layer.in_channels); in++) Sizes::add_chunks(layer, chunk_grads, in);
     }

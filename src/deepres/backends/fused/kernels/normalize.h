@@ -12,18 +12,28 @@
 
 namespace {
 
+// Add up two sums of each channel over the images: layer.sums' first and second half.
+struct ChannelSums {
+  double first[kMaxChannels] = {}, second[kMaxChannels] = {};
+
+  ChannelSums(const Layer& layer, int num_images) {
+    const int channels = static_cast<int>(layer.out_channels);
+    const float* sums = layer.sums;
+    for (int n = 0; n < num_images; n++, sums += 2 * channels) {
+      for (int i = 0; i < channels; i++) first[i] += sums[i];
+      for (int i = 0; i < channels; i++) second[i] += sums[channels + i];
+    }
+  }
+};
+
 // Turn the sums over images into the batch's statistics, scale and shift; update the running statistics as torch does.
 void normalize_batch(const Layer& layer, int num_images, int64_t num_pixels) {
   const int channels = static_cast<int>(layer.out_channels);
   const double count = static_cast<double>(num_images) * static_cast<double>(num_pixels);
+  const ChannelSums sums(layer, num_images);
   for (int i = 0; i < channels; i++) {
-    double sum = 0, square_sum = 0;
-    for (int n = 0; n < num_images; n++) {
-      sum += layer.sums[n * 2 * channels + i];
-      square_sum += layer.sums[n * 2 * channels + channels + i];
-    }
-    const double mean = sum / count;
-    const double var = std::max(std::fma(-mean, mean, square_sum / count), 0.0);
+    const double mean = sums.first[i] / count;
+    const double var = std::max(std::fma(-mean, mean, sums.second[i] / count), 0.0);
     const double inverse_std = 1 / std::sqrt(var + layer.eps);
     layer.mean[i] = static_cast<float>(mean);
     layer.inverse_std[i] = static_cast<float>(inverse_std);
@@ -47,12 +57,9 @@ void normalize_running(const Layer& layer) {
 void normalize_backward(const Layer& layer, int num_images, int64_t num_pixels) {
   const int channels = static_cast<int>(layer.out_channels);
   const double count = static_cast<double>(num_images) * static_cast<double>(num_pixels);
+  const ChannelSums sums(layer, num_images);
   for (int i = 0; i < channels; i++) {
-    double sum = 0, product_sum = 0;
-    for (int n = 0; n < num_images; n++) {
-      sum += layer.sums[n * 2 * channels + i];
-      product_sum += layer.sums[n * 2 * channels + channels + i];
-    }
+    const double sum = sums.first[i], product_sum = sums.second[i];
     const double mean = layer.mean[i], inverse_std = layer.inverse_std[i];
     const double weight_grad = inverse_std * std::fma(-mean, sum, product_sum);
     const double scale = layer.norm_weight[i] * inverse_std;

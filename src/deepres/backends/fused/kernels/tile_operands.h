@@ -76,6 +76,29 @@ inline void multiply_tiles(const Element* x, std::ptrdiff_t group_step, std::ptr
   tiles::unroll<kGroups * kBlocks>([&](auto i) ALWAYS_INLINE { tiles::store<i>(sums + i * kTileSums, 64); });
 }
 
+// The filters of a convolution, of any layout: 16 outputs at once.
+struct Filters {
+  const float* weights;
+  int output_step, channel_step;  // floats from one to the next
+  int num_channels;               // the operand may have more: their weights are zeros
+  bool rotated;                   // by half a turn
+
+  Vec operator()(int first_output, int channel, int tap) const {
+    if (channel >= num_channels) return zero();
+    const float* first = weights + first_output * output_step + channel * channel_step + (rotated ? 8 - tap : tap);
+    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm512_i32gather_ps(_mm512_mullo_epi32(lanes, _mm512_set1_epi32(output_step)), first, sizeof(float));
+  }
+};
+
+// Write a right operand's tile; lanes(element): the weights of 16 outputs.
+template <typename Lanes>
+inline void pack_tile(Element* target, Lanes lanes) {
+  for (int element = 0; element < 32; element += 2) {
+    store_packed(target + element * 16, interleave(narrow({lanes(element), lanes(element + 1)})));
+  }
+}
+
 // The left operand of a convolution with kStride over images of kChannels channels and kSize rows, as said above.
 template <int kChannels, int kSize, int kStride>
 struct Operand {
@@ -156,34 +179,27 @@ struct Operand {
     }
   }
 
-  // The weight that step `step` of block `block` multiplies with element `element` of its 32: weight(out, in, tap).
-  template <typename Weight>
-  static float packed_value(int block, int step, int element, int lane, Weight weight) {
+  // The weights that step `step` of block `block` multiplies with element `element` of its 32, of 16 outputs.
+  static Vec lanes(const Filters& filters, int block, int step, int element) {
     if constexpr (kChannels == 4) {
-      return element < 16 && element / 4 < 3 ? weight(block * 16 + lane, element % 4, step * 3 + element / 4) : 0.0f;
+      return element < 12 ? filters(block * 16, element % 4, step * 3 + element / 4) : zero();
     } else if constexpr (kRowPairs) {
       const bool lower = kStride == 1 && block % 2;
       const int row = step / 3 * 2 + element / 16 - lower;
-      const int out = kStride == 1 ? block / 2 * 16 + lane : block * 16 + lane;
-      return row >= 0 && row < 3 ? weight(out, element % 16, row * 3 + step % 3) : 0.0f;
+      const int first_output = (kStride == 1 ? block / 2 : block) * 16;
+      return row >= 0 && row < 3 ? filters(first_output, element % 16, row * 3 + step % 3) : zero();
     } else {
       constexpr int kParts = kChannels / 32;
-      return weight(block * 16 + lane, step % kParts * 32 + element, step / kParts);
+      return filters(block * 16, step % kParts * 32 + element, step / kParts);
     }
   }
 
   static constexpr int num_blocks(int outputs) { return outputs / 16 * (kRowPairs && kStride == 1 ? 2 : 1); }
 
-  template <typename Weight>
-  static void pack(Element* target, int outputs, Weight weight) {
+  static void pack(Element* target, int outputs, const Filters& filters) {
     for (int block = 0; block < num_blocks(outputs); block++) {
       for (int step = 0; step < kSteps; step++, target += kTileElements) {
-        for (int element = 0; element < 32; element++) {
-          for (int lane = 0; lane < 16; lane++) {
-            const float value = packed_value(block, step, element, lane, weight);
-            target[element / 2 * 32 + lane * 2 + element % 2] = to_element(value);
-          }
-        }
+        pack_tile(target, [&](int element) { return lanes(filters, block, step, element); });
       }
     }
   }
@@ -279,20 +295,14 @@ struct GradOperand {
     _mm512_store_si512(operand + row * kPitch + column * kOut + channel, values);
   }
 
-  // weight(input channel, output channel, tap of the rotated filter)
-  template <typename Weight>
-  static void pack(Element* target, Weight weight) {
+  static void pack(Element* target, const Filters& filters) {
     for (int block = 0; block < kBlocks; block++) {
       tiles::unroll<4>([&](auto index) {
         using Taps = Class<index>;
         for (int step = 0; step < Taps::kTaps * kParts; step++, target += kTileElements) {
           const int tap = Taps::row_tap(step / kParts) * 3 + Taps::column_tap(step / kParts);
-          for (int element = 0; element < 32; element++) {
-            for (int lane = 0; lane < 16; lane++) {
-              const float value = weight(block * 16 + lane, step % kParts * 32 + element, tap);
-              target[element / 2 * 32 + lane * 2 + element % 2] = to_element(value);
-            }
-          }
+          pack_tile(target,
+                    [&](int element) { return filters(block * 16, step % kParts * 32 + element, tap); });
         }
       });
     }

@@ -75,12 +75,13 @@ struct TiledConv {
 
   static void forward(const Layer& layer, int num_images, int num_threads) {
     const Input& input = layer.input;
+    const int step = layer.descending ? -1 : 1;
+    Pieces pieces(num_images, num_threads, layer.descending);
 #pragma omp parallel num_threads(num_threads)
     {
       TileScratch& scratch = thread_tile_scratch();
       Forward::clear(scratch.operand);
-#pragma omp for schedule(dynamic, 4)
-      for (int n = 0; n < num_images; n++) {
+      const auto forward_image = [&](int n) {
         const std::ptrdiff_t in_offset = std::ptrdiff_t{n} * kInImage;
         const Element* source = (input.previous ? input.previous->output : input.values) + in_offset;
         if constexpr (kIn == 4) {
@@ -90,12 +91,12 @@ struct TiledConv {
                                input.values ? input.values + in_offset : nullptr);
         }
         Ahead ahead(Forward::num_pieces(kOutImage));
-        if (n + 1 < num_images) {
-          ahead.add(source + kInImage, kInImage);
-          const ImageShortcut next = Sizes::image_shortcut(input, n + 1);
-          ahead.add(next.values, next.row_step * kInSize);
-          ahead.add(layer.output + std::ptrdiff_t{n + 1} * kOutImage, kOutImage, true);
-          if (input.values && kIn != 4) ahead.add(input.values + in_offset + kInImage, kInImage, true);
+        if (const int next = n + step; next >= 0 && next < num_images) {
+          ahead.add(source + step * kInImage, kInImage);
+          const ImageShortcut next_shortcut = Sizes::image_shortcut(input, next);
+          ahead.add(next_shortcut.values, next_shortcut.row_step * kInSize);
+          ahead.add(layer.output + std::ptrdiff_t{next} * kOutImage, kOutImage, true);
+          if (input.values && kIn != 4) ahead.add(input.values + in_offset + step * kInImage, kInImage, true);
         }
         alignas(64) float sum[kOut] = {}, square_sum[kOut] = {};
         Element* output = layer.output + std::ptrdiff_t{n} * kOutImage;
@@ -119,14 +120,16 @@ struct TiledConv {
         float* sums = layer.sums + std::ptrdiff_t{n} * 2 * kOut;
         memcpy(sums, sum, sizeof sum);
         memcpy(sums + kOut, square_sum, sizeof square_sum);
-      }
+      };
+#pragma omp for schedule(static, 1)
+      for (int thread = 0; thread < num_threads; thread++) pieces.take(thread, forward_image);
       release_tiles();
     }
   }
 
-  // Write a * g + b * output + c of an image as both operands need it.
+  // Write a * g + b * output + c of an image as both operands need it. `ahead` has a part for each row.
   static void load_output_grad(Element* operand, Element* pairs, const Layer& layer, const Element* g,
-                               const Element* output) {
+                               const Element* output, Ahead ahead) {
     for (int channel = 0; channel < kOut; channel += 32) {
       const Unit a = load_per_channel<kOut>(layer.a + channel);
       const Unit b = load_per_channel<kOut>(layer.b + channel);
@@ -139,6 +142,7 @@ struct TiledConv {
                                                         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
       const Packed low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
       for (int h = 0; h < kOutSize; h++) {
+        ahead.advance();
         Element* row_pairs = pairs + (h + 1) * Grad::kPairRow + channel * 2;
         for (int w = 0; w < kOutSize; w += 2) {
           const int offset = (h * kOutSize + w) * kOut + channel;
@@ -242,19 +246,21 @@ struct TiledConv {
   static void backward(const Layer& layer, int num_images, const Element* g, const Element* shortcut_grad,
                        Element* input_grad, float* chunk_grads, int num_threads) {
     const Input& input = layer.input;
+    const int step = layer.descending ? 1 : -1;
     const Tasks tasks(num_images, num_threads, kIn < kLanes);
+    Pieces pieces = tasks.pieces(!layer.descending);
 #pragma omp parallel num_threads(num_threads)
     {
       TileScratch& scratch = thread_tile_scratch();
       if constexpr (kIn >= kLanes) Backward::clear(scratch.operand);
       Grad::clear_pairs(scratch.pairs);
-#pragma omp for schedule(dynamic, 1)
-      for (int i = 0; i < tasks.count(); i++) {
+      const auto take_task = [&](int i) {
         const Task task = tasks[i];
         float* chunk_grad = chunk_grads + task.chunk * Sizes::kWeights;
         if (task.weight_grad) memset(chunk_grad, 0, Sizes::kWeights * sizeof(float));
         int held = 0;  // images in scratch
-        for (int n = task.begin; n < task.end; n++) {
+        const int first = step > 0 ? task.begin : task.end - 1, end = step > 0 ? task.end : task.begin - 1;
+        for (int n = first; n != end; n += step) {
           const std::ptrdiff_t in_offset = std::ptrdiff_t{n} * kInImage, out_offset = std::ptrdiff_t{n} * kOutImage;
           const Element* x = input.values ? input.values + in_offset : nullptr;
           if constexpr (kIn >= kLanes) {
@@ -264,24 +270,31 @@ struct TiledConv {
               x = scratch.input;
             }
           }
+          // The next image's memory is asked for during the input's gradient, the longest part, where there is one.
+          const bool has_next = n + step >= 0 && n + step < num_images;
+          const std::ptrdiff_t next_in = in_offset + step * kInImage, next_out = out_offset + step * kOutImage;
+          Ahead ahead(task.input_grad ? Backward::num_pieces(kInImage) : kOutSize * (kOut > 32 ? 2 : 1));
+          if (has_next) {
+            ahead.add(g + next_out, kOutImage);
+            ahead.add(layer.output + next_out, kOutImage);
+            if (input.values) ahead.add(input.values + next_in, kInImage);
+            if (input.previous) ahead.add(input.previous->output + next_in, kInImage);
+            if (task.input_grad) {
+              if (shortcut_grad) ahead.add(shortcut_grad + next_out, kOutImage);
+              ahead.add(input_grad + next_in, kInImage, true);
+            }
+          }
           load_output_grad(scratch.operand, scratch.pairs + held * Grad::kPairs, layer, g + out_offset,
-                           layer.output + out_offset);
-          if (task.weight_grad) held = Grad::take(scratch, held, x, n + 1 == task.end, chunk_grad);
+                           layer.output + out_offset, task.input_grad ? Ahead(1) : ahead);
+          if (task.weight_grad) held = Grad::take(scratch, held, x, n + step == end, chunk_grad);
           if constexpr (kIn >= kLanes) {
             if (!task.input_grad) continue;
-            Ahead ahead(Backward::num_pieces(kInImage));
-            if (n + 1 < num_images) {
-              ahead.add(g + out_offset + kOutImage, kOutImage);
-              ahead.add(layer.output + out_offset + kOutImage, kOutImage);
-              ahead.add(input.previous->output + in_offset + kInImage, kInImage);
-              if (input.values) ahead.add(input.values + in_offset + kInImage, kInImage);
-              if (shortcut_grad) ahead.add(shortcut_grad + out_offset + kOutImage, kOutImage);
-              ahead.add(input_grad + in_offset + kInImage, kInImage, true);
-            }
             write_input_grad(scratch, layer, n, x, shortcut_grad, input_grad, ahead);
           }
         }
-      }
+      };
+#pragma omp for schedule(static, 1)
+      for (int thread = 0; thread < num_threads; thread++) pieces.take(thread, take_task);
       release_tiles();
 #pragma omp for schedule(static)
       for (int in = 0; in < static_cast<int>(layer.in_channels); in++) Sizes::add_chunks(layer, chunk_grads, in);
@@ -290,12 +303,9 @@ struct TiledConv {
 
   static void pack(const Layer& layer) {
     const int in_channels = static_cast<int>(layer.in_channels);
-    const auto weight = [&](int out, int in, int tap) {
-      return in < in_channels ? layer.weight[(out * in_channels + in) * 9 + tap] : 0.0f;
-    };
-    Forward::pack(layer.forward_weight, kOut, weight);
+    Forward::pack(layer.forward_weight, kOut, {layer.weight, in_channels * 9, 9, in_channels, false});
     if constexpr (kIn >= kLanes) {
-      const auto rotated = [&](int in, int out, int tap) { return weight(out, in, 8 - tap); };
+      const Filters rotated{layer.weight, 9, in_channels * 9, kOut, true};
       if constexpr (kStride == 1) {
         Backward::pack(layer.backward_weight, kIn, rotated);
       } else {

@@ -29,16 +29,17 @@ struct Winograd : WinogradProducts<kChannels, kSize> {
   static void forward(const Layer& layer, int num_images, int num_threads) {
     // Threads take several images at a time: what comes next is then known and can be asked for.
     const int run = std::max(kImages, (num_images - 1) / (4 * num_threads) + 1), num_runs = (num_images - 1) / run + 1;
+    Pieces pieces(num_runs, num_threads, layer.descending);
 #pragma omp parallel num_threads(num_threads)
     {
       WinogradScratch& scratch = thread_winograd_scratch();
       memset(scratch.input, 0, kPaddedSize * kRow * sizeof(float));
-#pragma omp for schedule(dynamic, 1)
-      for (int i = 0; i < num_runs; i++) {
-        const int begin = (layer.descending ? num_runs - 1 - i : i) * run;
-        for_parts(begin, std::min(begin + run, num_images), layer.descending,
+      const auto forward_run = [&](int i) {
+        for_parts(i * run, std::min((i + 1) * run, num_images), layer.descending,
                   [&](Part part, Part next) { forward_part(scratch, layer, part, next); });
-      }
+      };
+#pragma omp for schedule(static, 1)
+      for (int thread = 0; thread < num_threads; thread++) pieces.take(thread, forward_run);
     }
   }
 
@@ -101,19 +102,19 @@ struct Winograd : WinogradProducts<kChannels, kSize> {
 
   static void backward(const Layer& layer, int num_images, const float* g, const float* shortcut_grad,
                        float* input_grad, float* chunk_grads, int num_threads) {
-    const Tasks tasks(num_images, num_threads, false, !layer.descending);
+    const Tasks tasks(num_images, num_threads, false);
+    Pieces pieces = tasks.pieces(!layer.descending);
 #pragma omp parallel num_threads(num_threads)
     {
       WinogradScratch& scratch = thread_winograd_scratch();
       memset(scratch.input, 0, kPaddedSize * kRow * sizeof(float));
       memset(scratch.grad, 0, kPaddedSize * kRow * sizeof(float));
-#pragma omp for schedule(dynamic, 1)
-      for (int i = 0; i < tasks.count(); i++) {
+      const auto take_task = [&](int i) {
         const Task task = tasks[i];
         float* chunk_grad = chunk_grads + task.chunk * Sizes::kWeights;
         if (task.begin == task.end) {
           if (task.weight_grad) memset(chunk_grad, 0, Sizes::kWeights * sizeof(float));
-          continue;
+          return;
         }
         bool first = true;
         for_parts(task.begin, task.end, !layer.descending, [&](Part part, Part next) {
@@ -123,7 +124,9 @@ struct Winograd : WinogradProducts<kChannels, kSize> {
           first = false;
         });
         if (task.weight_grad) write_chunk_grad(scratch.weight_grad, chunk_grad);
-      }
+      };
+#pragma omp for schedule(static, 1)
+      for (int thread = 0; thread < num_threads; thread++) pieces.take(thread, take_task);
 #pragma omp for schedule(static)
       for (int in = 0; in < kChannels; in++) Sizes::add_chunks(layer, chunk_grads, in);
     }
