@@ -2,14 +2,18 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from deepres.backends.fused.build import KernelsUnavailable
 from deepres.errors import UserError, first_line, unknown_name
 from deepres.objects import is_object_name, load_object
+from deepres.recipes.parts import Muon as MuonRule
 from deepres.recipes.recipe import OtherOptimizer, Recipe
+from deepres.training.fast_muon import FastMuon, muon_kernel
 from deepres.training.muon import Muon, StackedMuon
 from deepres.training.optimizer import Optimizer, ParamGroup
 from deepres.training.start import norm_parameters
@@ -181,13 +185,27 @@ def head_parameters(model: nn.Module) -> list[Tensor]:
     return list(layers[-1].parameters())
 
 
-def build_optimizers(recipe: Recipe, model: nn.Module, *, stacked: bool = False) -> list[Optimizer]:
+def build_muon(banks: list[Tensor], rule: MuonRule, *, stacked: bool, kernels: str | None) -> Muon:
+    """Return Muon of filter banks in the form that suits a device, see `build_optimizers`."""
+    if stacked and banks:
+        return StackedMuon(banks, rule.learning_rate, rule.momentum)
+    if kernels is not None:
+        with suppress(KernelsUnavailable):
+            return FastMuon(banks, rule.learning_rate, rule.momentum, muon_kernel(rule.momentum, kernels))
+    return Muon(banks, rule.learning_rate, rule.momentum)
+
+
+def build_optimizers(
+    recipe: Recipe, model: nn.Module, *, stacked: bool = False, kernels: str | None = None
+) -> list[Optimizer]:
     """Return the optimizers that the recipe asks for, which together hold every parameter once.
 
     Args:
         recipe: how to train, as it applies to the model: see `Recipe.for_chain`.
         model: what to train.
         stacked: whether to take Muon's form for devices on which the number of operations counts.
+        kernels: the precision of the fused kernels that compute this net on a CPU, one of which then takes Muon's
+            steps, where it can. None: torch takes them.
     """
     norms: list[Tensor] = norm_parameters(model) if recipe.norm_adam else []
     heads: list[Tensor] = head_parameters(model) if recipe.head_rate != 1 else []
@@ -197,8 +215,7 @@ def build_optimizers(recipe: Recipe, model: nn.Module, *, stacked: bool = False)
     others: list[Tensor] = [p for p in model.parameters() if p.ndim == 1 and p not in apart]
     optimizers: list[Optimizer] = []
     if recipe.muon:
-        kind = StackedMuon if stacked and convs else Muon
-        optimizers.append(kind(convs, recipe.muon.learning_rate, recipe.muon.momentum))
+        optimizers.append(build_muon(convs, recipe.muon, stacked=stacked, kernels=kernels))
     else:
         weights = convs + weights
     decay_of_others = recipe.weight_decay if recipe.decay_norm_and_bias else 0.0

@@ -124,7 +124,9 @@ class Trainer:
             fall_back=fall_back,
         )
         self.model = model
-        self.optimizers = build_optimizers(recipe, model, stacked=device.type != "cpu")
+        on_cpu = device.type == "cpu"
+        kernels = precision if on_cpu and self.backend.name == "fused" else None
+        self.optimizers = build_optimizers(recipe, model, stacked=not on_cpu, kernels=kernels)
         self.look_ahead = looking_ahead(recipe.look_ahead, model)
         self.mean = None if recipe.ema is None else RunningMean(model, recipe.ema)
         self.recipe = recipe

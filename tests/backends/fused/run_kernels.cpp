@@ -237,6 +237,17 @@ void run_head(int num_images, int num_classes, Shortcut kind) {
   print_digest("g", g);
 }
 
+void run_muon(int rows, int columns) {
+  const int64_t size = int64_t{rows} * columns;
+  Tensor<float> weight(size, 1), gradient(size, 1), momentum(size, 1);
+  const Bank bank{rows, columns, weight, gradient, momentum};
+  const MuonStep step{0.05f, 0.8f, 1e-15f, 3.4445f, -4.775f, 2.0315f, 5};
+  muon_step(&bank, 1, &step, 1);
+  printf("Muon, %d filters of %d weights\n", rows, columns);
+  print_digest("weight", weight);
+  print_digest("momentum", momentum);
+}
+
 void run_images(int num_images) {
   const int64_t size = kImageSize;
   Tensor<float> images(num_images * 3 * size * size, 1);
@@ -261,6 +272,9 @@ int main(int argc, char** argv) {
   run_augmentation(num_images, 0, false);
   run_augmentation(num_images, 4, false);
   run_augmentation(num_images, kImageSize - 1, true);
+  run_muon(16, 27);
+  run_muon(32, 144);
+  run_muon(64, 576);
   run_layer(num_images, 3, 16, kImageSize, Shortcut::kNone);
   for (const Shortcut kind : {Shortcut::kNone, Shortcut::kIdentity, Shortcut::kSubsampled}) {
     if (kind != Shortcut::kSubsampled) {

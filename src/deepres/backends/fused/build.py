@@ -96,7 +96,7 @@ class Layer(ctypes.Structure):
     )
 
 
-# Functions of kernels.cpp, augment.h and head.h: argument types, in its order, and the type of the result.
+# Functions of kernels.cpp, augment.h, head.h and muon.h: argument types, in its order, and the type of the result.
 FUNCTIONS = {
     "chunk_grads_size": ((), c_int64),
     "packed_size": ((c_int, c_int), c_int64),
@@ -110,6 +110,7 @@ FUNCTIONS = {
     "linear_forward": ((c_int, c_int, *[c_void_p] * 4, c_int), None),
     "cross_entropy": ((c_int, c_int, c_void_p, c_void_p, c_void_p), c_int64),
     "linear_backward": ((c_int, c_int, *[c_void_p] * 6, c_int), None),
+    "muon_step": ((c_void_p, c_int, c_void_p, c_int), None),
 }
 
 

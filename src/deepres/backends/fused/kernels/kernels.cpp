@@ -56,6 +56,7 @@
 #include "augment.h"
 #include "head.h"
 #include "layer.h"
+#include "muon.h"
 #include "normalize.h"
 #include "simd.h"
 #if defined(DEEPRES_FLOAT32)
