@@ -10,6 +10,7 @@ have medians of milliseconds and of ratios.
 """
 
 import argparse
+import sys
 from functools import partial
 
 import torch
@@ -18,6 +19,7 @@ from turns import in_turns
 from deepres.backends.device import describe_device, limit_threads, native_precisions
 from deepres.models import build_model
 from deepres.recipes.named import fast
+from deepres.training.fast_muon import FastMuon
 from deepres.training.muon import NEGLIGIBLE, orthogonalize
 from deepres.training.optimizer import Optimizer
 from deepres.training.optimizers import build_optimizers
@@ -49,6 +51,8 @@ def muon_of(name: str, kernels: str | None) -> Optimizer:
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer = build_optimizers(fast(), model, kernels=kernels)[0]
+    if kernels is not None and not isinstance(optimizer, FastMuon):
+        sys.exit(f"there is no kernel for Muon's steps of {name} here")
     optimizer.set_rate(0.1, 0.1)
     return optimizer
 

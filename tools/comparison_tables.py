@@ -60,19 +60,19 @@ def precisions_table(runs: Iterable[FinishedRun], model: str, recipe: str) -> st
     return markdown_table(headings, rows, text_columns=1)
 
 
-def lengths_table(runs: Iterable[FinishedRun], model: str, unlike: str) -> str:
-    """Return the errors of one net in bfloat16 by its recipes, but for the one `unlike` them, the shortest first."""
-    by_recipe: dict[str, list[FinishedRun]] = {}
-    for run in sorted(runs, key=lambda run: (run.result.compute or 0, run.seed)):
-        if (run.model, run.precision) == (model, "bfloat16") and run.recipe != unlike:
-            by_recipe.setdefault(run.recipe, []).append(run)
+def lengths_table(runs: Iterable[FinishedRun], models: Sequence[str], unlike: str) -> str:
+    """Return the errors of nets in bfloat16 by their recipes, but for the one `unlike` them, the shortest first."""
+    groups: dict[tuple[str, str], list[FinishedRun]] = {}
+    for run in sorted(runs, key=lambda run: (run.model, run.result.compute or 0, run.seed)):
+        if run.model in models and run.precision == "bfloat16" and run.recipe != unlike:
+            groups.setdefault((run.model, run.recipe), []).append(run)
     rows = []
-    for recipe, group in by_recipe.items():
+    for (model, recipe), group in groups.items():
         result = group[0].result
         assert result.compute is not None
         length = f"1/{paper().compute(SPLITS['50k']) / result.compute:.0f}".removesuffix("/1")
-        cells = [length, recipe, f"{result.steps:,}", str(group[0].record.recipe["pad"])]
+        cells = [model, length, recipe, f"{result.steps:,}", str(group[0].record.recipe["pad"])]
         errors = mean_and_spread([run.test_error_last for run in group])
         rows.append([*cells, errors, f"{mean(run.result.train_error for run in group):.2f}", str(len(group))])
-    headings = [f"{model}, of the paper's compute", "recipe", "steps", "shifts", "test error %", "train error %", "n"]
-    return markdown_table(headings, rows, text_columns=2)
+    headings = ["net", "of the paper's compute", "recipe", "steps", "shifts", "test error %", "train error %", "n"]
+    return markdown_table(headings, rows, text_columns=3)

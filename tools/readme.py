@@ -335,7 +335,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "install-size": install_size,
     "gpu-speed": lambda: gpu_speed_table(json.loads((RESULTS / "gpu_speed_h100.json").read_text())),
     "gpu-splits": lambda: gpu_splits_table(json.loads((RESULTS / "gpu_splits_h100.json").read_text())),
-    "longer": lambda: lengths_table(all_runs(ROOT / "results", RESULTS / "best"), "resnet20", "paper"),
+    "longer": lambda: lengths_table(all_runs(ROOT / "results", RESULTS / "best"), ("resnet20", "resnet56"), "paper"),
     "precisions": lambda: precisions_table(all_runs(ROOT / "results", FLOAT32), "resnet20", "fast"),
     "published": published,
     "reached": reached,

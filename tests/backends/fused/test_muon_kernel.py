@@ -1,5 +1,6 @@
 """Muon's steps by a kernel, against those of torch."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from deepres.backends.fused.muon import MuonKernel
 from deepres.data.loader import build_stream
 from deepres.recipes.named import fast
 from deepres.training.fast_muon import FastMuon, muon_kernel
-from deepres.training.muon import NEGLIGIBLE, NEWTON_SCHULZ_STEPS, QUINTIC, Muon
+from deepres.training.muon import NEGLIGIBLE, NEWTON_SCHULZ_STEPS, QUINTIC, Muon, orthogonalize
 from deepres.training.optimizers import build_optimizers
 from deepres.training.trainer import Trainer
 
@@ -67,18 +68,23 @@ def test_bits_depend_on_neither_threads_nor_company(precision, unit):
 
 
 @needs_float32
-def test_negligible_entries_are_left_out_and_zeros_stay():
-    kernel = kernel_of("float32", None)
+def test_negligible_entries_are_left_out():
+    threshold = 1e-2  # of 9,216 entries of norm 1, two thirds
+    kernel = MuonKernel(0.8, threshold, QUINTIC, NEWTON_SCHULZ_STEPS, "float32")
     bank, gradient = random_banks()[3], random_banks(1)[3]
-    gradient[7] = 1e-42
-    other, buffers = bank.clone(), [torch.zeros_like(bank) for _ in range(2)]
-    kernel([bank], [gradient], buffers[:1], 0.05)
-    gradient[7] = 0
-    kernel([other], [gradient], buffers[1:], 0.05)
-    assert torch.equal(bank, other)
-    still = torch.zeros(16, 16, 3, 3)
-    kernel([bank[:16, :16].contiguous()], [still], [still.clone()], 0.05)  # no direction: not NaN
-    assert not bank.isnan().any()
+    before, target_norm = bank.clone(), 32**0.5
+    kernel([bank], [gradient], [torch.zeros_like(bank)], 0.05)
+    update = orthogonalize(1.8 * gradient.flatten(1)[None], threshold)[0].view_as(bank)
+    assert error(update, orthogonalize(gradient.flatten(1)[None])[0].view_as(bank)) > 0.1
+    assert error(before * target_norm / before.norm() - bank, 0.05 * update) < 1e-4
+
+
+@needs_float32
+def test_a_bank_without_any_gradient_only_takes_its_norm():
+    bank, still = random_banks()[1], torch.zeros(16, 16, 3, 3)
+    expected = bank * 4 / bank.norm()
+    kernel_of("float32", None)([bank], [still], [still.clone()], 0.05)
+    assert error(bank, expected) < 1e-6
 
 
 @needs_float32
@@ -121,6 +127,19 @@ def trainer_of(backend, precision="float32"):
 @pytest.mark.parametrize("precision", [parameter("float32"), parameter("bfloat16")])
 def test_the_fused_backend_has_it(precision):
     assert isinstance(trainer_of("fused", precision).optimizers[0], FastMuon)
+
+
+@needs_float32
+def test_a_resumed_training_takes_the_same_steps():
+    straight, resumed = trainer_of("fused"), trainer_of("fused")
+    for step in range(4):
+        if step == 2:
+            resumed.load_state(copy.deepcopy(straight.state()))
+        straight.advance()
+        if step >= 2:
+            resumed.advance()
+    found, expected = resumed.state()["model"], straight.state()["model"]
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 @needs_float32

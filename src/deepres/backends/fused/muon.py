@@ -88,8 +88,7 @@ class MuonKernel:
         banks = (Bank * len(weights))()
         largest_first = sorted(zip(weights, gradients, buffers, strict=True), key=lambda each: -each[0].numel())
         for bank, (weight, gradient, buffer) in zip(banks, largest_first, strict=True):
-            assert gradient.is_contiguous()
-            assert buffer.is_contiguous()
+            assert all(tensor.is_contiguous() for tensor in (weight, gradient, buffer))
             bank.rows, bank.columns = len(weight), weight.numel() // len(weight)
             bank.weight, bank.gradient, bank.momentum = weight.data_ptr(), gradient.data_ptr(), buffer.data_ptr()
         self._step.lr = lr

@@ -188,7 +188,8 @@ struct Conv : Shape<kIn, kOut, kInSize, kStride> {
     constexpr int kVectors = kBackwardVectors;
     const Layer& previous = *layer.input.previous;
     const Element* raw = previous.output + ptrdiff_t{n} * kInImage;
-    const Element* next_input = (layer.input.values ? layer.input.values + ptrdiff_t{n} * kInImage : raw) + next * kInImage;
+    const Element* input = layer.input.values ? layer.input.values + ptrdiff_t{n} * kInImage : raw;
+    const Element* next_input = input + next * kInImage;
     const Element* next_g = g + ptrdiff_t{n + next} * kOutImage;
     const Element* next_output = layer.output + ptrdiff_t{n + next} * kOutImage;
     Element* target = input_grad + ptrdiff_t{n} * kInImage;

@@ -37,7 +37,7 @@
 //
 // Results depend neither on the number of threads nor on their timing: sums for the statistics are kept per image,
 // sums for the weight gradient per chunk of images, and both are added up in order. Images are the unit of parallel
-// work in the forward pass, chunks in the backward pass, see tasks.h.
+// work in the forward pass, chunks in the backward pass, see tasks.h; a step of Muon is one thread's for each bank.
 //
 // Where what is:
 //
@@ -47,7 +47,8 @@
 //     winograd*.h              Winograd's convolution, for float32 and stride 1
 //     tiles.h, tile*_*.h       the instructions of AMX, and the convolutions on them, for bfloat16
 //     normalize.h              statistics of batch normalisation         head.h       pooling, linear, cross-entropy
-//     tasks.h                  what the threads of a backward pass do    augment.h    training images
+//     tasks.h                  which pieces of a pass a thread takes     augment.h    training images
+//     muon.h                   steps of Muon
 
 #include <algorithm>
 #include <cstddef>

@@ -40,8 +40,10 @@ constexpr int kDotRows = kLanes == 16 ? 4 : 2, kDotColumns = 4;
 static_assert(kMaxBankColumns % kColumnBlock == 0);
 
 struct alignas(64) MuonScratch {
-  float matrix[2][kMaxChannels * kMaxBankColumns];
+  float matrix[kMaxChannels * kMaxBankColumns];
   GUARD(after_matrix)
+  float next_matrix[kMaxChannels * kMaxBankColumns];
+  GUARD(after_next_matrix)
   float gram[kMaxChannels * kMaxChannels];
   GUARD(after_gram)
   float polynomial[kMaxChannels * kMaxChannels];
@@ -125,7 +127,7 @@ inline void take_muon_step(const Bank& bank, const MuonStep& step) {
   const int rows = static_cast<int>(bank.rows), columns = static_cast<int>(bank.columns);
   const int padded = (columns + kColumnBlock - 1) / kColumnBlock * kColumnBlock;
   MuonScratch& scratch = thread_muon_scratch();
-  float *x = scratch.matrix[0], *other = scratch.matrix[1];
+  float *x = scratch.matrix, *other = scratch.next_matrix;
   for (int row = 0; row < rows; row++) {
     const float* gradient = bank.gradient + row * columns;
     float *momentum = bank.momentum + row * columns, *to = x + row * padded;

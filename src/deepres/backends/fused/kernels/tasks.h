@@ -1,4 +1,4 @@
-// What the threads of a backward pass share out.
+// What the threads of a pass share out.
 
 #pragma once
 

@@ -301,8 +301,7 @@ struct GradOperand {
         using Taps = Class<index>;
         for (int step = 0; step < Taps::kTaps * kParts; step++, target += kTileElements) {
           const int tap = Taps::row_tap(step / kParts) * 3 + Taps::column_tap(step / kParts);
-          pack_tile(target,
-                    [&](int element) { return filters(block * 16, step % kParts * 32 + element, tap); });
+          pack_tile(target, [&](int element) { return filters(block * 16, step % kParts * 32 + element, tap); });
         }
       });
     }

@@ -127,7 +127,7 @@ struct TiledConv {
     }
   }
 
-  // Write a * g + b * output + c of an image as both operands need it. `ahead` has a part for each row.
+  // Write a * g + b * output + c of an image as both operands need it. `ahead` has a part for each row of 32 channels.
   static void load_output_grad(Element* operand, Element* pairs, const Layer& layer, const Element* g,
                                const Element* output, Ahead ahead) {
     for (int channel = 0; channel < kOut; channel += 32) {
@@ -278,7 +278,9 @@ struct TiledConv {
             ahead.add(g + next_out, kOutImage);
             ahead.add(layer.output + next_out, kOutImage);
             if (input.values) ahead.add(input.values + next_in, kInImage);
-            if (input.previous) ahead.add(input.previous->output + next_in, kInImage);
+            if (input.previous && (task.input_grad || !input.values)) {
+              ahead.add(input.previous->output + next_in, kInImage);
+            }
             if (task.input_grad) {
               if (shortcut_grad) ahead.add(shortcut_grad + next_out, kOutImage);
               ahead.add(input_grad + next_in, kInImage, true);
